@@ -1,0 +1,36 @@
+"""Counter-based random numbers: a pure function of a step count, so that a run can be repeated.
+
+The mixture fit needs a few random numbers in every training step. Drawing them from torch's global generator
+would change the order of the batches and the dropout masks of the network around it, so that a swapped network
+could not be compared with its baseline, and a resumed run would take other ones than an uninterrupted run.
+Hashing the step count that the layer saves anyway has neither effect, gives the same numbers on every device
+and needs no host synchronization.
+"""
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """Finalizer of MurmurHash3 (Appleby, public domain) on 32-bit integers held in int64."""
+    bits = bits ^ (bits >> 16)
+    bits = (bits * 0x85EBCA6B) & _MASK
+    bits = bits ^ (bits >> 13)
+    bits = (bits * 0xC2B2AE35) & _MASK
+    return bits ^ (bits >> 16)
+
+
+def uniform(step: Tensor, size: int, stream: int = 0) -> Tensor:
+    """Return ``size`` float32 numbers in [0, 1), a function of ``step`` and ``stream`` alone.
+
+    Args:
+        step: int64 tensor with one element; the numbers are made on its device.
+        size: how many numbers to return.
+        stream: tells apart numbers that are needed for different purposes in the same step.
+    """
+    index = torch.arange(size, device=step.device)
+    key = _mix((step.reshape(()) * 0x9E3779B9 + stream * 0x7F4A7C15) & _MASK)
+    # 24 bits fill a float32's mantissa exactly, so that 1.0 cannot come out of rounding.
+    return (_mix(_mix(index) ^ key) >> 8).to(torch.float32) * 2.0**-24

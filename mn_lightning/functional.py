@@ -1,0 +1,384 @@
+"""The normalizations as pure functions, in the manner of :mod:`torch.nn.functional`.
+
+Inputs have shape ``(N, C, *)``, L is the product of ``*`` (1 for fully connected layers), and one row is one C-vector:
+there are M = N·L rows. Everything is computed in float32 at least, in float64 for float64 input, also under
+autocast, and returned in the input's dtype and memory format.
+
+Equations 1-39 are those of Kalayeh & Shah (arXiv:1806.02892), Algorithms 1-3 those of Deecke, Murray & Bilen
+(arXiv:1810.05466).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Literal, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from mn_lightning import gmm
+from mn_lightning._autograd import piecewise_affine, weighted_moments
+from mn_lightning._rows import Granularity, from_rows, pack, per_group, to_rows, unpack, upcast
+from mn_lightning.gmm import Mixture
+
+Affine = Literal["output", "component"]
+Scale = Literal["sqrt", "unit"]
+Activation = Callable[[Tensor], Tensor]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _full_precision(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Keep autocast from lowering the precision of the products inside ``function``."""
+
+    @functools.wraps(function)
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        device_type = next(a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
+        with torch.autocast(device_type, enabled=False):
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
+def _check_input(input: Tensor, name: str) -> None:
+    if input.dim() < 2:
+        raise ValueError(f"{name} got input of shape {tuple(input.shape)}; it takes (N, C) or (N, C, *)")
+    if not input.is_floating_point():
+        raise ValueError(f"{name} got input of dtype {input.dtype}; it takes floating point, call .float() on it")
+
+
+def _check_rows(input: Tensor, name: str) -> None:
+    if input.numel() <= input.shape[1]:
+        raise ValueError(
+            f"{name} expected more than one value per channel in training, got input of shape "
+            f"{tuple(input.shape)}; use a larger batch or drop_last=True in the DataLoader"
+        )
+
+
+# --- mixture normalization ----------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@_full_precision
+def fit_mixture(
+    input: Tensor,
+    n_components: int,
+    em_iters: int,
+    step: Tensor,
+    eps: float = 1e-5,
+    granularity: Granularity = "layer",
+) -> Mixture:
+    """Fit the mixture of Section 3.2 to the rows of an activation, outside the graph.
+
+    Args:
+        input: ``(N, C, *)``.
+        n_components: number of components K.
+        em_iters: Lloyd and EM iterations together; 2 is one of each, an odd count gives the extra one to Lloyd.
+        step: int64 tensor with one element that all random choices are a function of.
+        eps: added to the variances in densities, as it is in the normalization.
+        granularity: ``"layer"`` fits one mixture to C-vectors, ``"channel"`` fits C mixtures to numbers.
+
+    Returns:
+        Mixture with weights ``(K,)`` (``(K, C)`` per channel), means and variances ``(K, C)``.
+    """
+    _check_input(input, "fit_mixture")
+    x = to_rows(upcast(input.detach()), granularity)
+    shift = x.mean((1, 2), keepdim=True)
+    fitted = gmm.fit(x - shift, n_components, em_iters, step, eps)
+    return unpack(fitted._replace(means=fitted.means + shift.squeeze(1)), granularity)
+
+
+@torch.no_grad()
+@_full_precision
+def mixture_moments(
+    input: Tensor,
+    mixture: Mixture,
+    eps: float = 1e-5,
+    granularity: Granularity = "layer",
+    min_weight: float = 0.01,
+) -> Mixture:
+    """Return what training would normalize these rows with: λ, μ and σ² of Eqs. 35-36 after pruning.
+
+    Shapes are those of :func:`fit_mixture`; this is the mixture that inference stores.
+    """
+    x, packed, shift = _centre(upcast(input), mixture, granularity)
+    nu, share = gmm.prune(gmm.log_joint(x, packed, eps), min_weight)
+    mean, var = _batch_moments(x, nu, share)
+    return unpack(Mixture(share, mean + shift, var), granularity)
+
+
+def _centre(x: Tensor, mixture: Mixture, granularity: Granularity) -> tuple[Tensor, Mixture, Tensor]:
+    """Move the origin to the mixture's mean, so that a large common offset costs no digits."""
+    rows = to_rows(x, granularity)
+    packed = pack(mixture, granularity)
+    shift = (packed.weights.unsqueeze(-1) * packed.means).sum(1, keepdim=True)
+    return rows - shift.unsqueeze(1), packed._replace(means=packed.means - shift), shift
+
+
+def _batch_moments(x: Tensor, nu: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    rows = x.shape[1] * x.shape[2]
+    total = (share * rows).clamp_min(torch.finfo(share.dtype).tiny)
+    return weighted_moments(x, nu / total[:, None, None])
+
+
+@_full_precision
+def mixture_norm(
+    input: Tensor,
+    mixture: Mixture,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    eps: float = 1e-5,
+    affine: Affine = "output",
+    granularity: Granularity = "layer",
+    scale: Scale = "sqrt",
+    activation: Activation | None = None,
+    min_weight: float = 0.01,
+) -> Tensor:
+    r"""Mixture normalization of Kalayeh & Shah, Eqs. 31-38, under a given mixture.
+
+    .. math:: \hat x_i = \sum_k \frac{\nu_k(x_i)}{\sqrt{\lambda_k}} \frac{x_i - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}}
+
+    In training, λ, μ and σ² are the moments of this batch under the posteriors ν of ``mixture``, with gradients through
+    μ and σ² but none through ν; at inference they are the mixture's own.
+
+    Args:
+        input: ``(N, C, *)``.
+        mixture: as :func:`fit_mixture` returns it.
+        weight: γ, ``(C,)``; with ``affine="component"`` it must be positive.
+        bias: β, ``(C,)``.
+        training: whether to normalize with this batch's moments.
+        eps: added to the variances.
+        affine: ``"output"`` returns γ x̂ + β; ``"component"`` is Eq. 37, μ_k + β and γ σ²_k in place of μ_k and σ²_k.
+        granularity: one mixture per ``"layer"`` or per ``"channel"``.
+        scale: ``"sqrt"`` divides by √λ_k as published, ``"unit"`` leaves that out.
+        activation: elementwise function applied inside the sum over k (Eq. 38).
+        min_weight: in training, components with a smaller share λ of the rows are dropped.
+
+    Returns:
+        Tensor of the input's shape, dtype and memory format.
+
+    Raises:
+        ValueError: wrong rank or dtype; in training, fewer than two rows.
+    """
+    _check_input(input, "mixture_norm")
+    if training:
+        _check_rows(input, "mixture_norm")
+    x, packed, _ = _centre(upcast(input), mixture, granularity)
+    if training:
+        with torch.no_grad():
+            nu, share = gmm.prune(gmm.log_joint(x.detach(), packed, eps), min_weight)
+        mean, var = _batch_moments(x, nu, share)
+    else:
+        with torch.no_grad():
+            nu = gmm.posteriors(x.detach(), packed, eps)
+        share, mean, var = packed
+    if scale == "sqrt":
+        nu = nu * torch.where(share > 0, share, 1).rsqrt()[:, None, None]
+    gamma = None if weight is None else per_group(weight, granularity)
+    beta = None if bias is None else per_group(bias, granularity)
+    if affine == "component":
+        mean = mean if beta is None else mean + beta
+        var = var if gamma is None else var * gamma
+        gamma = beta = None
+    slope = (var + eps).rsqrt()
+    if gamma is not None:
+        slope = slope * gamma
+    intercept = -mean * slope
+    if beta is None:
+        beta = slope.new_zeros(())
+    if activation is None:
+        beta = beta.expand(slope.shape[0], 1, slope.shape[2])
+        y = piecewise_affine(x, nu, slope, intercept, beta)
+    else:
+        intercept = intercept + beta
+        y = torch.zeros_like(x)
+        for k in range(nu.shape[-1]):
+            pre = torch.addcmul(intercept[:, None, k : k + 1], x, slope[:, None, k : k + 1])
+            y = y + nu[..., k : k + 1] * activation(pre)
+    return from_rows(y, input, granularity).to(input.dtype)
+
+
+# --- mode normalization -------------------------------------------------------------------------------------------
+
+
+def _pooled_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each sample and channel over ``*``, both ``(N, C)``."""
+    if x.dim() == 2:
+        return x, torch.zeros_like(x)
+    var, mean = torch.var_mean(x, dim=tuple(range(2, x.dim())), correction=0)
+    return mean, var
+
+
+def _affine_map(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """X · slope + offset with one slope and offset, ``(N, C)``, for each sample and channel."""
+    shape = (*slope.shape, *(1 for _ in range(x.dim() - 2)))
+    return torch.addcmul(offset.reshape(shape), x, slope.reshape(shape))
+
+
+@_full_precision
+def mode_norm(
+    input: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float | Tensor = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    r"""Mode normalization of Deecke et al., Algorithms 1 and 2.
+
+    .. math:: y_n = \gamma \sum_k g_{nk} \frac{x_n - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}} + \beta, \quad
+       g_n = \mathrm{softmax}(W \operatorname{mean}_*(x_n) + b)
+
+    In training, μ_k and σ²_k are this batch's moments weighted by the gates, with gradients through the gates (the
+    text of Section 3.2; the listing of Algorithm 1 prints the running ones). As the gates are constant over ``*``,
+    the layer is one affine map per sample and channel. The running variance averages unbiased variances as
+    BatchNorm's does, instead of Algorithm 1's second moments, whose difference loses its digits where the mean is
+    large; with constant gates the layer then equals BatchNorm in evaluation too.
+
+    Args:
+        input: ``(N, C, *)``.
+        gate_weight: W, ``(K, C)``.
+        gate_bias: b, ``(K,)``.
+        running_mean: ``(K, C)``, updated in place in training, used otherwise.
+        running_var: ``(K, C)``, likewise.
+        weight: γ, ``(C,)``.
+        bias: β, ``(C,)``.
+        training: whether to normalize with this batch's moments; also done where there are no running ones.
+        momentum: weight of the new value in the running moments.
+        eps: added to the variances.
+
+    Returns:
+        Tensor of the input's shape, dtype and memory format.
+
+    Raises:
+        ValueError: wrong rank or dtype; in training, fewer than two values per channel.
+    """
+    _check_input(input, "mode_norm")
+    use_batch = training or running_mean is None or running_var is None
+    if use_batch:
+        _check_rows(input, "mode_norm")
+    x = upcast(input)
+    pooled, within = _pooled_moments(x) if use_batch else (_spatial_mean(x), None)
+    log_gates = torch.nn.functional.linear(pooled, gate_weight.to(x.dtype), gate_bias.to(x.dtype)).log_softmax(-1)
+    if within is None:
+        assert running_mean is not None
+        assert running_var is not None
+        mean, var = running_mean.to(x.dtype), running_var.to(x.dtype)
+    else:
+        # g_nk / Σ_n g_nk as a softmax over the samples: it stays finite when a mode's gates all underflow to 0, where
+        # dividing by N_k makes NaN.
+        share = log_gates.softmax(0)
+        shift = pooled.detach().mean(0)
+        between_mean, between_var = weighted_moments((pooled - shift)[None, None], share[None, None])
+        mean = between_mean[0] + shift
+        var = between_var[0] + share.mT @ within
+        if training and running_mean is not None and running_var is not None:
+            rows = input.numel() // input.shape[1]
+            with torch.no_grad():
+                running_mean.copy_(running_mean.to(x.dtype).lerp(mean.detach(), momentum))
+                unbiased = var.detach() * (rows / (rows - 1))
+                running_var.copy_(running_var.to(x.dtype).lerp(unbiased, momentum))
+    slope = (var + eps).rsqrt()
+    if weight is not None:
+        slope = slope * weight.to(x.dtype)
+    gates = log_gates.exp()
+    offset = gates @ (-mean * slope)
+    if bias is not None:
+        offset = offset + bias.to(x.dtype)
+    return _affine_map(x, gates @ slope, offset).to(input.dtype)
+
+
+def _spatial_mean(x: Tensor) -> Tensor:
+    return x if x.dim() == 2 else x.mean(tuple(range(2, x.dim())))
+
+
+@_full_precision
+def mode_group_norm(
+    input: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    r"""Mode group normalization of Deecke et al., Algorithm 3 and Eq. 5.
+
+    .. math:: y = \frac{\gamma}{K} \sum_k \frac{x - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}} + \beta, \quad
+       g_c = \mathrm{softmax}(w \operatorname{mean}_*(x_c) + b)
+
+    where the moments of mode k are taken over one sample's channels and pixels, channel c weighted by g_ck. The layer
+    is the same in training and inference; with K = 1 it is ``GroupNorm(1, C)``.
+
+    Args:
+        input: ``(N, C, *)``.
+        gate_weight: w, ``(K,)``.
+        gate_bias: b, ``(K,)``.
+        weight: γ, ``(C,)``.
+        bias: β, ``(C,)``.
+        eps: added to the variances.
+
+    Returns:
+        Tensor of the input's shape, dtype and memory format.
+
+    Raises:
+        ValueError: wrong rank or dtype; fewer than two values per sample.
+    """
+    _check_input(input, "mode_group_norm")
+    if input.shape[1:].numel() == 1:
+        raise ValueError(
+            f"mode_group_norm expected more than one value per sample, got input of shape {tuple(input.shape)}"
+        )
+    x = upcast(input)
+    pooled, within = _pooled_moments(x)
+    logits = pooled.unsqueeze(-1) * gate_weight.to(x.dtype) + gate_bias.to(x.dtype)
+    share = logits.log_softmax(-1).softmax(1)  # g_ck / Σ_c g_ck, finite for a mode that no channel uses
+    mean = (share * pooled.unsqueeze(-1)).sum(1, keepdim=True)
+    var = (share * (within.unsqueeze(-1) + (pooled.unsqueeze(-1) - mean).square())).sum(1)
+    inverse = (var + eps).rsqrt()
+    slope = inverse.mean(-1, keepdim=True)
+    offset = -(mean.squeeze(1) * inverse).mean(-1, keepdim=True)
+    if weight is not None:
+        slope, offset = slope * weight.to(x.dtype), offset * weight.to(x.dtype)
+    if bias is not None:
+        offset = offset + bias.to(x.dtype)
+    return _affine_map(x, slope.expand_as(pooled), offset.expand_as(pooled)).to(input.dtype)
+
+
+# --- the theory ---------------------------------------------------------------------------------------------------
+
+
+@_full_precision
+def fisher_vector(x: Tensor, weights: Tensor, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Fisher vector of rows under a diagonal Gaussian mixture, Eq. 33 (Eq. 24 for K = 1).
+
+    .. math:: \frac{\nu_k(x)}{\sqrt{\lambda_k}} \left[ \frac{x - \mu_k}{\sigma_k}, \;
+       \frac{1}{\sqrt 2} \left( \frac{(x - \mu_k)^2}{\sigma_k^2} - 1 \right) \right]
+
+    For K = 1 the first part is BatchNorm's output, and its sum over k is MixtureNorm's (Eq. 34).
+
+    Args:
+        x: rows, ``(M, D)``.
+        weights: λ, ``(K,)``; a component of weight 0 contributes 0.
+        means: μ, ``(K, D)``.
+        variances: σ², ``(K, D)``, positive.
+
+    Returns:
+        The parts with respect to μ and to σ, both ``(M, K, D)``.
+
+    Raises:
+        ValueError: ``x`` is no matrix, or the shapes do not agree.
+    """
+    if x.dim() != 2 or means.shape != (weights.numel(), x.shape[1]) or variances.shape != means.shape:
+        raise ValueError(
+            f"fisher_vector got x {tuple(x.shape)}, weights {tuple(weights.shape)}, means {tuple(means.shape)} and "
+            f"variances {tuple(variances.shape)}; it takes (M, D), (K,), (K, D) and (K, D)"
+        )
+    rows, mixture, _ = _centre(upcast(x), Mixture(weights, means, variances), "layer")
+    nu = gmm.posteriors(rows, mixture, reg_covar=0.0)[0, 0] * torch.where(weights > 0, weights, 1).rsqrt()
+    z = (rows[0, 0].unsqueeze(1) - mixture.means[0]) * mixture.variances[0].rsqrt()
+    return nu.unsqueeze(-1) * z, nu.unsqueeze(-1) * (z.square() - 1) / 2**0.5

@@ -1,0 +1,237 @@
+from collections.abc import Callable
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mn_lightning import functional as F
+from mn_lightning._rows import Granularity
+from mn_lightning.functional import Affine, Scale
+from mn_lightning.gmm import Mixture
+from mn_lightning.layers._checks import check_at_least, check_channels, check_choice
+from mn_lightning.layers.queue import BatchQueue, RowsPerBatch, auto_rows_per_batch
+
+
+class MixtureNorm(nn.Module):
+    r"""Mixture normalization (Kalayeh & Shah, arXiv:1806.02892), a replacement for BatchNorm1d, 2d and 3d.
+
+    In training, a Gaussian mixture is fitted to the rows (C-vectors) of every batch, and each row is normalized with
+    the moments of the components that it belongs to (Eq. 34):
+
+    .. math:: \hat x_i = \sum_k \frac{\nu_k(x_i)}{\sqrt{\lambda_k}} \frac{x_i - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}},
+       \quad y_i = \gamma \hat x_i + \beta
+
+    In evaluation, a stored mixture takes the place of the batch's. :meth:`refit` fits it to a queue of recent
+    batches; it is a single Gaussian until then. Call :meth:`refit` before you evaluate and :meth:`reset_queue` at the
+    start of an epoch, or let ``GMMRefitCallback`` and ``QueueResetCallback`` do it.
+
+    With one component the layer computes what BatchNorm computes in training.
+
+    Args:
+        num_features: number of channels C of the input ``(N, C)`` or ``(N, C, *)``.
+        n_components: number of components K.
+        em_iters: iterations of the fit in training, Lloyd's and EM's together.
+        eps: added to the variances.
+        affine: ``"output"``: γ and β after the normalization, BatchNorm's ``weight`` and ``bias``; ``"component"``:
+            Eq. 37, β added to the means and γ = exp(``log_weight``) multiplying the variances; ``None``: neither.
+        granularity: ``"layer"`` fits one mixture to C-vectors, ``"channel"`` fits C mixtures to numbers, at a multiple
+            of the cost.
+        scale: ``"sqrt"`` divides by √λ_k as published; ``"unit"`` leaves that out, so that hard assignments keep
+            unit variance.
+        activation: elementwise function (or module) applied to each component's output (Eq. 38).
+        queue_size: number of recent batches kept for :meth:`refit`.
+        queue_decay: a batch of age a (0 is the newest) gives ``queue_decay ** a`` of its rows to :meth:`refit`.
+        queue_rows_per_batch: rows kept of each batch; ``"auto"`` keeps up to 1,024, as many as keep the queue within
+            48 MiB; ``None`` keeps all.
+        refit_iters: iterations of the fit in :meth:`refit`.
+        min_weight: a component with a smaller share of the rows is dropped, its rows go to the others.
+        device: as in torch's layers.
+        dtype: as in torch's layers; computations are in float32 at least.
+
+    Attributes:
+        mixture_weights: λ of the stored mixture, ``(K,)``, or ``(K, C)`` per channel; 0 for a component not in use.
+        mixture_means: μ, ``(K, C)``.
+        mixture_variances: σ², ``(K, C)``.
+        num_batches_tracked: number of batches seen in training; the random choices of the fit are a function of it.
+
+    Raises:
+        ValueError: an argument out of range; input of another rank or channel count; one row only in training.
+    """
+
+    weight: nn.Parameter | None
+    log_weight: nn.Parameter | None
+    bias: nn.Parameter | None
+    mixture_weights: Tensor
+    mixture_means: Tensor
+    mixture_variances: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        n_components: int = 3,
+        em_iters: int = 2,
+        eps: float = 1e-5,
+        affine: Affine | None = "output",
+        granularity: Granularity = "layer",
+        scale: Scale = "sqrt",
+        activation: Callable[[Tensor], Tensor] | None = None,
+        queue_size: int = 20,
+        queue_decay: float = 0.9,
+        queue_rows_per_batch: RowsPerBatch = "auto",
+        refit_iters: int = 10,
+        min_weight: float = 0.01,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        counts = {
+            "num_features": num_features,
+            "n_components": n_components,
+            "em_iters": em_iters,
+            "queue_size": queue_size,
+            "refit_iters": refit_iters,
+        }
+        for name, value in counts.items():
+            check_at_least("MixtureNorm", name, value, 1)
+        if affine is not None:
+            check_choice("MixtureNorm", "affine", affine, get_args(Affine))
+        check_choice("MixtureNorm", "granularity", granularity, get_args(Granularity))
+        check_choice("MixtureNorm", "scale", scale, get_args(Scale))
+        if not 0 < queue_decay <= 1:
+            raise ValueError(f"MixtureNorm got queue_decay={queue_decay!r}; it takes 0 < queue_decay <= 1")
+        if not 0 <= min_weight < 1:
+            raise ValueError(f"MixtureNorm got min_weight={min_weight!r}; it takes 0 <= min_weight < 1")
+        if queue_rows_per_batch == "auto":
+            queue_rows_per_batch = auto_rows_per_batch(num_features, queue_size)
+        elif queue_rows_per_batch is not None:
+            check_at_least("MixtureNorm", "queue_rows_per_batch", queue_rows_per_batch, 1)
+        self.num_features = num_features
+        self.n_components = n_components
+        self.em_iters = em_iters
+        self.eps = eps
+        self.affine = affine
+        self.granularity = granularity
+        self.scale = scale
+        self.activation = activation
+        self.queue_decay = queue_decay
+        self.refit_iters = refit_iters
+        self.min_weight = min_weight
+
+        self.register_parameter("weight", None)
+        self.register_parameter("log_weight", None)
+        self.register_parameter("bias", None)
+        if affine == "output":
+            self.weight = nn.Parameter(torch.empty(num_features))
+        elif affine == "component":
+            self.log_weight = nn.Parameter(torch.empty(num_features))
+        if affine is not None:
+            self.bias = nn.Parameter(torch.empty(num_features))
+        per_channel = (num_features,) if granularity == "channel" else ()
+        self.register_buffer("mixture_weights", torch.empty(n_components, *per_channel))
+        self.register_buffer("mixture_means", torch.empty(n_components, num_features))
+        self.register_buffer("mixture_variances", torch.empty(n_components, num_features))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+        self.queue = BatchQueue(num_features, queue_size, queue_rows_per_batch)
+        self.reset_parameters()
+        self.to(device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Set the affine map to the identity and the stored mixture to the standard normal; empty the queue."""
+        self.set_gaussian(torch.zeros(self.num_features), torch.ones(self.num_features))
+        self.num_batches_tracked.zero_()
+        self.queue.reset()
+        if self.weight is not None:
+            nn.init.ones_(self.weight)
+        if self.log_weight is not None:
+            nn.init.zeros_(self.log_weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    @torch.no_grad()
+    def set_gaussian(self, mean: Tensor, variance: Tensor) -> None:
+        """Store a mixture of one Gaussian with ``mean`` and ``variance``, both ``(C,)``."""
+        self.mixture_weights.zero_()
+        self.mixture_weights[0] = 1
+        self.mixture_means.copy_(mean)
+        self.mixture_variances.copy_(variance)
+
+    @classmethod
+    def from_batch_norm(cls, batch_norm: _BatchNorm, **kwargs: Any) -> "MixtureNorm":
+        """Build the layer that replaces ``batch_norm``; in evaluation it computes the same until it is refitted."""
+        kwargs.setdefault("eps", batch_norm.eps)
+        kwargs.setdefault("affine", "output" if batch_norm.affine else None)
+        layer = cls(batch_norm.num_features, **kwargs)
+        if batch_norm.running_mean is not None and batch_norm.running_var is not None:
+            layer.set_gaussian(batch_norm.running_mean, batch_norm.running_var)
+        return layer
+
+    @property
+    def mixture(self) -> Mixture:
+        """The stored mixture: weights ``(K,)`` or ``(K, C)``, means and variances ``(K, C)``."""
+        return Mixture(self.mixture_weights, self.mixture_means, self.mixture_variances)
+
+    @property
+    def stale(self) -> bool:
+        """Whether batches have been queued that the stored mixture has not been fitted to."""
+        return self.queue.stale
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize ``(N, C)`` or ``(N, C, *)``; same shape, dtype and memory format."""
+        check_channels("MixtureNorm", input, self.num_features)
+        mixture = self._fit_batch(input) if self.training else self.mixture
+        gamma = self.weight if self.log_weight is None else self.log_weight.exp()
+        return F.mixture_norm(
+            input,
+            mixture,
+            gamma,
+            self.bias,
+            training=self.training,
+            eps=self.eps,
+            affine=self.affine or "output",
+            granularity=self.granularity,
+            scale=self.scale,
+            activation=self.activation,
+            min_weight=self.min_weight,
+        )
+
+    def _fit_batch(self, input: Tensor) -> Mixture:
+        self.num_batches_tracked.add_(1)
+        step = self.num_batches_tracked
+        mixture = F.fit_mixture(input, self.n_components, self.em_iters, step, self.eps, self.granularity)
+        # A value that is not finite anywhere in the batch has reached the means by now.
+        finite = mixture.means.isfinite().all() & mixture.variances.isfinite().all()
+        self.queue.push(input, step, finite)
+        return mixture
+
+    @torch.no_grad()
+    def refit(self) -> bool:
+        """Fit the stored mixture to the queue.
+
+        Returns:
+            Whether there was anything to fit to: an empty queue leaves the mixture as it is.
+        """
+        step = self.num_batches_tracked
+        rows = self.queue.draw(self.queue_decay, step)
+        if rows.shape[0] < 2:
+            return False
+        fitted = F.fit_mixture(rows, self.n_components, self.refit_iters, step, self.eps, self.granularity)
+        stored = F.mixture_moments(rows, fitted, self.eps, self.granularity, self.min_weight)
+        for buffer, value in zip(self.mixture, stored, strict=True):
+            buffer.copy_(value)
+        self.queue.mark_fitted()
+        return True
+
+    def reset_queue(self) -> None:
+        """Empty the queue; the stored mixture stays."""
+        self.queue.reset()
+
+    def extra_repr(self) -> str:
+        """Return what distinguishes the layer, in torch's form."""
+        text = f"{self.num_features}, n_components={self.n_components}, em_iters={self.em_iters}, eps={self.eps}"
+        for name, default in (("affine", "output"), ("granularity", "layer"), ("scale", "sqrt"), ("activation", None)):
+            value = getattr(self, name)
+            if value != default and not isinstance(value, nn.Module):
+                text += f", {name}={value!r}"
+        return text

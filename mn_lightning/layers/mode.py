@@ -1,0 +1,134 @@
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mn_lightning import functional as F
+from mn_lightning.layers._checks import check_at_least, check_channels
+
+GATE_STD = 0.01
+
+
+def init_gate(gate: nn.Linear) -> None:
+    """Initialize gates near the uniform 1/K, with noise that lets the modes grow apart."""
+    nn.init.normal_(gate.weight, mean=1 / gate.out_features, std=GATE_STD)
+    nn.init.zeros_(gate.bias)
+
+
+class ModeNorm(nn.Module):
+    r"""Mode normalization (Deecke, Murray & Bilen, arXiv:1810.05466), a replacement for BatchNorm1d, 2d and 3d.
+
+    A learned gate assigns each sample softly to K modes, and the sample is normalized with the gate-weighted moments of
+    its modes (Algorithms 1 and 2):
+
+    .. math:: y_n = \gamma \sum_k g_{nk} \frac{x_n - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}} + \beta, \quad
+       g_n = \mathrm{softmax}(W \operatorname{mean}_*(x_n) + b)
+
+    With one mode, or with gates that are the same for all samples, the layer is BatchNorm.
+
+    Args:
+        num_features: number of channels C of the input ``(N, C)`` or ``(N, C, *)``.
+        n_components: number of modes K.
+        eps: added to the variances.
+        momentum: weight of the new value in the running moments; ``None`` for their cumulative average.
+        affine: whether there are γ (``weight``) and β (``bias``).
+        device: as in torch's layers.
+        dtype: as in torch's layers; computations are in float32 at least.
+
+    Attributes:
+        gate: the linear map W, b.
+        running_mean: ``(K, C)``.
+        running_var: ``(K, C)``, average of unbiased variances as in BatchNorm.
+
+    Raises:
+        ValueError: an argument out of range; input of another rank or channel count; one value per channel in
+            training.
+    """
+
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        n_components: int = 2,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_at_least("ModeNorm", "num_features", num_features, 1)
+        check_at_least("ModeNorm", "n_components", n_components, 1)
+        if momentum is not None and not 0 <= momentum <= 1:
+            raise ValueError(f"ModeNorm got momentum={momentum!r}; it takes 0 <= momentum <= 1, or None")
+        self.num_features = num_features
+        self.n_components = n_components
+        self.eps = eps
+        self.momentum = momentum
+        self.affine = affine
+        self.gate = nn.Linear(num_features, n_components)
+        self.register_parameter("weight", nn.Parameter(torch.empty(num_features)) if affine else None)
+        self.register_parameter("bias", nn.Parameter(torch.empty(num_features)) if affine else None)
+        self.register_buffer("running_mean", torch.empty(n_components, num_features))
+        self.register_buffer("running_var", torch.empty(n_components, num_features))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+        self.reset_parameters()
+        self.to(device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Set the affine map to the identity, the running moments to 0 and 1, the gates to nearly uniform."""
+        init_gate(self.gate)
+        self.running_mean.zero_()
+        self.running_var.fill_(1)
+        self.num_batches_tracked.zero_()
+        if self.weight is not None and self.bias is not None:
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
+
+    @classmethod
+    def from_batch_norm(cls, batch_norm: _BatchNorm, **kwargs: Any) -> "ModeNorm":
+        """Build the layer that replaces ``batch_norm``; in evaluation it computes the same until it is trained."""
+        kwargs.setdefault("eps", batch_norm.eps)
+        kwargs.setdefault("momentum", batch_norm.momentum)
+        kwargs.setdefault("affine", batch_norm.affine)
+        layer = cls(batch_norm.num_features, **kwargs)
+        if batch_norm.running_mean is not None and batch_norm.running_var is not None:
+            layer.running_mean.copy_(batch_norm.running_mean)
+            layer.running_var.copy_(batch_norm.running_var)
+        if batch_norm.num_batches_tracked is not None:
+            layer.num_batches_tracked.copy_(batch_norm.num_batches_tracked)
+        return layer
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize ``(N, C)`` or ``(N, C, *)``; same shape, dtype and memory format."""
+        check_channels("ModeNorm", input, self.num_features)
+        momentum: float | Tensor = 0.0 if self.momentum is None else self.momentum
+        if self.training:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                momentum = self.num_batches_tracked.reciprocal()
+        return F.mode_norm(
+            input,
+            self.gate.weight,
+            self.gate.bias,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=self.training,
+            momentum=momentum,
+            eps=self.eps,
+        )
+
+    def extra_repr(self) -> str:
+        """Return what distinguishes the layer, in torch's form."""
+        return (
+            f"{self.num_features}, n_components={self.n_components}, eps={self.eps}, momentum={self.momentum}, "
+            f"affine={self.affine}"
+        )

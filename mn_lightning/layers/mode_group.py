@@ -1,0 +1,86 @@
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mn_lightning import functional as F
+from mn_lightning.layers._checks import check_at_least, check_channels
+from mn_lightning.layers.mode import init_gate
+
+
+class ModeGroupNorm(nn.Module):
+    r"""Mode group normalization (Deecke, Murray & Bilen, arXiv:1810.05466, Algorithm 3), for small batches.
+
+    A learned gate assigns each channel of a sample softly to K modes; the sample is normalized with the average over
+    the modes of their normalizations (Eq. 5):
+
+    .. math:: y = \frac{\gamma}{K} \sum_k \frac{x - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}} + \beta, \quad
+       g_c = \mathrm{softmax}(w \operatorname{mean}_*(x_c) + b)
+
+    It depends on no other sample and is the same in training and evaluation. With one mode it is ``GroupNorm(1, C)``.
+
+    Args:
+        num_features: number of channels C of the input ``(N, C)`` or ``(N, C, *)``.
+        n_components: number of modes K.
+        eps: added to the variances.
+        affine: whether there are γ (``weight``) and β (``bias``).
+        device: as in torch's layers.
+        dtype: as in torch's layers; computations are in float32 at least.
+
+    Attributes:
+        gate: the map w, b from a channel's mean to K logits.
+
+    Raises:
+        ValueError: an argument out of range; input of another rank or channel count; one value per sample.
+    """
+
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        num_features: int,
+        n_components: int = 2,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_at_least("ModeGroupNorm", "num_features", num_features, 1)
+        check_at_least("ModeGroupNorm", "n_components", n_components, 1)
+        self.num_features = num_features
+        self.n_components = n_components
+        self.eps = eps
+        self.affine = affine
+        self.gate = nn.Linear(1, n_components)
+        self.register_parameter("weight", nn.Parameter(torch.empty(num_features)) if affine else None)
+        self.register_parameter("bias", nn.Parameter(torch.empty(num_features)) if affine else None)
+        self.reset_parameters()
+        self.to(device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Set the affine map to the identity and the gates to nearly uniform."""
+        init_gate(self.gate)
+        if self.weight is not None and self.bias is not None:
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
+
+    @classmethod
+    def from_batch_norm(cls, batch_norm: _BatchNorm, **kwargs: Any) -> "ModeGroupNorm":
+        """Build the layer that replaces ``batch_norm``; it has no running statistics to take over."""
+        kwargs.setdefault("eps", batch_norm.eps)
+        kwargs.setdefault("affine", batch_norm.affine)
+        return cls(batch_norm.num_features, **kwargs)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize ``(N, C)`` or ``(N, C, *)``; same shape, dtype and memory format."""
+        check_channels("ModeGroupNorm", input, self.num_features)
+        return F.mode_group_norm(
+            input, self.gate.weight.squeeze(-1), self.gate.bias, self.weight, self.bias, eps=self.eps
+        )
+
+    def extra_repr(self) -> str:
+        """Return what distinguishes the layer, in torch's form."""
+        return f"{self.num_features}, n_components={self.n_components}, eps={self.eps}, affine={self.affine}"

@@ -1,0 +1,114 @@
+"""The queue of recent mini-batches from which inference refits its mixture (Section 3.2 of Kalayeh & Shah)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mn_lightning._random import uniform
+
+MAX_QUEUE_BYTES = 48 * 2**20
+MAX_AUTO_ROWS = 1024
+
+RowsPerBatch = int | Literal["auto"] | None
+
+
+def auto_rows_per_batch(num_features: int, queue_size: int) -> int:
+    """Rows per batch that keep a float32 queue within MAX_QUEUE_BYTES, and no more than MAX_AUTO_ROWS."""
+    return max(1, min(MAX_AUTO_ROWS, MAX_QUEUE_BYTES // (4 * num_features * queue_size)))
+
+
+class BatchQueue(nn.Module):
+    """A ring of row subsamples of the last ``size`` batches, kept in buffers that are not saved.
+
+    Pushing neither synchronizes with the host nor branches on data: a batch that is not finite writes its slot's old
+    content back and does not advance the ring.
+
+    Args:
+        num_features: length C of a row.
+        size: number of batches kept.
+        rows_per_batch: rows kept of each batch, drawn at random without replacement; ``None`` keeps all.
+    """
+
+    rows: Tensor
+    counts: Tensor
+    pushes: Tensor
+    pushes_when_fitted: Tensor
+
+    def __init__(self, num_features: int, size: int, rows_per_batch: int | None) -> None:
+        super().__init__()
+        self.size = size
+        self.rows_per_batch = rows_per_batch
+        self.register_buffer("rows", torch.zeros(size, rows_per_batch or 0, num_features), persistent=False)
+        self.register_buffer("counts", torch.zeros(size, dtype=torch.long), persistent=False)
+        self.register_buffer("pushes", torch.zeros((), dtype=torch.long), persistent=False)
+        self.register_buffer("pushes_when_fitted", torch.zeros((), dtype=torch.long), persistent=False)
+
+    @property
+    def stale(self) -> bool:
+        """Whether a batch has come in since the last :meth:`mark_fitted`; synchronizes with the host."""
+        return bool(self.pushes != self.pushes_when_fitted)
+
+    def mark_fitted(self) -> None:
+        """Record that the mixture has seen everything in the queue."""
+        self.pushes_when_fitted.copy_(self.pushes)
+
+    def reset(self) -> None:
+        """Empty the queue."""
+        for buffer in (self.counts, self.pushes, self.pushes_when_fitted):
+            buffer.zero_()
+
+    @torch.no_grad()
+    def push(self, input: Tensor, step: Tensor, finite: Tensor) -> None:
+        """Enqueue rows of an activation ``(N, C, *)`` if the 0-d bool ``finite`` is true.
+
+        ``step`` is an int64 tensor with one element, of which the choice of rows is a function.
+        """
+        batch = input.detach().movedim(1, -1)
+        total = batch.shape[:-1].numel()
+        if self.rows_per_batch is None and total > self.rows.shape[1]:
+            grown = self.rows.new_zeros(self.size, total, self.rows.shape[2])
+            grown[:, : self.rows.shape[1]] = self.rows
+            self.rows = grown
+        capacity = self.rows.shape[1]
+        count = min(total, capacity)
+        chosen = _take_rows(batch, _stratified(total, count, step)) if total > capacity else batch.flatten(0, -2)
+        slot = (self.pushes % self.size).reshape(1)
+        old = self.rows.index_select(0, slot)
+        new = torch.cat([chosen.to(old.dtype), old[0, count:]])[None]
+        self.rows.index_copy_(0, slot, torch.where(finite, new, old))
+        old_count = self.counts.index_select(0, slot)
+        self.counts.index_copy_(0, slot, torch.where(finite, torch.full_like(old_count, count), old_count))
+        self.pushes.add_(finite.long())
+
+    def draw(self, decay: float, step: Tensor) -> Tensor:
+        """Draw ``decay ** age`` of each batch's rows, age 0 being the newest; returns ``(M, C)``.
+
+        Every batch gives at least one row. Synchronizes with the host.
+        """
+        pushes = int(self.pushes)
+        parts = []
+        for age in range(min(pushes, self.size)):
+            slot = (pushes - 1 - age) % self.size
+            count = int(self.counts[slot])
+            order = uniform(step, count, stream=3 + age).argsort()
+            parts.append(self.rows[slot, order[: max(1, round(count * decay**age))]])
+        return torch.cat(parts) if parts else self.rows.new_zeros(0, self.rows.shape[2])
+
+
+def _stratified(total: int, count: int, step: Tensor) -> Tensor:
+    """Indices of ``count`` of ``total`` rows: one at random from each of ``count`` equal strides, ring-shifted."""
+    stride = total // count
+    u = uniform(step, count + 1, stream=2)
+    start = torch.arange(count, device=step.device) * stride
+    inside = (u[:count] * stride).long().clamp_max(stride - 1)
+    return (start + inside + (u[count] * total).long()) % total
+
+
+def _take_rows(batch: Tensor, index: Tensor) -> Tensor:
+    """Rows of ``(N, *, C)`` by flat index over ``(N, *)``, without making a contiguous copy of the batch."""
+    inner = batch.shape[1:-1].numel()
+    flat = batch.flatten(1, -2) if batch.dim() > 3 else batch
+    if flat.dim() == 2:
+        return flat[index]
+    return flat[index // inner, index % inner]
