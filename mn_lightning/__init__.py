@@ -1,5 +1,17 @@
 """Mixture normalization and mode normalization in place of BatchNorm, for any PyTorch or Lightning model."""
 
 from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
+from mn_lightning.registry import register_norm
+from mn_lightning.swap import SwapReport, norm_layers, refit_mixtures, reset_queues, swap_norms
 
-__all__ = ["MixtureNorm", "ModeGroupNorm", "ModeNorm"]
+__all__ = [
+    "MixtureNorm",
+    "ModeGroupNorm",
+    "ModeNorm",
+    "SwapReport",
+    "norm_layers",
+    "refit_mixtures",
+    "register_norm",
+    "reset_queues",
+    "swap_norms",
+]

@@ -227,6 +227,11 @@ class MixtureNorm(nn.Module):
         """Empty the queue; the stored mixture stays."""
         self.queue.reset()
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        # What is queued was made by the weights that are being replaced: a refit must not mix the two.
+        self.queue.reset()
+        super()._load_from_state_dict(*args, **kwargs)
+
     def extra_repr(self) -> str:
         """Return what distinguishes the layer, in torch's form."""
         text = f"{self.num_features}, n_components={self.n_components}, em_iters={self.em_iters}, eps={self.eps}"

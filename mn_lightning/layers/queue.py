@@ -44,6 +44,10 @@ class BatchQueue(nn.Module):
         self.register_buffer("pushes", torch.zeros((), dtype=torch.long), persistent=False)
         self.register_buffer("pushes_when_fitted", torch.zeros((), dtype=torch.long), persistent=False)
 
+    def extra_repr(self) -> str:
+        """Return size and rows per batch, in torch's form."""
+        return f"size={self.size}, rows_per_batch={self.rows_per_batch}"
+
     @property
     def stale(self) -> bool:
         """Whether a batch has come in since the last :meth:`mark_fitted`; synchronizes with the host."""

@@ -1,0 +1,24 @@
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from mn_lightning.swap import has_mixtures
+
+
+class MixtureCompanion(Callback):
+    """Base of the callbacks that mixture layers need together; says in one line which of them is missing."""
+
+    purpose = ""
+    """What goes wrong without the callback; empty for one that can be left out."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn, once for all companions in the trainer, where the model holds mixture layers."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        present = [callback for callback in callbacks if isinstance(callback, MixtureCompanion)]
+        if present[0] is not self or not has_mixtures(pl_module):
+            return
+        for needed in MixtureCompanion.__subclasses__():
+            if needed.purpose and not any(isinstance(callback, needed) for callback in present):
+                rank_zero_warn(
+                    f"The model holds MixtureNorm layers, but the trainer has no {needed.__name__}: {needed.purpose}. "
+                    f"Add {needed.__name__}() to the trainer's callbacks."
+                )

@@ -1,0 +1,64 @@
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from mn_lightning.callbacks._companions import MixtureCompanion
+from mn_lightning.swap import refit_mixtures
+
+
+def _refit_before_saving(module: nn.Module, prefix: str, keep_vars: bool) -> None:
+    refit_mixtures(module)
+
+
+class GMMRefitCallback(MixtureCompanion):
+    """Refit the stored mixtures of all MixtureNorm layers to their queues of recent batches before they are used.
+
+    Nothing is evaluated or saved with a stale mixture: layers that have seen batches since their last refit are
+    refitted at the end of each training epoch, at the start of each validation (which runs before the epoch's end, or
+    in the middle of an epoch), test and prediction, and whenever the model's state dict is taken during a fit.
+    """
+
+    purpose = "evaluation would use the statistics from before the training"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._handle: RemovableHandle | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make sure that every state dict taken from here on holds fresh mixtures."""
+        super().on_fit_start(trainer, pl_module)
+        # Callback.on_save_checkpoint comes after the weights were collected, and not at all with save_weights_only.
+        # The hook is a plain function, so that copies of the model do not drag the trainer along.
+        # After an error there is no teardown: the hook then stays for whatever is saved in the error's wake.
+        self._remove_hook()
+        self._handle = pl_module.register_state_dict_pre_hook(_refit_before_saving)  # type: ignore[no-untyped-call]
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refit; checkpoint callbacks come after this one."""
+        refit_mixtures(pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refit."""
+        refit_mixtures(pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refit."""
+        refit_mixtures(pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refit."""
+        refit_mixtures(pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Undo what was done to the module."""
+        self._remove_hook()
+
+    def _remove_hook(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handle": None}

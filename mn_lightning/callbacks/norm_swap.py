@@ -1,0 +1,90 @@
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+
+from mn_lightning._selection import LayerSpec
+from mn_lightning._tables import print_table
+from mn_lightning.callbacks._companions import MixtureCompanion
+from mn_lightning.swap import SwapReport, swap_norms
+
+
+class NormSwapCallback(MixtureCompanion):
+    """Swap BatchNorm layers of the LightningModule for another norm before anything else happens to it.
+
+    The swap is made in ``setup``, for every stage: optimizers then see the new parameters, and a checkpoint, be it to
+    resume or to evaluate, finds the keys that it holds. A table of the swapped layers is printed once.
+
+    Args:
+        layers: which layers, as in :func:`~mn_lightning.swap.swap_norms`: ``"all"``, ``"first"``, ``"last"``, names,
+            globs, or a mapping from these to arguments of the norm.
+        norm: name of the norm.
+        fuse_activation: put the activation that follows each layer inside it (Eq. 38).
+        **norm_args: arguments of the norm for all layers, as ``n_components=3``.
+
+    Attributes:
+        report: what the last ``setup`` did, None before.
+
+    Raises:
+        ValueError: in ``setup``, what :func:`~mn_lightning.swap.swap_norms` raises.
+
+    Example::
+
+        Trainer(callbacks=[NormSwapCallback(["conv3"], "mixture"), GMMRefitCallback(), QueueResetCallback()])
+    """
+
+    def __init__(
+        self,
+        layers: LayerSpec = "all",
+        norm: str = "mixture",
+        fuse_activation: bool = False,
+        **norm_args: Any,
+    ) -> None:
+        super().__init__()
+        self.layers = layers
+        self.norm = norm
+        self.fuse_activation = fuse_activation
+        self.norm_args = norm_args
+        self.report: SwapReport | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Tells several swaps in one trainer apart in a checkpoint."""
+        return self._generate_state_key(layers=self.layers, norm=self.norm)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Swap the layers; a no-op on those that an earlier stage has swapped."""
+        self.report = swap_norms(pl_module, self.layers, self.norm, self.fuse_activation, **self.norm_args)
+        if self.report:
+            _print_report(self.report)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Settings for the checkpoint, as plain values."""
+        settings = {**self.norm_args, "fuse_activation": self.fuse_activation}
+        return {
+            "layers": repr(self.layers),
+            "norm": self.norm,
+            "settings": {name: _plain(value) for name, value in settings.items()},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Say in one line what differs from the run that wrote the checkpoint."""
+        now, then = self.state_dict()["settings"], state_dict["settings"]
+        changed = [
+            f"{name} was {then.get(name, 'the default')} and is {now.get(name, 'the default')}"
+            for name in sorted({*now, *then})
+            if now.get(name) != then.get(name)
+        ]
+        if changed:
+            rank_zero_warn(f"NormSwapCallback({self.norm!r}): the checkpoint has other settings: {'; '.join(changed)}")
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (bool, int, float, str, type(None))) else repr(value)
+
+
+@rank_zero_only
+def _print_report(report: SwapReport) -> None:
+    print_table("Swapped norm layers", ("name", "old", "new", "shape"), report)
+    for name, reason in report.not_fused.items():
+        print(f"{name}: activation not fused, {reason}")

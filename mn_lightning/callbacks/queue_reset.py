@@ -1,0 +1,14 @@
+from lightning.pytorch import LightningModule, Trainer
+
+from mn_lightning.callbacks._companions import MixtureCompanion
+from mn_lightning.swap import reset_queues
+
+
+class QueueResetCallback(MixtureCompanion):
+    """Empty the queues of all MixtureNorm layers at the start of each training epoch (Section 3.2 of the paper)."""
+
+    purpose = "mixtures would be fitted to batches of earlier epochs too"
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Empty the queues."""
+        reset_queues(pl_module)

@@ -1,0 +1,238 @@
+"""Replace BatchNorm layers in any ``nn.Module``."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mn_lightning._fusion import Fusable, find_activation
+from mn_lightning._selection import LayerSpec, select
+from mn_lightning.layers import MixtureNorm
+from mn_lightning.registry import check_norm_arguments, norm_arguments, norm_builder
+
+_MARK = "_swapped_for"
+
+
+class NormLayer(NamedTuple):
+    """One norm layer of a model.
+
+    Attributes:
+        name: qualified name.
+        kind: class and settings.
+        shape: shape of its weight and bias, ``(C,)``.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+
+
+class SwappedLayer(NamedTuple):
+    """One line of a :class:`SwapReport`: qualified name, old and new layer as text, shape ``(C,)`` of the weight."""
+
+    name: str
+    old: str
+    new: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SwapReport:
+    """What :func:`swap_norms` did.
+
+    Attributes:
+        layers: the layers replaced, in the model's order.
+        unchanged: names of layers that had been swapped before.
+        not_fused: name to the reason why no activation could be fused, if that was asked for.
+    """
+
+    layers: tuple[SwappedLayer, ...] = ()
+    unchanged: tuple[str, ...] = ()
+    not_fused: dict[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[SwappedLayer]:
+        return iter(self.layers)
+
+    def __str__(self) -> str:
+        lines = [f"{layer.name}: {layer.old} -> {layer.new}" for layer in self.layers]
+        lines += [f"{name}: activation not fused, {reason}" for name, reason in self.not_fused.items()]
+        return "\n".join(lines) or "no layer swapped"
+
+
+def norm_layers(model: nn.Module) -> list[NormLayer]:
+    """List the layers of ``model`` that can be swapped or have been, in the model's order."""
+    return [NormLayer(name, _describe(layer), _shape(layer)) for name, layer in _candidates(model).items()]
+
+
+def swap_norms(
+    model: nn.Module,
+    layers: LayerSpec = "all",
+    norm: str = "mixture",
+    fuse_activation: bool = False,
+    **norm_args: Any,
+) -> SwapReport:
+    """Replace BatchNorm layers of ``model`` in place by another norm.
+
+    Weight and bias (the same parameter objects), running statistics, eps, device, dtype, ``requires_grad`` and
+    training flag are carried over; a layer that stands in several places is replaced in all of them by one; torch's
+    random state is left alone. Layers that have been swapped with the same settings before are left as they are. In
+    case of an error the model is as it was.
+
+    Args:
+        model: any module that holds BatchNorm1d, 2d, 3d or SyncBatchNorm layers.
+        layers: which: ``"all"``, ``"first"``, ``"last"``, a name or glob on qualified names, of the layers themselves
+            or of modules around them, a list of these, or a mapping from these to arguments for these layers. Names
+            may leave out leading parts: ``"conv3"`` finds ``network.conv3.norm``.
+        norm: ``"mixture"``, ``"mode"``, ``"mode_group"``, a baseline (``"batch"``, ``"instance"``, ``"layer"``,
+            ``"group"``), or a name given to :func:`~mn_lightning.registry.register_norm`.
+        fuse_activation: put the activation that follows each layer inside it (Eq. 38), where there is one.
+        **norm_args: arguments of the norm, as ``n_components=3``.
+
+    Returns:
+        What was replaced; ``print`` it.
+
+    Raises:
+        ValueError: a pattern that matches nothing, an unknown norm, an argument that the norm does not take, a layer
+            that was swapped with other settings before, or one that computes more than BatchNorm.
+    """
+    builder = norm_builder(norm)
+    if fuse_activation and "activation" not in (norm_arguments(norm) or {"activation"}):
+        raise ValueError(f"norm {norm!r} has no activation to fuse; use fuse_activation with 'mixture'")
+    candidates = _candidates(model)
+    plan: dict[nn.Module, nn.Module] = {}
+    removals: list[str] = []
+    swapped: list[SwappedLayer] = []
+    unchanged: list[str] = []
+    not_fused: dict[str, str] = {}
+    # Building a layer draws random numbers; the rest of the run must not depend on which layers were swapped.
+    with torch.random.fork_rng(devices=[]):
+        for name, layer_args in select(layers, list(candidates)).items():
+            old = candidates[name]
+            arguments = {**norm_args, **layer_args}
+            check_norm_arguments(norm, arguments)
+            mark = _mark(norm, arguments, fuse_activation)
+            if hasattr(old, _MARK):
+                if getattr(old, _MARK) != mark:
+                    raise ValueError(
+                        f"{name} was swapped for {getattr(old, _MARK)} before and is now asked to be {mark}; "
+                        f"start from a model with BatchNorm there"
+                    )
+                unchanged.append(name)
+                continue
+            _check_swappable(name, old, model)
+            if fuse_activation and "activation" not in arguments:
+                found = find_activation(model, name)
+                if isinstance(found, Fusable):
+                    arguments["activation"] = found.activation
+                    removals += [found.remove] if found.remove else []
+                else:
+                    not_fused[name] = found
+            try:
+                new = builder(old, **arguments)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"cannot swap {name} for norm {norm!r}: {error}") from error
+            swapped.append(SwappedLayer(name, _describe(old), _describe(new), _shape(old)))
+            _carry_over(name, old, new)
+            setattr(new, _MARK, mark)
+            plan[old] = new
+    _replace(model, plan)
+    for path in removals:
+        model.set_submodule(path, nn.Identity())
+    return SwapReport(tuple(swapped), tuple(unchanged), not_fused)
+
+
+def refit_mixtures(model: nn.Module) -> int:
+    """Refit the stored mixture of every MixtureNorm that is stale; returns how many were refitted."""
+    return sum(layer.refit() for layer in _mixture_layers(model) if layer.stale)
+
+
+def reset_queues(model: nn.Module) -> None:
+    """Empty the queue of every MixtureNorm in ``model``."""
+    for layer in _mixture_layers(model):
+        layer.reset_queue()
+
+
+def has_mixtures(model: nn.Module) -> bool:
+    """Whether ``model`` holds a MixtureNorm."""
+    return any(True for _ in _mixture_layers(model))
+
+
+def _mixture_layers(model: nn.Module) -> Iterator[MixtureNorm]:
+    return (module for module in model.modules() if isinstance(module, MixtureNorm))
+
+
+def _candidates(model: nn.Module) -> dict[str, nn.Module]:
+    """First qualified name to layer, of all that can be swapped or have been."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) or hasattr(module, _MARK)
+    }
+
+
+def _check_swappable(name: str, layer: nn.Module, model: nn.Module) -> None:
+    if layer is model:
+        raise ValueError(f"the model is itself a {type(layer).__name__}; put it into an nn.Sequential to swap it")
+    if isinstance(layer, nn.modules.lazy.LazyModuleMixin) and layer.has_uninitialized_params():
+        raise ValueError(f"{name} is a {type(layer).__name__} of unknown size; run one batch through the model first")
+    if type(layer).forward not in (_BatchNorm.forward, nn.SyncBatchNorm.forward):
+        raise ValueError(
+            f"{name} is a {type(layer).__name__}, which computes more than BatchNorm; "
+            f"only BatchNorm1d, BatchNorm2d, BatchNorm3d and SyncBatchNorm can be swapped"
+        )
+
+
+def _carry_over(name: str, old: Any, new: Any) -> None:
+    if new is old:
+        return
+    reference = old.weight if old.weight is not None else old.running_mean
+    if reference is not None:
+        new.to(device=reference.device, dtype=reference.dtype)
+    new.train(old.training)
+    if old.weight is None:
+        return
+    weight = getattr(new, "weight", None)
+    if isinstance(weight, nn.Parameter) and weight.shape == old.weight.shape:
+        # The same objects, not copies: requires_grad, ties and an optimizer's references stay as they are.
+        new.weight = old.weight
+        new.bias = old.bias
+    elif not _is_identity(old):
+        warnings.warn(
+            f"{name}: {_describe(new)} cannot take over BatchNorm's weight and bias; its affine map starts from the "
+            "identity",
+            stacklevel=3,
+        )
+
+
+def _is_identity(layer: Any) -> bool:
+    with torch.no_grad():
+        return bool((layer.weight == 1).all() and (layer.bias is None or (layer.bias == 0).all()))
+
+
+def _replace(model: nn.Module, plan: dict[nn.Module, nn.Module]) -> None:
+    for parent in list(model.modules()):
+        for attribute, child in list(parent._modules.items()):
+            if child in plan:
+                parent._modules[attribute] = plan[child]
+
+
+def _mark(norm: str, arguments: dict[str, Any], fuse_activation: bool) -> str:
+    """Text that is equal for equal settings, also after the model was copied or pickled."""
+    settings = [f"{key}={arguments[key]!r}" for key in sorted(arguments)]
+    return f"{norm}({', '.join(settings + ['fuse_activation=True'] * fuse_activation)})"
+
+
+def _describe(layer: Any) -> str:
+    settings = layer.num_features if isinstance(layer, _BatchNorm) else layer.extra_repr()
+    return f"{type(layer).__name__}({settings})"
+
+
+def _shape(layer: Any) -> tuple[int, ...]:
+    return (int(getattr(layer, "num_features", None) or layer.num_channels),)
