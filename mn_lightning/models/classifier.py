@@ -1,0 +1,112 @@
+"""A classifier around any network."""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+Batch = tuple[Tensor, Tensor]
+
+
+class ImageClassifier(LightningModule):
+    """Trains a network with cross entropy and logs loss and top-1 accuracy.
+
+    Logged are ``train_loss`` (every step), ``train_acc``, ``val_loss``, ``val_acc``, ``test_loss`` and ``test_acc``
+    (every epoch, as means over images). Hyperparameters are not saved in the checkpoint, because a network among
+    them could not be read with ``weights_only=True``; give the network again to
+    ``ImageClassifier.load_from_checkpoint(path, network=...)``.
+
+    Args:
+        network: maps a batch of images to logits of shape ``(N, num_classes)``.
+        num_classes: number of classes.
+        optimizer: makes the optimizer from the parameters; by default RMSprop as Kalayeh & Shah train, Section 4.2.
+        lr_scheduler: makes the learning rate scheduler from the optimizer, stepped once an epoch. The paper's is
+            ``StepLR(step_size=2, gamma=0.93)``. A ``ReduceLROnPlateau`` watches ``val_loss``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int = 10,
+        # LightningCLI reads class and arguments out of a lambda, not of a function or functools.partial.
+        optimizer: OptimizerCallable = lambda params: torch.optim.RMSprop(params, lr=0.01, momentum=0.9),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.num_classes = num_classes
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        # Validating the arguments would wait for the device in every step; `_logits` and `cross_entropy` check them.
+        self.train_acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.val_acc = self.train_acc.clone()
+        self.test_acc = self.train_acc.clone()
+        self.example_input_array = getattr(network, "example_input_array", None)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits, ``(N, num_classes)``, of ``images``, in the shape that the network takes."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def training_step(self, batch: Batch) -> Tensor:
+        """Return the mean cross entropy of ``(images, labels)``."""
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: Batch) -> None:
+        """Log loss and accuracy of ``(images, labels)``."""
+        self._step(batch, "val")
+
+    def test_step(self, batch: Batch) -> None:
+        """Log loss and accuracy of ``(images, labels)``."""
+        self._step(batch, "test")
+
+    def predict_step(self, batch: Batch | Tensor) -> Tensor:
+        """Return the class probabilities, ``(N, num_classes)``, of ``(images, labels)`` or of ``images`` alone."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        return self._logits(images).softmax(1)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Make the optimizer, and the scheduler if there is one."""
+        optimizer = self.optimizer(self.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "epoch", "monitor": "val_loss"},
+        }
+
+    def _step(self, batch: Batch, stage: Literal["train", "val", "test"]) -> Tensor:
+        images, labels = batch
+        logits = self._logits(images)
+        loss = F.cross_entropy(logits, labels)
+        accuracy = getattr(self, f"{stage}_acc")
+        accuracy(logits, labels)
+        each_step = stage == "train"
+        # The last batch can be smaller: Lightning weights the means of an epoch with the batch size that it is told.
+        self.log(
+            f"{stage}_loss",
+            loss,
+            prog_bar=True,
+            on_step=each_step,
+            on_epoch=not each_step,
+            sync_dist=not each_step,
+            batch_size=len(labels),
+        )
+        self.log(f"{stage}_acc", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
+        return loss
+
+    def _logits(self, images: Tensor) -> Tensor:
+        logits: Any = self(images)
+        expected = (len(images), self.num_classes)
+        if not isinstance(logits, Tensor) or logits.shape != expected:
+            given = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(
+                f"{type(self.network).__name__} returned {given}; ImageClassifier takes one tensor of logits of shape "
+                f"(N, num_classes) = {expected}, change the network's last layer or num_classes"
+            )
+        return logits
