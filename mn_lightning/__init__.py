@@ -1,8 +1,9 @@
 """Mixture normalization and mode normalization in place of BatchNorm, for any PyTorch or Lightning model."""
 
+from mn_lightning.inspection import norm_layers
 from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
 from mn_lightning.registry import register_norm
-from mn_lightning.swap import SwapReport, norm_layers, refit_mixtures, reset_queues, swap_norms
+from mn_lightning.swap import SwapReport, refit_mixtures, reset_queues, swap_norms
 
 __all__ = [
     "MixtureNorm",

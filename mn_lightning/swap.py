@@ -17,20 +17,6 @@ from mn_lightning.registry import check_norm_arguments, norm_arguments, norm_bui
 _MARK = "_swapped_for"
 
 
-class NormLayer(NamedTuple):
-    """One norm layer of a model.
-
-    Attributes:
-        name: qualified name.
-        kind: class and settings.
-        shape: shape of its weight and bias, ``(C,)``.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-
-
 class SwappedLayer(NamedTuple):
     """One line of a :class:`SwapReport`: qualified name, old and new layer as text, shape ``(C,)`` of the weight."""
 
@@ -66,9 +52,13 @@ class SwapReport:
         return "\n".join(lines) or "no layer swapped"
 
 
-def norm_layers(model: nn.Module) -> list[NormLayer]:
-    """List the layers of ``model`` that can be swapped or have been, in the model's order."""
-    return [NormLayer(name, _describe(layer), _shape(layer)) for name, layer in _candidates(model).items()]
+def norm_candidates(model: nn.Module) -> dict[str, nn.Module]:
+    """Layers of ``model`` that can be swapped or have been, by their first qualified name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) or hasattr(module, _MARK)
+    }
 
 
 def swap_norms(
@@ -105,7 +95,7 @@ def swap_norms(
     builder = norm_builder(norm)
     if fuse_activation and "activation" not in (norm_arguments(norm) or {"activation"}):
         raise ValueError(f"norm {norm!r} has no activation to fuse; use fuse_activation with 'mixture'")
-    candidates = _candidates(model)
+    candidates = norm_candidates(model)
     plan: dict[nn.Module, nn.Module] = {}
     removals: list[str] = []
     swapped: list[SwappedLayer] = []
@@ -166,15 +156,6 @@ def has_mixtures(model: nn.Module) -> bool:
 
 def _mixture_layers(model: nn.Module) -> Iterator[MixtureNorm]:
     return (module for module in model.modules() if isinstance(module, MixtureNorm))
-
-
-def _candidates(model: nn.Module) -> dict[str, nn.Module]:
-    """First qualified name to layer, of all that can be swapped or have been."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) or hasattr(module, _MARK)
-    }
 
 
 def _check_swappable(name: str, layer: nn.Module, model: nn.Module) -> None:

@@ -1,0 +1,68 @@
+"""Look up which norm layers a model has, to know what to write under ``layers``."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mn_lightning.swap import norm_candidates
+
+
+class NormLayer(NamedTuple):
+    """One norm layer of a model.
+
+    Attributes:
+        name: qualified name.
+        kind: class name.
+        num_features: number of channels C.
+        input_shape: shape of its input without the batch dimension, ``(C, *)``; None if the model was not run or does
+            not call the layer.
+    """
+
+    name: str
+    kind: str
+    num_features: int
+    input_shape: tuple[int, ...] | None
+
+
+def norm_layers(model: nn.Module, example_input: Tensor | None = None) -> list[NormLayer]:
+    """List the norm layers of ``model`` that can be swapped or have been, in the model's order.
+
+    Args:
+        model: any module.
+        example_input: a batch to run the model on, in evaluation and without gradients, for the layers' input shapes.
+    """
+    candidates = norm_candidates(model)
+    shapes = {} if example_input is None else _input_shapes(model, candidates, example_input)
+    return [
+        NormLayer(name, type(layer).__name__, _num_features(layer), shapes.get(name))
+        for name, layer in candidates.items()
+    ]
+
+
+def _num_features(layer: Any) -> int:
+    return int(layer.num_channels if isinstance(layer, nn.GroupNorm) else layer.num_features)
+
+
+@torch.no_grad()
+def _input_shapes(
+    model: nn.Module, layers: dict[str, nn.Module], example_input: Tensor
+) -> dict[str, tuple[int, ...] | None]:
+    shapes: dict[str, tuple[int, ...] | None] = {}
+
+    def record(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            shapes[name] = tuple(inputs[0].shape[1:])
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(record(name)) for name, layer in layers.items()]
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()(example_input)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes.items():
+            module.training = training
+    return shapes
