@@ -1,0 +1,6 @@
+"""LightningDataModules for the experiments of the two papers."""
+
+from mn_lightning.data.digits import DigitsDataModule
+from mn_lightning.data.vision import TorchvisionDataModule
+
+__all__ = ["DigitsDataModule", "TorchvisionDataModule"]

@@ -1,0 +1,81 @@
+"""Real data that needs no download."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningDataModule
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle
+
+_HELD_OUT = 270  # 15% of the 1797 images, once for validation and once for the test
+
+
+class DigitsDataModule(LightningDataModule):
+    """The 1797 handwritten 8x8 digits inside scikit-learn, split 1257/270/270 with equal class shares.
+
+    Batches are ``(images, labels)``: float32 ``(N, 1, image_size, image_size)``, normalized by mean and standard
+    deviation of all training pixels, and int64 ``(N,)`` in 0..9. The prediction loader gives the test batches.
+
+    Args:
+        batch_size: images in a batch; the last one of an epoch can be smaller.
+        image_size: height and width in pixels to which the digits are resized bilinearly, at least 8.
+        num_workers: worker processes of each loader.
+        seed: decides the split and, with the epoch, the order of the training images.
+
+    Raises:
+        ValueError: if ``image_size`` is less than 8.
+    """
+
+    num_classes: ClassVar[int] = 10
+    in_channels: ClassVar[int] = 1
+
+    def __init__(self, batch_size: int = 64, image_size: int = 32, num_workers: int = 0, seed: int = 0) -> None:
+        super().__init__()
+        if image_size < 8:
+            raise ValueError(f"image_size is {image_size}; the digits are 8x8, give 8 or more")
+        self.batch_size = batch_size
+        self.image_size = image_size
+        self.num_workers = num_workers
+        self.seed = seed
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read, split, resize and normalize, for every ``stage`` the same."""
+        digits = load_digits()
+        labels = torch.from_numpy(digits.target).long()
+        images = torch.from_numpy(digits.images).float().unsqueeze(1) / 16  # pixels are counts of 0..16
+        images = F.interpolate(images, size=self.image_size, mode="bilinear")
+
+        rest, test = self._split(torch.arange(len(labels)), labels)
+        train, val = self._split(rest, labels)
+        images = (images - images[train].mean()) / images[train].std()
+        self.train = TensorDataset(images[train], labels[train])
+        self.val = TensorDataset(images[val], labels[val])
+        self.test = TensorDataset(images[test], labels[test])
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Return the training batches, in an order that is a function of seed and epoch."""
+        sampler = EpochShuffle(len(self.train), self.seed)
+        return EpochDataLoader(self.train, self.batch_size, sampler=sampler, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Return the validation batches."""
+        return DataLoader(self.val, self.batch_size, num_workers=self.num_workers)
+
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Return the test batches."""
+        return DataLoader(self.test, self.batch_size, num_workers=self.num_workers)
+
+    def predict_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Return the test batches."""
+        return self.test_dataloader()
+
+    def _split(self, index: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        kept, held_out = train_test_split(
+            index.numpy(), test_size=_HELD_OUT, random_state=self.seed, stratify=labels[index].numpy()
+        )
+        return torch.from_numpy(kept), torch.from_numpy(held_out)
