@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mn_lightning._fusion import Fusable, find_activation
 from mn_lightning._selection import LayerSpec, select
 from mn_lightning.layers import MixtureNorm
+from mn_lightning.layers._batch_norm import placement
 from mn_lightning.registry import check_norm_arguments, norm_arguments, norm_builder
 
 _MARK = "_swapped_for"
@@ -173,9 +174,7 @@ def _check_swappable(name: str, layer: nn.Module, model: nn.Module) -> None:
 def _carry_over(name: str, old: Any, new: Any) -> None:
     if new is old:
         return
-    reference = old.weight if old.weight is not None else old.running_mean
-    if reference is not None:
-        new.to(device=reference.device, dtype=reference.dtype)
+    new.to(**placement(old))
     new.train(old.training)
     if old.weight is None:
         return

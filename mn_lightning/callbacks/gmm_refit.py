@@ -1,5 +1,3 @@
-from typing import Any
-
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -59,6 +57,3 @@ class GMMRefitCallback(MixtureCompanion):
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": None}

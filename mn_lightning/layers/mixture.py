@@ -9,6 +9,7 @@ from mn_lightning import functional as F
 from mn_lightning._rows import Granularity
 from mn_lightning.functional import Affine, Scale
 from mn_lightning.gmm import Mixture
+from mn_lightning.layers._batch_norm import placement
 from mn_lightning.layers._checks import check_at_least, check_channels, check_choice
 from mn_lightning.layers.queue import BatchQueue, RowsPerBatch, auto_rows_per_batch
 
@@ -162,7 +163,7 @@ class MixtureNorm(nn.Module):
         """Build the layer that replaces ``batch_norm``; in evaluation it computes the same until it is refitted."""
         kwargs.setdefault("eps", batch_norm.eps)
         kwargs.setdefault("affine", "output" if batch_norm.affine else None)
-        layer = cls(batch_norm.num_features, **kwargs)
+        layer = cls(batch_norm.num_features, **placement(batch_norm), **kwargs)
         if batch_norm.running_mean is not None and batch_norm.running_var is not None:
             layer.set_gaussian(batch_norm.running_mean, batch_norm.running_var)
         return layer

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
+from mn_lightning.layers._batch_norm import placement
 from mn_lightning.layers._checks import check_at_least, check_channels
 
 GATE_STD = 0.01
@@ -97,7 +98,7 @@ class ModeNorm(nn.Module):
         kwargs.setdefault("eps", batch_norm.eps)
         kwargs.setdefault("momentum", batch_norm.momentum)
         kwargs.setdefault("affine", batch_norm.affine)
-        layer = cls(batch_norm.num_features, **kwargs)
+        layer = cls(batch_norm.num_features, **placement(batch_norm), **kwargs)
         if batch_norm.running_mean is not None and batch_norm.running_var is not None:
             layer.running_mean.copy_(batch_norm.running_mean)
             layer.running_var.copy_(batch_norm.running_var)
