@@ -24,7 +24,7 @@ class ListingTrainer(Trainer):
         example = model.example_input_array
         found = norm_layers(model, example if isinstance(example, Tensor) else None)
         rows = [
-            (layer.name, layer.kind, layer.num_features, "×".join(map(str, layer.input_shape or ())) or "unknown")
+            (layer.name, layer.kind, layer.num_features or "", "×".join(map(str, layer.input_shape or ())) or "unknown")
             for layer in found
         ]
         print_table("Norm layers", ("name", "kind", "channels", "input shape"), rows)

@@ -14,14 +14,14 @@ class NormLayer(NamedTuple):
     Attributes:
         name: qualified name.
         kind: class name.
-        num_features: number of channels C.
+        num_features: number of channels C; None for a norm of the user's own that does not say.
         input_shape: shape of its input without the batch dimension, ``(C, *)``; None if the model was not run or does
             not call the layer.
     """
 
     name: str
     kind: str
-    num_features: int
+    num_features: int | None
     input_shape: tuple[int, ...] | None
 
 
@@ -40,8 +40,8 @@ def norm_layers(model: nn.Module, example_input: Tensor | None = None) -> list[N
     ]
 
 
-def _num_features(layer: Any) -> int:
-    return int(layer.num_channels if isinstance(layer, nn.GroupNorm) else layer.num_features)
+def _num_features(layer: Any) -> int | None:
+    return getattr(layer, "num_features", getattr(layer, "num_channels", None))
 
 
 @torch.no_grad()

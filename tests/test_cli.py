@@ -1,0 +1,129 @@
+"""The command line, in this process but for what depends on the process."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mn_lightning.cli import main
+from mn_lightning.configs import config_names
+
+QUICK = [
+    "--trainer.fast_dev_run=true",
+    "--trainer.enable_model_summary=false",
+    "--trainer.enable_progress_bar=false",
+    "--data.image_size=32",
+]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_shipped_configurations_fit_from_any_folder(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--config", name, *QUICK])
+    printed = capsys.readouterr().out
+    assert "Swapped norm layers" in printed
+    assert "Test metric" in printed
+
+
+@pytest.mark.parametrize("subcommand", ["validate", "test", "predict"])
+def test_other_subcommands_swap_too(subcommand: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main([subcommand, "--config=digits", *QUICK])
+    assert "network.conv3.norm" in capsys.readouterr().out
+
+
+def test_digits_is_the_run_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "-c", "digits", *QUICK])
+    printed = capsys.readouterr().out
+    (row,) = [line for line in printed.splitlines() if "MixtureNorm(" in line]
+    for part in ("network.conv3.norm", "BatchNorm2d(128)", "n_components=3, em_iters=2"):
+        assert part in row
+
+
+def test_layers_lists_what_can_be_swapped(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["layers", "--config", "digits"])
+    printed = capsys.readouterr().out
+    for name, channels, shape in [
+        ("network.conv1.norm", "64", "64×32×32"),
+        ("network.conv2.norm", "128", "128×16×16"),
+        ("network.conv3.norm", "128", "128×8×8"),
+        ("network.conv4.norm", "256", "256×4×4"),
+    ]:
+        (row,) = [line for line in printed.splitlines() if name in line]
+        assert [cell.strip() for cell in row.strip("│ ").split("│")] == [name, "BatchNorm2d", channels, shape]
+
+
+def test_layers_of_a_network_without_example_input(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["layers", "--model=ImageClassifier", "--model.network=torchvision.models.resnet18"])
+    printed = capsys.readouterr().out
+    assert "network.layer4.1.bn2" in printed
+    assert "unknown" in printed
+
+
+def test_a_configuration_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own.yaml").write_text(
+        """
+model:
+  class_path: ImageClassifier
+  init_args:
+    network: {class_path: CIFARConvNet, init_args: {in_channels: 1}}
+    optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1, momentum: 0.9, nesterov: true}}
+data: DigitsDataModule
+trainer:
+  fast_dev_run: true
+  callbacks:
+    - class_path: NormSwapCallback
+      init_args:
+        norm: mode
+        layers: {conv2: {n_components: 4}, last: null}
+"""
+    )
+    main(["fit", "--config", "own.yaml"])
+    printed = capsys.readouterr().out
+    assert "ModeNorm(128, n_components=4" in printed
+    assert "ModeNorm(256, n_components=2" in printed
+    assert "Test metric" not in printed  # nobody asked for a test
+
+
+def test_a_fit_that_is_resumed_and_tested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = ["--config", "digits", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"]
+    main(["fit", *short, "--trainer.max_epochs=1", "--test_after_fit=false"])
+    (checkpoint,) = tmp_path.glob("lightning_logs/version_0/checkpoints/*.ckpt")
+    saved = yaml.safe_load((tmp_path / "lightning_logs/version_0/config.yaml").read_text())
+    assert saved["trainer"]["callbacks"][0]["init_args"]["layers"] == {"conv3": {"n_components": 3, "em_iters": 2}}
+    main(["fit", *short, "--trainer.max_epochs=2", f"--ckpt_path={checkpoint}"])
+    (resumed,) = tmp_path.glob("lightning_logs/version_1/checkpoints/*.ckpt")
+    assert torch.load(resumed, weights_only=True)["global_step"] == 4
+    main(["test", "--config", "digits", f"--ckpt_path={resumed}"])
+    assert "test_acc" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--config", "digit"], ["--config=digit"], ["-c", "digit"]])
+def test_an_unknown_configuration_is_one_line(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["fit", *arguments])
+    assert (
+        str(caught.value)
+        == "mn-lightning: --config 'digit' is neither a file nor a shipped configuration; shipped are digits"
+    )
+
+
+def test_a_file_goes_before_a_shipped_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "digits").write_text("model:\n  class_path: ImageClassifier\n  init_args: {network: CIFARConvNet}\n")
+    main(["layers", "--config", "digits"])
+    assert "conv4" in capsys.readouterr().out
+
+
+def test_python_dash_m() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mn_lightning", "--help"], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.startswith("usage: mn-lightning")
+    for subcommand in ("fit", "validate", "test", "predict", "layers"):
+        assert f"\n    {subcommand} " in done.stdout
