@@ -1,13 +1,16 @@
-"""The two differentiable pieces of mixture normalization, with backward passes that save nothing K-fold.
+"""The differentiable pieces of the norms, with backward passes that save nothing K-fold and know no autocast.
 
-Their backward passes consist of differentiable operations on inputs and outputs, so that second derivatives
-(gradient penalties) work too.
+Lightning calls ``manual_backward`` inside ``training_step``, and gradient penalties are taken there: autocast is on,
+and lowers the precision of the backward passes of torch's own matrix products. The backward passes here consist of
+differentiable operations on inputs and outputs, so that second derivatives (gradient penalties) work too.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from mn_lightning._precision import full_precision
 
 
 def _mix(w: Tensor, values: Tensor, like: Tensor) -> Tensor:
@@ -19,6 +22,25 @@ def _mix(w: Tensor, values: Tensor, like: Tensor) -> Tensor:
     if like.stride(-1) == 1:
         return w @ values
     return (values.mT @ w.mT).mT
+
+
+class _MatMul(torch.autograd.Function):
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return a @ b
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @full_precision
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        a, b = ctx.saved_tensors
+        (grad,) = grads
+        da = grad @ b.mT if ctx.needs_input_grad[0] else None
+        db = a.mT @ grad if ctx.needs_input_grad[1] else None
+        return da, db
 
 
 class _WeightedMoments(torch.autograd.Function):
@@ -43,6 +65,7 @@ class _WeightedMoments(torch.autograd.Function):
         ctx.save_for_backward(*inputs, *output)
 
     @staticmethod
+    @full_precision
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weights, mean, _ = ctx.saved_tensors
         grad_mean, grad_var = grads
@@ -75,6 +98,7 @@ class _PiecewiseAffine(torch.autograd.Function):
         ctx.save_for_backward(x, w, slope)
 
     @staticmethod
+    @full_precision
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, w, slope = ctx.saved_tensors
         (dy,) = grads
@@ -83,6 +107,12 @@ class _PiecewiseAffine(torch.autograd.Function):
         d_intercept = (w.mT @ dy).sum(1) if ctx.needs_input_grad[3] else None
         d_bias = dy.sum((1, 2)).unsqueeze(1) if ctx.needs_input_grad[4] else None
         return dx, None, d_slope, d_intercept, d_bias
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Product of two matrices."""
+    product: Tensor = _MatMul.apply(a, b)
+    return product
 
 
 def weighted_moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

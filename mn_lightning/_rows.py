@@ -34,8 +34,8 @@ def from_rows(rows: Tensor, like: Tensor, granularity: Granularity) -> Tensor:
         rows = rows.permute(3, 1, 2, 0)
     last = like.movedim(1, -1)
     if last.is_contiguous():
-        return rows.reshape(last.shape).movedim(-1, 1)
-    return rows[0].mT.reshape(like.shape)
+        return rows.contiguous().reshape(last.shape).movedim(-1, 1)
+    return rows.squeeze(0).mT.contiguous().reshape(like.shape)
 
 
 def per_group(parameter: Tensor, granularity: Granularity) -> Tensor:

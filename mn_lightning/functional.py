@@ -8,15 +8,16 @@ Equations 1-39 are those of Kalayeh & Shah (arXiv:1806.02892), Algorithms 1-3 th
 (arXiv:1810.05466).
 """
 
-import functools
 from collections.abc import Callable
-from typing import Literal, ParamSpec, TypeVar
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from mn_lightning import gmm
-from mn_lightning._autograd import piecewise_affine, weighted_moments
+from mn_lightning._autograd import matmul, piecewise_affine, weighted_moments
+from mn_lightning._checks import check_choice, check_input, check_rows
+from mn_lightning._precision import full_precision
 from mn_lightning._rows import Granularity, from_rows, pack, per_group, to_rows, unpack, upcast
 from mn_lightning.gmm import Mixture
 
@@ -24,42 +25,15 @@ Affine = Literal["output", "component"]
 Scale = Literal["sqrt", "unit"]
 Activation = Callable[[Tensor], Tensor]
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
-
-def _full_precision(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Keep autocast from lowering the precision of the products inside ``function``."""
-
-    @functools.wraps(function)
-    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        device_type = next(a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
-        with torch.autocast(device_type, enabled=False):
-            return function(*args, **kwargs)
-
-    return wrapper
-
-
-def _check_input(input: Tensor, name: str) -> None:
-    if input.dim() < 2:
-        raise ValueError(f"{name} got input of shape {tuple(input.shape)}; it takes (N, C) or (N, C, *)")
-    if not input.is_floating_point():
-        raise ValueError(f"{name} got input of dtype {input.dtype}; it takes floating point, call .float() on it")
-
-
-def _check_rows(input: Tensor, name: str) -> None:
-    if input.numel() <= input.shape[1]:
-        raise ValueError(
-            f"{name} expected more than one value per channel in training, got input of shape "
-            f"{tuple(input.shape)}; use a larger batch or drop_last=True in the DataLoader"
-        )
+# Taken out of the types here because torch.compile cannot look into them.
+AFFINES, GRANULARITIES, SCALES = get_args(Affine), get_args(Granularity), get_args(Scale)
 
 
 # --- mixture normalization ----------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-@_full_precision
+@full_precision
 def fit_mixture(
     input: Tensor,
     n_components: int,
@@ -80,16 +54,21 @@ def fit_mixture(
 
     Returns:
         Mixture with weights ``(K,)`` (``(K, C)`` per channel), means and variances ``(K, C)``.
+
+    Raises:
+        ValueError: wrong rank or dtype, fewer than two rows, an unknown granularity.
     """
-    _check_input(input, "fit_mixture")
+    check_input("fit_mixture", input)
+    check_rows("fit_mixture", input)
+    check_choice("fit_mixture", "granularity", granularity, GRANULARITIES)
     x = to_rows(upcast(input.detach()), granularity)
     shift = x.mean((1, 2), keepdim=True)
     fitted = gmm.fit(x - shift, n_components, em_iters, step, eps)
-    return unpack(fitted._replace(means=fitted.means + shift.squeeze(1)), granularity)
+    return unpack(Mixture(fitted.weights, fitted.means + shift.squeeze(1), fitted.variances), granularity)
 
 
 @torch.no_grad()
-@_full_precision
+@full_precision
 def mixture_moments(
     input: Tensor,
     mixture: Mixture,
@@ -112,7 +91,7 @@ def _centre(x: Tensor, mixture: Mixture, granularity: Granularity) -> tuple[Tens
     rows = to_rows(x, granularity)
     packed = pack(mixture, granularity)
     shift = (packed.weights.unsqueeze(-1) * packed.means).sum(1, keepdim=True)
-    return rows - shift.unsqueeze(1), packed._replace(means=packed.means - shift), shift
+    return rows - shift.unsqueeze(1), Mixture(packed.weights, packed.means - shift, packed.variances), shift
 
 
 def _batch_moments(x: Tensor, nu: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,7 +100,7 @@ def _batch_moments(x: Tensor, nu: Tensor, share: Tensor) -> tuple[Tensor, Tensor
     return weighted_moments(x, nu / total[:, None, None])
 
 
-@_full_precision
+@full_precision
 def mixture_norm(
     input: Tensor,
     mixture: Mixture,
@@ -159,11 +138,14 @@ def mixture_norm(
         Tensor of the input's shape, dtype and memory format.
 
     Raises:
-        ValueError: wrong rank or dtype; in training, fewer than two rows.
+        ValueError: wrong rank or dtype, an unknown option; in training, fewer than two rows.
     """
-    _check_input(input, "mixture_norm")
+    check_input("mixture_norm", input)
+    check_choice("mixture_norm", "affine", affine, AFFINES)
+    check_choice("mixture_norm", "granularity", granularity, GRANULARITIES)
+    check_choice("mixture_norm", "scale", scale, SCALES)
     if training:
-        _check_rows(input, "mixture_norm")
+        check_rows("mixture_norm", input)
     x, packed, _ = _centre(upcast(input), mixture, granularity)
     if training:
         with torch.no_grad():
@@ -216,7 +198,7 @@ def _affine_map(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     return torch.addcmul(offset.reshape(shape), x, slope.reshape(shape))
 
 
-@_full_precision
+@full_precision
 def mode_norm(
     input: Tensor,
     gate_weight: Tensor,
@@ -258,13 +240,13 @@ def mode_norm(
     Raises:
         ValueError: wrong rank or dtype; in training, fewer than two values per channel.
     """
-    _check_input(input, "mode_norm")
+    check_input("mode_norm", input)
     use_batch = training or running_mean is None or running_var is None
     if use_batch:
-        _check_rows(input, "mode_norm")
+        check_rows("mode_norm", input)
     x = upcast(input)
     pooled, within = _pooled_moments(x) if use_batch else (_spatial_mean(x), None)
-    log_gates = torch.nn.functional.linear(pooled, gate_weight.to(x.dtype), gate_bias.to(x.dtype)).log_softmax(-1)
+    log_gates = (matmul(pooled, gate_weight.to(x.dtype).mT) + gate_bias.to(x.dtype)).log_softmax(-1)
     if within is None:
         assert running_mean is not None
         assert running_var is not None
@@ -276,9 +258,11 @@ def mode_norm(
         shift = pooled.detach().mean(0)
         between_mean, between_var = weighted_moments((pooled - shift)[None, None], share[None, None])
         mean = between_mean[0] + shift
-        var = between_var[0] + share.mT @ within
+        var = between_var[0] + matmul(share.mT, within)
         if training and running_mean is not None and running_var is not None:
             rows = input.numel() // input.shape[1]
+            if isinstance(momentum, Tensor):
+                momentum = momentum.to(x.dtype)
             with torch.no_grad():
                 running_mean.copy_(running_mean.to(x.dtype).lerp(mean.detach(), momentum))
                 unbiased = var.detach() * (rows / (rows - 1))
@@ -287,17 +271,17 @@ def mode_norm(
     if weight is not None:
         slope = slope * weight.to(x.dtype)
     gates = log_gates.exp()
-    offset = gates @ (-mean * slope)
+    offset = matmul(gates, -mean * slope)
     if bias is not None:
         offset = offset + bias.to(x.dtype)
-    return _affine_map(x, gates @ slope, offset).to(input.dtype)
+    return _affine_map(x, matmul(gates, slope), offset).to(input.dtype)
 
 
 def _spatial_mean(x: Tensor) -> Tensor:
     return x if x.dim() == 2 else x.mean(tuple(range(2, x.dim())))
 
 
-@_full_precision
+@full_precision
 def mode_group_norm(
     input: Tensor,
     gate_weight: Tensor,
@@ -328,7 +312,7 @@ def mode_group_norm(
     Raises:
         ValueError: wrong rank or dtype; fewer than two values per sample.
     """
-    _check_input(input, "mode_group_norm")
+    check_input("mode_group_norm", input)
     if input.shape[1:].numel() == 1:
         raise ValueError(
             f"mode_group_norm expected more than one value per sample, got input of shape {tuple(input.shape)}"
@@ -352,7 +336,7 @@ def mode_group_norm(
 # --- the theory ---------------------------------------------------------------------------------------------------
 
 
-@_full_precision
+@full_precision
 def fisher_vector(x: Tensor, weights: Tensor, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
     r"""Fisher vector of rows under a diagonal Gaussian mixture, Eq. 33 (Eq. 24 for K = 1).
 
@@ -373,7 +357,7 @@ def fisher_vector(x: Tensor, weights: Tensor, means: Tensor, variances: Tensor) 
     Raises:
         ValueError: ``x`` is no matrix, or the shapes do not agree.
     """
-    if x.dim() != 2 or means.shape != (weights.numel(), x.shape[1]) or variances.shape != means.shape:
+    if not (x.dim() == 2 and weights.dim() == 1 and means.shape == variances.shape == (*weights.shape, x.shape[1])):
         raise ValueError(
             f"fisher_vector got x {tuple(x.shape)}, weights {tuple(weights.shape)}, means {tuple(means.shape)} and "
             f"variances {tuple(variances.shape)}; it takes (M, D), (K,), (K, D) and (K, D)"

@@ -60,19 +60,23 @@ class DigitsDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Return the training batches, in an order that is a function of seed and epoch."""
         sampler = EpochShuffle(len(self.train), self.seed)
-        return EpochDataLoader(self.train, self.batch_size, sampler=sampler, num_workers=self.num_workers)
+        return EpochDataLoader(self.train, batch_size=self.batch_size, sampler=sampler, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Return the validation batches."""
-        return DataLoader(self.val, self.batch_size, num_workers=self.num_workers)
+        return self._in_order(self.val)
 
     def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Return the test batches."""
-        return DataLoader(self.test, self.batch_size, num_workers=self.num_workers)
+        return self._in_order(self.test)
 
     def predict_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Return the test batches."""
         return self.test_dataloader()
+
+    def _in_order(self, images: TensorDataset) -> DataLoader[tuple[Tensor, ...]]:
+        # By keyword: Lightning replaces the batch size when it predicts, and cannot if it is positional.
+        return DataLoader(images, batch_size=self.batch_size, num_workers=self.num_workers)
 
     def _split(self, index: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         kept, held_out = train_test_split(

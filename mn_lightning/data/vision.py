@@ -1,14 +1,22 @@
 """The image classification sets of the two papers."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, get_args
 
+import numpy as np
+import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import functional as v2
 
-DatasetName = Literal["CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "SVHN"]
-Loader = DataLoader[tuple[Tensor, Tensor]]
+from mn_lightning.data.files import DatasetName, download, load
+from mn_lightning.data.images import AugmentedImages, EpochKeys, Images
+from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle
+
+Batch = tuple[Tensor, Tensor]
+Loader = DataLoader[Batch]
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class TorchvisionDataModule(LightningDataModule):
         seed: decides the held out images and, with the epoch, order and augmentation of the training images.
 
     Raises:
-        ValueError: if ``dataset`` is unknown, ``image_size`` too small or ``val_size`` negative.
+        ValueError: if ``dataset`` is unknown, ``image_size`` too small, or ``val_size`` or ``seed`` negative.
     """
 
     def __init__(
@@ -87,6 +95,8 @@ class TorchvisionDataModule(LightningDataModule):
             )
         if val_size < 0:
             raise ValueError(f"val_size is {val_size}; it takes the number of images to hold out, or 0")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; it takes an integer >= 0")
         self.dataset = dataset
         self.root = root
         self.batch_size = batch_size
@@ -106,3 +116,75 @@ class TorchvisionDataModule(LightningDataModule):
     def in_channels(self) -> int:
         """Channels of the images, known before the data is read."""
         return self._facts.in_channels
+
+    def prepare_data(self) -> None:
+        """Fetch missing files, if that is asked for.
+
+        Raises:
+            RuntimeError: if that fails, with the files to fetch by hand.
+        """
+        if self.download:
+            download(self.dataset, self._folder)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read, split and pad, for every ``stage`` the same: a missing test file is noticed before the training.
+
+        Raises:
+            FileNotFoundError: if a file is missing or has another md5 sum, with the files to fetch.
+            ValueError: if ``val_size`` leaves no image to train on, or an idx file is damaged.
+        """
+        images, labels = self._load(train=True)
+        if self.val_size >= len(labels):
+            raise ValueError(
+                f"val_size is {self.val_size}; {self.dataset} has {len(labels)} training images, hold out fewer"
+            )
+        # The third number keeps this draw apart from those of the shuffling and the augmentation.
+        order = torch.from_numpy(np.random.default_rng((self.seed, 0, 2)).permutation(len(labels)))
+        val, train = order[: self.val_size].sort().values, order[self.val_size :].sort().values
+
+        mean, std = self._facts.mean, self._facts.std
+        self.test = Images(*self._load(train=False), mean, std)
+        self.val = Images(images[val], labels[val], mean, std) if self.val_size else self.test
+        self.train = (
+            AugmentedImages(images[train], labels[train], mean, std, self._facts.flip, self.seed)
+            if self.augment
+            else Images(images[train], labels[train], mean, std)
+        )
+
+    def train_dataloader(self) -> Loader:
+        """Return the training batches; order and augmentation are a function of seed and epoch."""
+        keys = EpochKeys(EpochShuffle(len(self.train), self.seed))
+        return EpochDataLoader(
+            self.train, batch_size=self.batch_size, sampler=keys, num_workers=self.num_workers, collate_fn=_as_it_is
+        )
+
+    def val_dataloader(self) -> Loader:
+        """Return the validation batches: the test batches if ``val_size`` is 0."""
+        return self._in_order(self.val)
+
+    def test_dataloader(self) -> Loader:
+        """Return the test batches."""
+        return self._in_order(self.test)
+
+    def predict_dataloader(self) -> Loader:
+        """Return the test batches."""
+        return self.test_dataloader()
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.root).expanduser()  # no shell has done that to a path in a configuration file
+
+    def _load(self, train: bool) -> Batch:
+        images, labels = load(self.dataset, self._folder, train)
+        border = self.image_size - self._facts.native_size
+        before, after = border // 2, border - border // 2
+        return v2.pad(images, [before, before, after, after]), labels
+
+    def _in_order(self, images: Images) -> Loader:
+        # By keyword: Lightning replaces the batch size when it predicts, and cannot if it is positional.
+        return DataLoader(images, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=_as_it_is)
+
+
+def _as_it_is(batch: Any) -> Any:
+    """Stand in for the DataLoader's collation: :class:`Images` gives whole batches. No lambda: workers unpickle it."""
+    return batch

@@ -1,16 +1,16 @@
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
+from mn_lightning._checks import check_at_least, check_channels, check_choice
 from mn_lightning._rows import Granularity
 from mn_lightning.functional import Affine, Scale
 from mn_lightning.gmm import Mixture
 from mn_lightning.layers._batch_norm import placement
-from mn_lightning.layers._checks import check_at_least, check_channels, check_choice
 from mn_lightning.layers.queue import BatchQueue, RowsPerBatch, auto_rows_per_batch
 
 
@@ -97,9 +97,9 @@ class MixtureNorm(nn.Module):
         for name, value in counts.items():
             check_at_least("MixtureNorm", name, value, 1)
         if affine is not None:
-            check_choice("MixtureNorm", "affine", affine, get_args(Affine))
-        check_choice("MixtureNorm", "granularity", granularity, get_args(Granularity))
-        check_choice("MixtureNorm", "scale", scale, get_args(Scale))
+            check_choice("MixtureNorm", "affine", affine, F.AFFINES)
+        check_choice("MixtureNorm", "granularity", granularity, F.GRANULARITIES)
+        check_choice("MixtureNorm", "scale", scale, F.SCALES)
         if not 0 < queue_decay <= 1:
             raise ValueError(f"MixtureNorm got queue_decay={queue_decay!r}; it takes 0 < queue_decay <= 1")
         if not 0 <= min_weight < 1:
@@ -107,7 +107,7 @@ class MixtureNorm(nn.Module):
         if queue_rows_per_batch == "auto":
             queue_rows_per_batch = auto_rows_per_batch(num_features, queue_size)
         elif queue_rows_per_batch is not None:
-            check_at_least("MixtureNorm", "queue_rows_per_batch", queue_rows_per_batch, 1)
+            check_at_least("MixtureNorm", "queue_rows_per_batch", queue_rows_per_batch, 1, "'auto', None")
         self.num_features = num_features
         self.n_components = n_components
         self.em_iters = em_iters
@@ -160,10 +160,13 @@ class MixtureNorm(nn.Module):
 
     @classmethod
     def from_batch_norm(cls, batch_norm: _BatchNorm, **kwargs: Any) -> "MixtureNorm":
-        """Build the layer that replaces ``batch_norm``; in evaluation it computes the same until it is refitted."""
+        """Build the layer that replaces ``batch_norm``.
+
+        With ``batch_norm``'s weight and bias it computes the same in evaluation, until it is refitted.
+        """
         kwargs.setdefault("eps", batch_norm.eps)
         kwargs.setdefault("affine", "output" if batch_norm.affine else None)
-        layer = cls(batch_norm.num_features, **placement(batch_norm), **kwargs)
+        layer = cls(batch_norm.num_features, **(placement(batch_norm) | kwargs))
         if batch_norm.running_mean is not None and batch_norm.running_var is not None:
             layer.set_gaussian(batch_norm.running_mean, batch_norm.running_var)
         return layer
@@ -198,12 +201,12 @@ class MixtureNorm(nn.Module):
         )
 
     def _fit_batch(self, input: Tensor) -> Mixture:
-        self.num_batches_tracked.add_(1)
-        step = self.num_batches_tracked
+        step = self.num_batches_tracked + 1
         mixture = F.fit_mixture(input, self.n_components, self.em_iters, step, self.eps, self.granularity)
         # A value that is not finite anywhere in the batch has reached the means by now.
         finite = mixture.means.isfinite().all() & mixture.variances.isfinite().all()
         self.queue.push(input, step, finite)
+        self.num_batches_tracked.copy_(step)
         return mixture
 
     @torch.no_grad()

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
+from mn_lightning._checks import check_at_least, check_channels
 from mn_lightning.layers._batch_norm import placement
-from mn_lightning.layers._checks import check_at_least, check_channels
 
 GATE_STD = 0.01
 
@@ -94,11 +94,14 @@ class ModeNorm(nn.Module):
 
     @classmethod
     def from_batch_norm(cls, batch_norm: _BatchNorm, **kwargs: Any) -> "ModeNorm":
-        """Build the layer that replaces ``batch_norm``; in evaluation it computes the same until it is trained."""
+        """Build the layer that replaces ``batch_norm``.
+
+        With ``batch_norm``'s weight and bias it computes the same in evaluation, until it is trained.
+        """
         kwargs.setdefault("eps", batch_norm.eps)
         kwargs.setdefault("momentum", batch_norm.momentum)
         kwargs.setdefault("affine", batch_norm.affine)
-        layer = cls(batch_norm.num_features, **placement(batch_norm), **kwargs)
+        layer = cls(batch_norm.num_features, **(placement(batch_norm) | kwargs))
         if batch_norm.running_mean is not None and batch_norm.running_var is not None:
             layer.running_mean.copy_(batch_norm.running_mean)
             layer.running_var.copy_(batch_norm.running_var)
@@ -113,7 +116,7 @@ class ModeNorm(nn.Module):
         if self.training:
             self.num_batches_tracked.add_(1)
             if self.momentum is None:
-                momentum = self.num_batches_tracked.reciprocal()
+                momentum = self.num_batches_tracked.double().reciprocal()
         return F.mode_norm(
             input,
             self.gate.weight,

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
+from mn_lightning._checks import check_at_least, check_channels
 from mn_lightning.layers._batch_norm import placement
-from mn_lightning.layers._checks import check_at_least, check_channels
 from mn_lightning.layers.mode import init_gate
 
 
@@ -73,7 +73,7 @@ class ModeGroupNorm(nn.Module):
         """Build the layer that replaces ``batch_norm``; it has no running statistics to take over."""
         kwargs.setdefault("eps", batch_norm.eps)
         kwargs.setdefault("affine", batch_norm.affine)
-        return cls(batch_norm.num_features, **placement(batch_norm), **kwargs)
+        return cls(batch_norm.num_features, **(placement(batch_norm) | kwargs))
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize ``(N, C)`` or ``(N, C, *)``; same shape, dtype and memory format."""

@@ -101,11 +101,12 @@ class BatchQueue(nn.Module):
 
 
 def _stratified(total: int, count: int, step: Tensor) -> Tensor:
-    """Indices of ``count`` of ``total`` rows: one at random from each of ``count`` equal strides, ring-shifted."""
-    stride = total // count
+    """Indices of ``count`` of ``total`` rows: one at random from each of ``count`` strides of nearly equal length."""
     u = uniform(step, count + 1, stream=2)
-    start = torch.arange(count, device=step.device) * stride
-    inside = (u[:count] * stride).long().clamp_max(stride - 1)
+    bounds = torch.arange(count + 1, device=step.device) * total // count
+    start, length = bounds[:-1], bounds.diff()
+    inside = torch.minimum((u[:count] * length).long(), length - 1)
+    # Strides differ by one row: the shift along the ring makes all rows equally likely.
     return (start + inside + (u[count] * total).long()) % total
 
 

@@ -1,0 +1,23 @@
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def full_precision(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Keep autocast from lowering the precision of the products inside ``function``."""
+
+    @functools.wraps(function)
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        device_type = next(a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
+        if device_type == "meta":  # computes nothing, and has no autocast to switch off
+            return function(*args, **kwargs)
+        with torch.autocast(device_type, enabled=False):
+            return function(*args, **kwargs)
+
+    return wrapper
