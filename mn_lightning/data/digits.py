@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle
+from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle, run_seed
 
 _HELD_OUT = 270  # 15% of the 1797 images, once for validation and once for the test
 
@@ -25,7 +25,7 @@ class DigitsDataModule(LightningDataModule):
         batch_size: images in a batch; the last one of an epoch can be smaller.
         image_size: height and width in pixels to which the digits are resized bilinearly, at least 8.
         num_workers: worker processes of each loader.
-        seed: decides the split and, with the epoch, the order of the training images.
+        seed: decides the split and, with ``seed_everything``'s seed and the epoch, the order of the training images.
 
     Raises:
         ValueError: if ``image_size`` is less than 8.
@@ -59,7 +59,7 @@ class DigitsDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Return the training batches, in an order that is a function of seed and epoch."""
-        sampler = EpochShuffle(len(self.train), self.seed)
+        sampler = EpochShuffle(len(self.train), run_seed(self.seed))
         return EpochDataLoader(self.train, batch_size=self.batch_size, sampler=sampler, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:

@@ -1,5 +1,6 @@
 """Shuffling as a function of seed and epoch, so that runs can be compared and resumed."""
 
+import os
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -7,6 +8,11 @@ import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
 _T_co = TypeVar("_T_co", covariant=True)
+
+
+def run_seed(seed: int) -> int:
+    """Add the seed that ``seed_everything`` was given: it changes order and augmentation, but never a split."""
+    return seed + int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 class EpochShuffle(Sampler[int]):

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as v2
 
 from mn_lightning.data.files import DatasetName, download, load
 from mn_lightning.data.images import AugmentedImages, EpochKeys, Images
-from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle
+from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle, run_seed
 
 Batch = tuple[Tensor, Tensor]
 Loader = DataLoader[Batch]
@@ -66,7 +66,8 @@ class TorchvisionDataModule(LightningDataModule):
             the accuracy on new images.
         num_workers: worker processes of each loader.
         download: fetch missing files.
-        seed: decides the held out images and, with the epoch, order and augmentation of the training images.
+        seed: decides the held out images and, with ``seed_everything``'s seed and the epoch, order and augmentation of
+            the training images.
 
     Raises:
         ValueError: if ``dataset`` is unknown, ``image_size`` too small, or ``val_size`` or ``seed`` negative.
@@ -146,14 +147,14 @@ class TorchvisionDataModule(LightningDataModule):
         self.test = Images(*self._load(train=False), mean, std)
         self.val = Images(images[val], labels[val], mean, std) if self.val_size else self.test
         self.train = (
-            AugmentedImages(images[train], labels[train], mean, std, self._facts.flip, self.seed)
+            AugmentedImages(images[train], labels[train], mean, std, self._facts.flip, run_seed(self.seed))
             if self.augment
             else Images(images[train], labels[train], mean, std)
         )
 
     def train_dataloader(self) -> Loader:
         """Return the training batches; order and augmentation are a function of seed and epoch."""
-        keys = EpochKeys(EpochShuffle(len(self.train), self.seed))
+        keys = EpochKeys(EpochShuffle(len(self.train), run_seed(self.seed)))
         return EpochDataLoader(
             self.train, batch_size=self.batch_size, sampler=keys, num_workers=self.num_workers, collate_fn=_as_it_is
         )

@@ -11,6 +11,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from mn_lightning.data import DigitsDataModule
 from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle
 
 N = 23
@@ -136,3 +137,15 @@ def test_a_resumed_training_sees_the_orders_of_an_uninterrupted_one(tmp_path: Pa
     train(tmp_path, 2, num_workers)
     resumed = train(tmp_path, 4, num_workers, tmp_path / "last.ckpt")
     assert resumed.seen == {epoch: order(4, epoch) for epoch in (2, 3)}
+
+
+def test_the_seed_of_the_run_changes_the_order_and_not_the_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = {}
+    for seed in ("1", "2"):
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+        data = DigitsDataModule(image_size=8)
+        data.setup()
+        labels[seed] = [torch.cat([y for _, y in loader()]) for loader in (data.train_dataloader, data.test_dataloader)]
+    assert not torch.equal(labels["1"][0], labels["2"][0])
+    assert torch.equal(labels["1"][0].sort().values, labels["2"][0].sort().values)
+    assert torch.equal(labels["1"][1], labels["2"][1])

@@ -1,5 +1,6 @@
 """The classifier against cross entropy and accuracy in plain numpy."""
 
+import pickle
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -286,3 +287,8 @@ def test_the_papers_network_trains() -> None:
     logged = fitted | set(fitting.callback_metrics)
     assert logged >= EVALUATED | {"train_loss", "train_acc"}
     assert all(torch.isfinite(value) for value in fitting.callback_metrics.values())
+
+
+def test_it_can_be_sent_to_other_processes() -> None:
+    copied = pickle.loads(pickle.dumps(ImageClassifier(nn.Linear(3, 10))))
+    assert isinstance(copied.configure_optimizers(), torch.optim.RMSprop)
