@@ -1,4 +1,35 @@
-from mn_lightning.cli import main
+"""``mn-lightning``, and ``python -m mn_lightning``."""
+
+import sys
+from collections.abc import Sequence
+
+from mn_lightning.cli import ListingTrainer, MNLightningCLI
+from mn_lightning.configs import resolve_config_names
+
+_EPILOG = "mn-lightning compare [STUDY] trains with several norms and seeds and compares them; it has a --help."
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run ``mn-lightning``; ``args`` is for tests, the command line otherwise."""
+    given = list(sys.argv[1:] if args is None else args)
+    if given[:1] == ["compare"]:
+        from mn_lightning.compare.command import compare  # brings scipy, which the other subcommands can do without
+
+        compare(given[1:])
+        return
+    try:
+        resolved = resolve_config_names(given)
+    except FileNotFoundError as error:
+        sys.exit(f"mn-lightning: {error}")
+    if args is None:
+        # LightningCLI and the launchers of further processes read the command line themselves.
+        sys.argv[1:] = resolved
+    MNLightningCLI(
+        trainer_class=ListingTrainer,
+        parser_kwargs={"prog": "mn-lightning", "epilog": _EPILOG},
+        args=None if args is None else resolved,
+    )
+
 
 if __name__ == "__main__":
     main()

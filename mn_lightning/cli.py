@@ -1,8 +1,5 @@
 """The command line: Lightning's own subcommands on the package's models, data and callbacks, and ``layers``."""
 
-import sys
-from collections.abc import Sequence
-
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor
@@ -12,7 +9,6 @@ import mn_lightning.callbacks
 import mn_lightning.data
 import mn_lightning.models  # noqa: F401
 from mn_lightning._tables import print_table
-from mn_lightning.configs import resolve_config_names
 from mn_lightning.inspection import norm_layers
 
 
@@ -44,21 +40,5 @@ class MNLightningCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Test the weights that the training ended with."""
-        if self.config.fit.test_after_fit and not self.trainer.interrupted:
+        if self.config.fit.test_after_fit:
             self.trainer.test(self.model, datamodule=self.datamodule)
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """Run ``mn-lightning``; ``args`` is for tests, the command line otherwise."""
-    try:
-        resolved = resolve_config_names(sys.argv[1:] if args is None else args)
-    except FileNotFoundError as error:
-        sys.exit(f"mn-lightning: {error}")
-    if args is None:
-        # LightningCLI and the launchers of further processes read the command line themselves.
-        sys.argv[1:] = resolved
-    MNLightningCLI(
-        trainer_class=ListingTrainer,
-        parser_kwargs={"prog": "mn-lightning"},
-        args=None if args is None else resolved,
-    )

@@ -129,7 +129,7 @@ def swap_norms(
                 new = builder(old, **arguments)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"cannot swap {name} for norm {norm!r}: {error}") from error
-            swapped.append(SwappedLayer(name, _describe(old), _describe(new), (old.num_features,)))
+            swapped.append(SwappedLayer(name, _describe(old), _describe(new), _shape(old)))
             _carry_over(name, old, new)
             setattr(new, _MARK, mark)
             plan[old] = new
@@ -213,3 +213,6 @@ def _describe(layer: Any) -> str:
     settings = layer.num_features if isinstance(layer, _BatchNorm) else layer.extra_repr()
     return f"{type(layer).__name__}({settings})"
 
+
+def _shape(batch_norm: Any) -> tuple[int, ...]:
+    return (batch_norm.num_features,)

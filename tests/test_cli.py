@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from mn_lightning.cli import main
+from mn_lightning.__main__ import main
 from mn_lightning.configs import config_names
 
 QUICK = [
@@ -108,10 +108,7 @@ def test_a_fit_that_is_resumed_and_tested(tmp_path: Path, capsys: pytest.Capture
 def test_an_unknown_configuration_is_one_line(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["fit", *arguments])
-    assert (
-        str(caught.value)
-        == "mn-lightning: --config 'digit' is neither a file nor a shipped configuration; shipped are digits"
-    )
+    assert str(caught.value) == "mn-lightning: configuration 'digit' is neither a file nor shipped; shipped are digits"
 
 
 def test_a_file_goes_before_a_shipped_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mn_lightning import registry
-from mn_lightning.cli import main
+from mn_lightning.__main__ import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

@@ -1,4 +1,4 @@
-"""Configurations for ``mn-lightning --config NAME`` that come with the package."""
+"""Configurations for ``mn-lightning --config NAME``, and studies for ``mn-lightning compare NAME``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,22 +9,30 @@ _OPTIONS = ("--config", "-c")
 
 def config_names() -> list[str]:
     """Names of the shipped configurations."""
-    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+    return _names(_FOLDER)
 
 
-def config_path(value: str) -> str:
-    """Path for what was given as ``--config``: an existing file as it is, a shipped configuration by its name.
+def study_names() -> list[str]:
+    """Names of the shipped studies."""
+    return _names(_FOLDER / "studies")
+
+
+def config_path(value: str) -> Path:
+    """Path for what was given as a configuration: an existing file as it is, a shipped one by its name.
 
     Raises:
         FileNotFoundError: it is neither.
     """
-    if Path(value).is_file():
-        return value
-    if value in config_names():
-        return str(_FOLDER / f"{value}.yaml")
-    raise FileNotFoundError(
-        f"--config {value!r} is neither a file nor a shipped configuration; shipped are {', '.join(config_names())}"
-    )
+    return _path(value, _FOLDER, "configuration")
+
+
+def study_path(value: str) -> Path:
+    """Path for what was given as a study: an existing file as it is, a shipped one by its name.
+
+    Raises:
+        FileNotFoundError: it is neither.
+    """
+    return _path(value, _FOLDER / "studies", "study")
 
 
 def resolve_config_names(args: Sequence[str]) -> list[str]:
@@ -37,9 +45,21 @@ def resolve_config_names(args: Sequence[str]) -> list[str]:
     for position, arg in enumerate(args):
         option, equals, value = arg.partition("=")
         if position > 0 and args[position - 1] in _OPTIONS:
-            resolved.append(config_path(arg))
+            resolved.append(str(config_path(arg)))
         elif equals and option in _OPTIONS:
             resolved.append(f"{option}={config_path(value)}")
         else:
             resolved.append(arg)
     return resolved
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def _path(value: str, folder: Path, kind: str) -> Path:
+    if Path(value).is_file():
+        return Path(value)
+    if value in _names(folder):
+        return folder / f"{value}.yaml"
+    raise FileNotFoundError(f"{kind} {value!r} is neither a file nor shipped; shipped are {', '.join(_names(folder))}")
