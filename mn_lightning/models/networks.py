@@ -5,6 +5,8 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+_SMALLEST = 8  # three pools leave one pixel
+
 
 def _conv_norm_act(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
     # The padding keeps the image size; a bias would be subtracted again by the norm.
@@ -33,7 +35,7 @@ class CIFARConvNet(nn.Module):
         self.conv3 = _conv_norm_act(128, 128, 5)
         self.pool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         self.conv4 = _conv_norm_act(128, 256, 3)
-        self.pool4 = nn.AvgPool2d(4)
+        self.pool4 = nn.AdaptiveAvgPool2d(1)  # Table 1's 4x4 window for its 32x32 images
         self.linear = nn.Linear(256, num_classes)
 
     @property
@@ -45,7 +47,7 @@ class CIFARConvNet(nn.Module):
         """Compute the logits.
 
         Args:
-            images: ``(N, in_channels, 32, 32)``.
+            images: ``(N, in_channels, H, W)``, 32x32 in the paper, 8x8 or more.
 
         Returns:
             Logits of shape ``(N, num_classes)``.
@@ -53,10 +55,10 @@ class CIFARConvNet(nn.Module):
         Raises:
             ValueError: if ``images`` has another shape.
         """
-        if images.shape[1:] != (self.in_channels, 32, 32):
+        if images.dim() != 4 or images.shape[1] != self.in_channels or min(images.shape[2:]) < _SMALLEST:
             raise ValueError(
-                f"CIFARConvNet got input of shape {tuple(images.shape)}; it takes (N, {self.in_channels}, 32, 32), "
-                "pad or resize the images, or build it with another in_channels"
+                f"CIFARConvNet got input of shape {tuple(images.shape)}; it takes (N, {self.in_channels}, H, W) with H "
+                f"and W >= {_SMALLEST}, resize the images or build it with another in_channels"
             )
         x = self.pool1(self.conv1(images))
         x = self.pool2(self.conv2(x))

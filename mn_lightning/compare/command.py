@@ -1,0 +1,242 @@
+"""The command ``mn-lightning compare``."""
+
+import argparse
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mn_lightning.compare.check import check_study
+from mn_lightning.compare.files import write_atomically
+from mn_lightning.compare.report import print_report, write_report
+from mn_lightning.compare.runs import BusyError, Limits, Outcome, Run
+from mn_lightning.compare.study import Study, StudyError, load_study
+from mn_lightning.configs import study_names
+
+INCOMPLETE = 1
+WRONG = 2
+INTERRUPTED = 130
+"""Exit statuses: a run failed or is not finished, nothing was run because of what was given, Ctrl-C."""
+
+
+def compare(args: Sequence[str]) -> None:
+    """Run a study, or a part of it, and report.
+
+    Args:
+        args: what follows ``mn-lightning compare`` on the command line.
+
+    Raises:
+        SystemExit: with a status other than 0 if anything could not be run or failed.
+    """
+    options = _parse(args)
+    limits = Limits(options.limit_epochs, options.limit_samples)
+    try:
+        study = load_study(options.study)
+        root = Path(options.folder or Path("studies") / study.name)
+        _check_selection(study, options)
+        runs = [Run(study, variant, seed, root) for variant, seed in study.runs]
+        if options.report:
+            _check_unchanged(study, limits, root)
+            _report(study, runs, root, limits)
+            sys.exit(0)
+        chosen = [run for run in runs if options.only in (None, run.variant) and options.seed in (None, run.seed)]
+        if len(chosen) == 1 and options.only is not None and options.seed is not None:
+            _open_folder(study, limits, root, fresh=options.fresh)
+            sys.exit(_train(chosen[0], limits))
+        if options.fresh or _read_snapshot(root) != _snapshot(study, limits):
+            check_study(study)
+        _open_folder(study, limits, root, fresh=options.fresh)
+    except StudyError as error:
+        sys.stderr.write(f"mn-lightning compare: {error}\n")
+        sys.exit(WRONG)
+    _train_all(chosen, limits, options)
+    _report(study, runs, root, limits)
+    outcomes = [run.outcome() for run in chosen]
+    complete = all(outcome is not None and outcome.status == "finished" for outcome in outcomes)
+    sys.exit(0 if complete else INCOMPLETE)
+
+
+def _parse(args: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="mn-lightning compare",
+        description="Train with several norms and seeds, and report what they do to steps and score. The same command "
+        "goes on with a study that was interrupted.",
+    )
+    parser.add_argument(
+        "study", nargs="?", default="digits", help=f"a study's file, or one of {', '.join(study_names())}"
+    )
+    parser.add_argument("--folder", help="where the results go, studies/NAME otherwise")
+    parser.add_argument("--only", metavar="VARIANT", help="run this variant alone")
+    parser.add_argument("--seed", type=int, help="run this seed alone")
+    parser.add_argument("--report", action="store_true", help="run nothing, report what has finished")
+    parser.add_argument("--fresh", action="store_true", help="put earlier results aside and start anew")
+    parser.add_argument("--limit_epochs", type=_positive, metavar="N", help="train N epochs at most")
+    parser.add_argument("--limit_samples", type=_positive, metavar="N", help="use N training samples an epoch at most")
+    return parser.parse_args(args)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is given; it takes 1 or more")
+    return number
+
+
+def _check_selection(study: Study, options: argparse.Namespace) -> None:
+    if options.only is not None and options.only not in study.variants:
+        raise StudyError(f"--only {options.only!r} is no variant; the variants are {', '.join(study.variants)}")
+    if options.seed is not None and options.seed not in study.seeds:
+        raise StudyError(f"--seed {options.seed} is not in the study; its seeds are {', '.join(map(str, study.seeds))}")
+
+
+# --- the study's folder -------------------------------------------------------------------------------------------
+
+
+def _snapshot_path(root: Path) -> Path:
+    return root / "study.json"
+
+
+def _read_snapshot(root: Path) -> dict[str, Any] | None:
+    path = _snapshot_path(root)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _snapshot(study: Study, limits: Limits) -> dict[str, Any]:
+    return {**study.to_dict(), "limits": limits._asdict()}
+
+
+def _open_folder(study: Study, limits: Limits, root: Path, fresh: bool) -> None:
+    """Make the folder, or go on with it if it is this study's; with ``fresh`` rename the one there is."""
+    if fresh and root.exists():
+        aside = root.with_name(f"{root.name}-{datetime.now():%Y%m%d-%H%M%S}")
+        root.rename(aside)
+        print(f"earlier results are in {aside} now")
+    _check_unchanged(study, limits, root)
+    root.mkdir(parents=True, exist_ok=True)
+    write_atomically(_snapshot_path(root), json.dumps(_snapshot(study, limits), indent=1))
+
+
+def _check_unchanged(study: Study, limits: Limits, root: Path) -> None:
+    """Refuse to mix runs of different settings; more variants and seeds, and what the report alone uses, may come."""
+    before = _read_snapshot(root)
+    if before is None:
+        return
+    now = _snapshot(study, limits)
+    changes = [key for key in ("base", "limits") if before[key] != now[key]]
+    changes += [
+        f"variant {name!r}"
+        for name, overrides in before["variants"].items()
+        if name in now["variants"] and now["variants"][name] != overrides
+    ]
+    if changes:
+        raise StudyError(
+            f"{root} holds runs of this study with another {', '.join(changes)}; take another --folder, or --fresh to "
+            "put them aside and start anew"
+        )
+
+
+# --- running ------------------------------------------------------------------------------------------------------
+
+
+def _train(run: Run, limits: Limits) -> int:
+    try:
+        outcome = run.train(limits)
+    except BusyError as error:
+        sys.stderr.write(f"mn-lightning compare: {error}\n")
+        return INCOMPLETE
+    except SystemExit:  # Lightning's, after Ctrl-C and SIGTERM
+        return INTERRUPTED
+    if outcome.status == "failed":
+        sys.stderr.write(f"mn-lightning compare: {run.variant}, seed {run.seed} failed: {outcome.error}\n")
+        return INCOMPLETE
+    return 0
+
+
+def _train_all(runs: Sequence[Run], limits: Limits, options: argparse.Namespace) -> None:
+    """Train one after the other, each in a process of its own, which starts with a clean memory and random state."""
+    signal.signal(signal.SIGTERM, _terminate)
+    for position, run in enumerate(runs, 1):
+        outcome = run.outcome()
+        if outcome is not None and outcome.status == "finished":
+            continue
+        left = _time_left(runs[position - 1 :], runs)
+        print(f"── run {position} of {len(runs)}: {run.variant}, seed {run.seed} · {left}", flush=True)
+        started = time.monotonic()
+        status = _in_own_process(_command(run, limits, options))
+        if status == INTERRUPTED:
+            print("interrupted; the same command goes on from the last whole epoch")
+            sys.exit(INTERRUPTED)
+        if status not in (0, INCOMPLETE):
+            how = f"signal {-status}" if status < 0 else f"exit status {status}"
+            run.set_outcome(Outcome("failed", f"the process ended with {how}", time.monotonic() - started))
+
+
+def _command(run: Run, limits: Limits, options: argparse.Namespace) -> list[str]:
+    command = [sys.executable, "-m", "mn_lightning", "compare", options.study]
+    command += ["--folder", str(run.root), "--only", run.variant, "--seed", str(run.seed)]
+    for name, value in limits._asdict().items():
+        if value is not None:
+            command += [f"--limit_{name}", str(value)]
+    return command
+
+
+def _in_own_process(command: Sequence[str]) -> int:
+    process = subprocess.Popen(command)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        # The terminal has sent it to the run's process too, which saves nothing more and ends.
+        process.wait()
+        return INTERRUPTED
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    sys.exit(128 + signum)
+
+
+def _time_left(waiting: Sequence[Run], runs: Sequence[Run]) -> str:
+    """Estimate from the runs that have finished, of the same variant where there is one."""
+    seconds: dict[str, list[float]] = {}
+    for run in runs:
+        outcome = run.outcome()
+        if outcome is not None and outcome.status == "finished":
+            seconds.setdefault(run.variant, []).append(outcome.seconds)
+    if not seconds:
+        return "time left is not known before the first has finished"
+    every = [value for values in seconds.values() for value in values]
+    total = 0.0
+    for run in waiting:
+        if run.outcome() is None:
+            like = seconds.get(run.variant, every)
+            total += sum(like) / len(like)
+    minutes, rest = divmod(round(total), 60)
+    return f"about {minutes}:{rest:02} min left"
+
+
+# --- reporting ----------------------------------------------------------------------------------------------------
+
+
+def _report(study: Study, runs: Sequence[Run], root: Path, limits: Limits) -> None:
+    outcomes = [run.outcome() for run in runs]
+    if not any(outcome is not None and outcome.status == "finished" for outcome in outcomes):
+        sys.stderr.write(f"mn-lightning compare: no run in {root} has finished, there is nothing to report\n")
+    else:
+        command = "mn-lightning " + shlex.join(sys.argv[1:])
+        tables = write_report(study, runs, root, limits, command)
+        print_report(study, tables, runs)
+        print(f"report.md, curves.png and results.csv are in {root}")
+    for run, outcome in zip(runs, outcomes, strict=True):
+        if outcome is None:
+            print(f"{run.variant}, seed {run.seed} has not finished")
+        elif outcome.status == "failed":
+            print(f"{run.variant}, seed {run.seed} failed: {outcome.error}")

@@ -1,0 +1,249 @@
+"""The study's folder: ``report.md``, ``results.csv`` and ``curves.png``, made from the runs that have finished."""
+
+import platform
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from mn_lightning._tables import print_table
+from mn_lightning.compare.curves import plot_curves
+from mn_lightning.compare.files import write_atomically
+from mn_lightning.compare.recorder import to_csv
+from mn_lightning.compare.results import (
+    CONFIDENCE,
+    Curves,
+    Difference,
+    Race,
+    Summary,
+    best_after,
+    curve,
+    paired_difference,
+    race,
+    read_rows,
+    summarize,
+)
+from mn_lightning.compare.runs import Limits, Run
+from mn_lightning.compare.study import FRACTIONS, Study
+
+NOTHING = "–"
+_PACKAGES = ("mn-lightning", "torch", "lightning", "torchvision", "torchmetrics")
+
+
+class Table(NamedTuple):
+    """A table of text, and what has to be said about it."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    note: str
+
+
+def write_report(study: Study, runs: Sequence[Run], folder: Path, limits: Limits, command: str) -> list[Table]:
+    """Write the report into ``folder`` and return its tables; what has not finished is named and left out."""
+    finished = [run for run in runs if (outcome := run.outcome()) is not None and outcome.status == "finished"]
+    curves = {variant: _curves(variant, finished) for variant in study.variants}
+    tables = [_scores(study, curves), _races(study, curves), _differences(study, curves)]
+    _write_csv(folder / "results.csv", finished)
+    plot_curves(study, curves).savefig(folder / "curves.png", dpi=150)
+    text = [f"# {study.name}", "", _introduction(study), "", "![](curves.png)", ""]
+    for table in tables:
+        text += [f"## {table.title}", "", *_markdown(table.header, table.rows), "", table.note, ""]
+    text += ["## Sentences", "", *(f"- {line}" for line in sentences(study, curves)), ""]
+    text += ["## Runs", "", *_markdown(["variant", "seed", "status", "seconds"], _statuses(runs)), ""]
+    text += ["## Made by", "", *(f"- {line}" for line in _provenance(study, runs, limits, command)), ""]
+    write_atomically(folder / "report.md", "\n".join(text))
+    return tables
+
+
+def print_report(study: Study, tables: Iterable[Table], runs: Sequence[Run]) -> None:
+    """Print the tables, and the sentences that they come to."""
+    for table in tables:
+        print_table(table.title, table.header, table.rows)
+    finished = [run for run in runs if (outcome := run.outcome()) is not None and outcome.status == "finished"]
+    for line in sentences(study, {variant: _curves(variant, finished) for variant in study.variants}):
+        print(line)
+
+
+def _curves(variant: str, runs: Iterable[Run]) -> Curves:
+    return Curves(
+        variant,
+        {run.seed: curve(read_rows(run), run.study.metric) for run in runs if run.variant == variant},
+    )
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def _scores(study: Study, curves: dict[str, Curves]) -> Table:
+    header = ["variant", *(f"after {fraction:.0%}" for fraction in FRACTIONS), "seeds"]
+    published = [f"{fraction:.0%}" for fraction in FRACTIONS]
+    if study.published:
+        header += [f"published {key}" for key in published]
+    rows = []
+    for variant, found in curves.items():
+        summaries = [
+            summarize([best_after(points, fraction, study.mode) for points in found.by_seed.values()])
+            for fraction in FRACTIONS
+        ]
+        row = [variant, *map(_plus_minus, summaries), str(summaries[-1].n)]
+        if study.published:
+            numbers = study.published.get(variant, {})
+            row += [_number(numbers.get(key)) for key in published]
+        rows.append(row)
+    note = (
+        f"Best {study.metric} so far ({_better(study)}) after these shares of the training steps: mean ± standard "
+        "deviation over seeds."
+    )
+    return Table(f"Best {study.metric}", header, rows, note)
+
+
+def _races(study: Study, curves: dict[str, Curves]) -> Table:
+    header = ["variant", "steps", "steps saved", "seconds", "seconds saved", "reached"]
+    if study.published:
+        header.append("published steps")
+    rows = []
+    baseline = curves[study.baseline]
+    for variant, found in curves.items():
+        steps = race(found, baseline, study.mode, "step")
+        seconds = race(found, baseline, study.mode, "seconds")
+        row = [variant, _plus_minus(steps.cost, "{:.0f}"), _saving(steps)]
+        row += [_plus_minus(seconds.cost, "{:.1f}"), _saving(seconds), f"{steps.reached} of {steps.seeds}"]
+        if study.published:
+            row.append(_number(study.published.get(variant, {}).get("steps")))
+        rows.append(row)
+    note = (
+        f"Optimizer steps, and seconds of training without validation, until the first evaluation at which the variant "
+        f"is as good as the best of {study.baseline}'s run with the same seed: mean ± standard deviation over the "
+        f"seeds that reached it, and the mean share that was saved. Seconds are those of the machine named below."
+    )
+    return Table(f"To the best of {study.baseline}", header, rows, note)
+
+
+def _differences(study: Study, curves: dict[str, Curves]) -> Table:
+    rows = []
+    for variant, found in curves.items():
+        if variant != study.baseline:
+            difference = paired_difference(found, curves[study.baseline], study.mode)
+            interval = NOTHING
+            if difference.low is not None and difference.high is not None:
+                interval = f"{difference.low:+.4g} to {difference.high:+.4g}"
+            mean = NOTHING if difference.mean is None else f"{difference.mean:+.4g}"
+            rows.append([variant, mean, interval, str(difference.seeds), _verdict(study, difference)])
+    note = (
+        f"Best {study.metric} minus that of {study.baseline} with the same seed: mean, and Student's {CONFIDENCE:.0%} "
+        "interval for paired samples. The intervals are not corrected for looking at several variants."
+    )
+    header = ["variant", "difference", f"{CONFIDENCE:.0%} interval", "seeds", "verdict"]
+    return Table(f"Difference to {study.baseline}", header, rows, note)
+
+
+def _verdict(study: Study, difference: Difference) -> str:
+    if difference.mean is None:
+        return "not known yet"
+    if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
+        return f"not distinguishable from {study.baseline} at {_seeds(difference.seeds)}"
+    better = (difference.mean > 0) == (study.mode == "max")
+    return f"{'better' if better else 'worse'} than {study.baseline}"
+
+
+def sentences(study: Study, curves: dict[str, Curves]) -> list[str]:
+    """One plain sentence for each variant but the baseline: score, and what it saves."""
+    lines = []
+    baseline = curves[study.baseline]
+    for variant, found in curves.items():
+        if variant == study.baseline:
+            continue
+        verdict = _verdict(study, paired_difference(found, baseline, study.mode))
+        line = f"{variant}: its best {study.metric} is {verdict}"
+        steps, seconds = (race(found, baseline, study.mode, by) for by in ("step", "seconds"))
+        if steps.saving is not None and seconds.saving is not None:
+            line += (
+                f"; it reached {study.baseline}'s best in {steps.reached} of {_seeds(steps.seeds)}, there with "
+                f"{_less_or_more(steps.saving)} steps and {_less_or_more(seconds.saving)} seconds of training"
+            )
+        elif steps.seeds:
+            line += f"; it reached {study.baseline}'s best in none of {_seeds(steps.seeds)}"
+        lines.append(f"{line}.")
+    return lines
+
+
+def _less_or_more(saving: float) -> str:
+    return f"{abs(saving):.0%} {'fewer' if saving >= 0 else 'more'}"
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' * (count != 1)}"
+
+
+def _better(study: Study) -> str:
+    return "more is better" if study.mode == "max" else "less is better"
+
+
+def _number(value: float | None, form: str = "{:.4g}") -> str:
+    return NOTHING if value is None else form.format(value)
+
+
+def _plus_minus(summary: Summary, form: str = "{:.4f}") -> str:
+    text = _number(summary.mean, form)
+    return text if summary.std is None else f"{text} ± {form.format(summary.std)}"
+
+
+def _saving(race_: Race) -> str:
+    return NOTHING if race_.saving is None else f"{race_.saving:.0%}"
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _write_csv(path: Path, runs: Sequence[Run]) -> None:
+    rows = [
+        {"variant": run.variant, "seed": run.seed, **row, "epoch": int(row["epoch"]), "step": int(row["step"])}
+        for run in runs
+        for row in read_rows(run)
+    ]
+    write_atomically(path, to_csv(rows))
+
+
+def _introduction(study: Study) -> str:
+    return (
+        f"{len(study.variants)} variants, {_seeds(len(study.seeds))}; the metric is {study.metric}, {_better(study)}; "
+        f"the baseline is {study.baseline}."
+    )
+
+
+def _statuses(runs: Iterable[Run]) -> list[list[str]]:
+    rows = []
+    for run in runs:
+        outcome = run.outcome()
+        if outcome is None:
+            rows.append([run.variant, str(run.seed), "not finished", NOTHING])
+        else:
+            status = outcome.status + (f": {outcome.error}".replace("|", "\\|") if outcome.error else "")
+            rows.append([run.variant, str(run.seed), status, f"{outcome.seconds:.0f}"])
+    return rows
+
+
+def _provenance(study: Study, runs: Sequence[Run], limits: Limits, command: str) -> list[str]:
+    machine = f"{torch.get_num_threads()} CPU threads ({platform.machine()}, {platform.system()})"
+    if torch.cuda.is_available():
+        machine = f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}, {machine}"
+    lines = [
+        f"command: `{command}`",
+        f"date: {datetime.now(timezone.utc):%Y-%m-%d}",
+        f"machine: {machine}",
+        f"versions: Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
+    ]
+    if limits.epochs is not None:
+        lines.append(f"limited to {limits.epochs} epochs")
+    if limits.samples is not None:
+        lines.append(f"limited to {limits.samples} training samples an epoch")
+    return lines

@@ -1,0 +1,346 @@
+"""Studies from end to end, on a tiny network; runs that are processes of their own otherwise are made in this one."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from filelock import FileLock
+from study_parts import Stumble, Witness
+
+from mn_lightning.__main__ import main
+from mn_lightning.compare import command
+
+BASE = {
+    "model": {"class_path": "ImageClassifier", "init_args": {"network": "study_parts.TinyNetwork"}},
+    "data": {"class_path": "DigitsDataModule", "init_args": {"batch_size": 256, "image_size": 8}},
+    "trainer": {
+        "max_epochs": 3,
+        "accelerator": "cpu",
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "callbacks": ["GMMRefitCallback", "QueueResetCallback"],
+    },
+}
+
+
+def swap(norm: str, **arguments: Any) -> dict[str, Any]:
+    layers = {"all": arguments}
+    return {"class_path": "NormSwapCallback", "init_args": {"norm": norm, "layers": layers}}
+
+
+VARIANTS: dict[str, Any] = {"BN": None, "MN": {"trainer.callbacks+": swap("mixture", n_components=2)}}
+
+
+def write(**changes: Any) -> str:
+    study = {"base": BASE, "variants": VARIANTS, "baseline": "BN", "metric": "val_acc", "seeds": [0, 1], **changes}
+    Path("mine.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    return "mine.yaml"
+
+
+def call(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(["compare", *arguments])
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+def files(pattern: str) -> list[str]:
+    return sorted(str(path.relative_to("studies/mine")) for path in Path("studies/mine").glob(pattern))
+
+
+RUNS = ["BN/seed-0", "BN/seed-1", "MN/seed-0", "MN/seed-1"]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    Stumble.times = 0
+    previous = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, previous)
+
+
+@pytest.fixture(autouse=True)
+def started(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> list[str]:
+    """Make runs in this process, and return those that were started."""
+    begun: list[str] = []
+
+    def in_this_process(arguments: Sequence[str]) -> int:
+        assert arguments[:3] == [sys.executable, "-m", "mn_lightning"]
+        options = list(arguments[4:])
+        begun.append(f"{options[options.index('--only') + 1]}/seed-{options[options.index('--seed') + 1]}")
+        return call(*options)
+
+    if "processes" not in request.keywords:
+        monkeypatch.setattr(command, "_in_own_process", in_this_process)
+    return begun
+
+
+# --- a study ------------------------------------------------------------------------------------------------------
+
+
+def test_a_study(started: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(write()) == 0
+    assert started == ["BN/seed-0", "MN/seed-0", "BN/seed-1", "MN/seed-1"]
+    assert files("*") == ["curves.png", "report.md", "results.csv", "runs", "study.json"]
+    assert files("runs/*/*/checkpoints/last.ckpt") == [f"runs/{run}/checkpoints/last.ckpt" for run in RUNS]
+    assert files("runs/*/*/lightning_logs/version_0/metrics.csv") == [
+        f"runs/{run}/lightning_logs/version_0/metrics.csv" for run in RUNS
+    ]
+    assert files("runs/*/*/lightning_logs/version_0/config.yaml")
+
+    printed = capsys.readouterr().out
+    for part in ("run 1 of 4: BN, seed 0", "run 4 of 4: MN, seed 1 · about 0:0", "To the best of BN", "2 of 2"):
+        assert part in printed
+
+    with Path("studies/mine/results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["variant"], row["seed"], row["epoch"], row["step"]) for row in rows] == [
+        (variant, seed, str(epoch), str(5 * epoch + 5))
+        for seed in "01" for variant in ("BN", "MN") for epoch in range(3)
+    ]  # fmt: skip
+    best = {key: max(float(row["val_acc"]) for row in rows if (row["variant"], row["seed"]) == key)
+            for key in (("BN", "0"), ("BN", "1"), ("MN", "0"), ("MN", "1"))}  # fmt: skip
+
+    report = Path("studies/mine/report.md").read_text()
+    mean = (best["BN", "0"] + best["BN", "1"]) / 2
+    spread = abs(best["BN", "0"] - best["BN", "1"]) / 2**0.5
+    assert f"| {mean:.4f} ± {spread:.4f} | 2 |" in report
+    difference = (best["MN", "0"] + best["MN", "1"]) / 2 - mean
+    assert f"| MN | {difference:+.4g} |" in report
+    for part in ("![](curves.png)", "published", "torch", "command: `mn-lightning", "not distinguishable from BN at 2"):
+        assert (part in report) == (part != "published")
+
+
+def test_pairs_differ_in_the_norm_alone() -> None:
+    variants = {}
+    for name, norm in (("BN", "batch"), ("MN", "mixture"), ("Mode", "mode")):
+        witness = {"class_path": "study_parts.Witness", "init_args": {"name": name}}
+        variants[name] = {"trainer.callbacks+": [swap(norm), witness]}
+    assert call(write(variants=variants, seeds=[3])) == 0
+    for name in ("MN", "Mode"):
+        for what in (name, f"{name} weights"):
+            expected = Witness.seen[what.replace(name, "BN")]
+            assert len(Witness.seen[what]) == len(expected) > 0
+            for ours, theirs in zip(Witness.seen[what], expected, strict=True):
+                assert torch.equal(ours, theirs)
+    assert not torch.equal(Witness.seen["BN"][0], Witness.seen["BN"][5])  # another epoch, another order
+
+
+def test_published_numbers_stand_beside_ours() -> None:
+    published = {"MN": {"25%": 0.123, "100%": 0.456, "steps": 13400}}
+    assert call(write(published=published, seeds=[0])) == 0
+    report = Path("studies/mine/report.md").read_text()
+    assert "published 25% | published 50%" in report
+    assert "| 0.123 | – | – | 0.456 |" in report
+    assert "| 1.34e+04 |" in report
+
+
+def test_less_can_be_better() -> None:
+    assert call(write(metric="val_loss", mode="min", seeds=[0])) == 0
+    with Path("studies/mine/results.csv").open(newline="") as file:
+        losses = [float(row["val_loss"]) for row in csv.DictReader(file) if row["variant"] == "BN"]
+    assert f"| {min(losses):.4f} | 1 |" in Path("studies/mine/report.md").read_text()
+
+
+def test_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(write(seeds=[0]), "--limit_epochs", "2", "--limit_samples", "300") == 0
+    with Path("studies/mine/results.csv").open(newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["2", "4", "2", "4"]  # two batches of 256 an epoch
+    report = Path("studies/mine/report.md").read_text()
+    assert "limited to 2 epochs" in report
+    assert "limited to 300 training samples an epoch" in report
+    assert call("mine.yaml") == command.WRONG
+    assert "another limits" in capsys.readouterr().err
+
+
+# --- in parts, and again ------------------------------------------------------------------------------------------
+
+
+def test_finished_runs_are_not_repeated(started: list[str]) -> None:
+    call(write(seeds=[0]))
+    started.clear()
+    before = Path("studies/mine/runs/MN/seed-0/metrics.csv").stat().st_mtime_ns
+    Path("studies/mine/report.md").unlink()
+    assert call("mine.yaml") == 0
+    assert started == []
+    assert Path("studies/mine/runs/MN/seed-0/metrics.csv").stat().st_mtime_ns == before
+    assert Path("studies/mine/report.md").exists()
+
+
+def test_single_runs_and_a_report_of_what_has_finished(started: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    write()
+    assert call("mine.yaml", "--report") == 0
+    assert "nothing to report" in capsys.readouterr().err
+    assert call("mine.yaml", "--only", "MN", "--seed", "1") == 0
+    assert call("mine.yaml", "--report") == 0
+    printed = capsys.readouterr().out
+    assert "BN, seed 0 has not finished" in printed
+    assert "MN, seed 1 has" not in printed
+    assert "| MN | 1 | finished |" in Path("studies/mine/report.md").read_text()
+    assert started == []
+    assert call("mine.yaml", "--only", "BN") == 0
+    assert started == ["BN/seed-0", "BN/seed-1"]
+
+
+def test_more_seeds_and_variants_may_come(started: list[str]) -> None:
+    call(write(seeds=[0]))
+    started.clear()
+    more = {**VARIANTS, "Mode": {"trainer.callbacks+": swap("mode")}}
+    assert call(write(seeds=[0, 2], variants=more)) == 0
+    assert started == ["Mode/seed-0", "BN/seed-2", "MN/seed-2", "Mode/seed-2"]
+
+
+def test_a_changed_study_is_noticed(started: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    call(write(seeds=[0]))
+    started.clear()
+    changed = {"BN": None, "MN": {"trainer.callbacks+": swap("mixture", n_components=3)}}
+    base = {**BASE, "trainer": {**BASE["trainer"], "max_epochs": 4}}
+    write(seeds=[0], variants=changed, base=base)
+    for arguments in ([], ["--report"], ["--only", "BN", "--seed", "0"]):
+        assert call("mine.yaml", *arguments) == command.WRONG
+        error = capsys.readouterr().err
+        assert "studies/mine holds runs of this study with another base, variant 'MN'" in error
+        assert "--fresh" in error
+        assert error.count("\n") == 1
+    assert started == []
+    assert call("mine.yaml", "--folder", "elsewhere") == 0
+    assert call("mine.yaml", "--fresh") == 0
+    assert len(started) == 4
+    (aside,) = Path("studies").glob("mine-*")
+    assert (aside / "report.md").exists()
+
+
+def test_two_processes_never_take_the_same_run(capsys: pytest.CaptureFixture[str]) -> None:
+    write(seeds=[0])
+    folder = Path("studies/mine/runs/BN/seed-0")
+    folder.mkdir(parents=True)
+    with FileLock(folder / "lock"):
+        assert call("mine.yaml", "--only", "BN", "--seed", "0") == command.INCOMPLETE
+        assert "BN, seed 0 is being run by another process" in capsys.readouterr().err
+        assert call("mine.yaml") == command.INCOMPLETE
+    assert "BN, seed 0 has not finished" in capsys.readouterr().out
+    assert not (folder / "metrics.csv").exists()
+    assert call("mine.yaml", "--only", "BN", "--seed", "0") == 0
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------------------
+
+STUMBLING: dict[str, Any] = {"BN": None, "MN": {"trainer.callbacks+": [swap("mixture"), "study_parts.Stumble"]}}
+
+
+def test_an_interrupted_run_goes_on_from_its_last_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    write(seeds=[0], variants=STUMBLING)
+    assert call("mine.yaml", "--folder", "whole") == 0
+    Stumble.times, Stumble.error = 1, KeyboardInterrupt()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        status = call("mine.yaml")
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores it from here on
+    assert status == command.INTERRUPTED
+    assert call("mine.yaml", "--report") == 0
+    assert "MN, seed 0 has not finished" in capsys.readouterr().out
+    assert call("mine.yaml") == 0
+    weights = [
+        torch.load(Path(folder, "runs/MN/seed-0/checkpoints/last.ckpt"), weights_only=True)["state_dict"]
+        for folder in ("whole", "studies/mine")
+    ]
+    for name, value in weights[0].items():
+        assert torch.equal(weights[1][name], value), name
+    rows = [Path(folder, "results.csv").read_text().splitlines() for folder in ("whole", "studies/mine")]
+    assert len(rows[0]) == len(rows[1]) == 7
+    for one, other in zip(*rows, strict=True):
+        assert one.split(",")[:4] == other.split(",")[:4]
+
+
+def test_a_run_that_fails_is_shown_and_the_others_go_on(started: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Stumble.times, Stumble.error = 1, RuntimeError("it broke\nin two lines")
+    assert call(write(variants=STUMBLING)) == command.INCOMPLETE
+    assert len(started) == 4
+    assert "MN, seed 0 failed: in two lines" in capsys.readouterr().out
+    report = Path("studies/mine/report.md").read_text()
+    assert "| MN | 0 | failed: in two lines |" in report
+    assert "| MN | 1 | finished |" in report
+    started.clear()
+    assert call("mine.yaml") == 0
+    assert started == ["MN/seed-0"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"metric": "val_accuracy"}, ["'BN'", "'val_accuracy'", "train_acc, train_loss, val_acc, val_loss"]),
+        ({"variants": {"BN": None, "X": {"trainer.max_epox": 3}}}, ["'X'", "does not parse", "trainer.max_epox"]),
+        ({"variants": {"BN": None, "X": {"trainer.callbacks+": "Nope"}}}, ["'X'", "does not parse", "Nope"]),
+        ({"variants": {"BN": None, "X": {"trainer.callbacks+": swap("mixtur")}}}, ["'X'", "unknown norm 'mixtur'"]),
+        ({"variants": {"BN": None, "X": {"model.network": "CIFARConvNet"}}}, ["'X'", "does not run", "CIFARConvNet"]),
+        ({"baseline": "X"}, ["'X'", "no variant"]),
+    ],
+)
+def test_a_wrong_study_is_one_line_before_anything_runs(
+    changes: dict[str, Any], parts: list[str], started: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(write(**changes)) == command.WRONG
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mn-lightning compare: ")]
+    assert len(error) == 1
+    for part in parts:
+        assert part in error[0]
+    assert started == []
+    assert not Path("studies").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["nope"], "study 'nope' is neither"),
+        (["mine.yaml", "--only", "XN"], "--only 'XN' is no variant; the variants are BN, MN"),
+        (["mine.yaml", "--seed", "7"], "--seed 7 is not in the study; its seeds are 0, 1"),
+        (["mine.yaml", "--limit_epochs", "0"], "0 is given; it takes 1 or more"),
+    ],
+)
+def test_wrong_arguments_are_said(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write()
+    assert call(*arguments) == command.WRONG
+    assert part in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_processes_that_are_killed_lose_an_epoch_at_most(capfd: pytest.CaptureFixture[str]) -> None:
+    """The real thing: runs are processes of their own, and the command is killed in the midst of one."""
+    sleep = {"class_path": "study_parts.SleepAfterFirstEpoch", "init_args": {"seconds": 15}}
+    slow = {**VARIANTS, "Slow": {"trainer.callbacks+": sleep}}
+    write(seeds=[0], variants=slow)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, "-m", "mn_lightning", "compare", "mine.yaml"]
+    process = subprocess.Popen(arguments, env=environment, start_new_session=True)
+    try:
+        checkpoint = Path("studies/mine/runs/Slow/seed-0/checkpoints/last.ckpt")
+        deadline = time.monotonic() + 200
+        while not checkpoint.exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert checkpoint.exists()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert Path("studies/mine/runs/BN/seed-0/outcome.json").exists()
+    assert not Path("studies/mine/runs/Slow/seed-0/outcome.json").exists()
+    environment["TEST_NO_SLEEP"] = "1"
+    done = subprocess.run(arguments, env=environment, timeout=200, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "run 3 of 3: Slow, seed 0" in done.stdout
+    assert "run 1 of 3" not in done.stdout
+    rows = Path("studies/mine/runs/Slow/seed-0/metrics.csv").read_text().splitlines()
+    assert [row.split(",")[1] for row in rows[1:]] == ["5", "10", "15"]

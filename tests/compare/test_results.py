@@ -1,0 +1,97 @@
+"""Against numbers worked out by hand, and Student's formula written out."""
+
+import math
+from statistics import mean, stdev
+
+import pytest
+from scipy import stats
+
+from mn_lightning.compare.results import (
+    Curve,
+    Curves,
+    Point,
+    best,
+    best_after,
+    first_to_reach,
+    paired_difference,
+    race,
+    summarize,
+)
+
+NAN = math.nan
+
+
+def curve(*values: float, step: int = 10, seconds: float = 2.0) -> Curve:
+    return tuple(Point(step * i, seconds * i, value) for i, value in enumerate(values, 1))
+
+
+def test_best_so_far() -> None:
+    points = curve(0.1, 0.5, 0.4, 0.6)
+    assert [best_after(points, fraction, "max") for fraction in (0.2, 0.25, 0.5, 0.75, 1)] == [None, 0.1, 0.5, 0.5, 0.6]
+    assert [best_after(points, fraction, "min") for fraction in (0.25, 1)] == [0.1, 0.1]
+    assert best_after((), 1, "max") is None
+
+
+def test_what_is_not_a_number_is_no_best() -> None:
+    assert best(curve(NAN, 0.3, NAN), "max") == 0.3
+    assert best(curve(NAN, 0.3, NAN), "min") == 0.3
+    assert best(curve(NAN), "max") is None
+
+
+def test_the_first_evaluation_that_is_as_good() -> None:
+    assert first_to_reach(curve(0.1, 0.5, 0.4, 0.6), 0.5, "max") == Point(20, 4.0, 0.5)
+    assert first_to_reach(curve(9, NAN, 5, 3), 5, "min") == Point(30, 6.0, 5)
+    assert first_to_reach(curve(0.1, 0.2), 0.5, "max") is None
+
+
+def test_summaries() -> None:
+    assert summarize([1.0, None, 3.0]) == (2.0, math.sqrt(2), 2)
+    assert summarize([4.0]) == (4.0, None, 1)
+    assert summarize([None]) == (None, None, 0)
+
+
+def test_a_race() -> None:
+    baseline = Curves("B", {0: curve(0.1, 0.5, 0.4, 0.5), 1: curve(0.1, 0.2, 0.3, 0.4), 2: curve(0.9)})
+    # As good as 0.5 at 10 steps instead of 20; as good as 0.4 at 40 instead of 40; never as good as 0.9.
+    variant = Curves("V", {0: curve(0.6, seconds=3), 1: curve(0, 0, 0, 0.4, seconds=3), 2: curve(0.1), 3: curve(1.0)})
+    steps = race(variant, baseline, "max", "step")
+    assert steps.cost == (25, stdev([10, 40]), 2)
+    assert steps.saving == pytest.approx(mean([0.5, 0.0]))
+    assert (steps.reached, steps.seeds) == (2, 3)
+    seconds = race(variant, baseline, "max", "seconds")
+    assert seconds.cost.mean == 7.5
+    assert seconds.saving == pytest.approx(mean([1 - 3 / 4, 1 - 12 / 8]))
+
+
+def test_a_race_that_nobody_finishes_has_no_number() -> None:
+    never = race(Curves("V", {0: curve(3.0)}), Curves("B", {0: curve(2.0)}), "min", "step")
+    assert never == ((None, None, 0), None, 0, 1)
+
+
+def test_the_baseline_reaches_itself() -> None:
+    baseline = Curves("B", {0: curve(0.1, 0.5, 0.4, 0.5), 1: curve(0.1, 0.2)})
+    assert race(baseline, baseline, "max", "step") == ((20, 0, 2), 0, 2, 2)
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_paired_differences_have_students_interval(mode: str) -> None:
+    ours, theirs = [0.5, 0.7, 0.65, 0.9], [0.4, 0.65, 0.7, 0.6]
+    variant = Curves("V", {seed: curve(value) for seed, value in enumerate(ours)} | {9: curve(1.0)})
+    baseline = Curves("B", {seed: curve(value) for seed, value in enumerate(theirs)} | {8: curve(0.0)})
+    found = paired_difference(variant, baseline, mode)
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    half = stats.t.ppf(0.975, df=3) * stdev(differences) / math.sqrt(4)
+    assert found.mean == pytest.approx(mean(differences))
+    assert found.low == pytest.approx(mean(differences) - half)
+    assert found.high == pytest.approx(mean(differences) + half)
+    assert found.seeds == 4
+
+
+def test_few_or_equal_differences() -> None:
+    one = paired_difference(Curves("V", {0: curve(0.5)}), Curves("B", {0: curve(0.25)}), "max")
+    assert one == (0.25, None, None, 1)
+    same = {0: curve(0.5), 1: curve(0.25)}
+    assert paired_difference(Curves("V", same), Curves("B", same), "max") == (0, 0, 0, 2)
+    assert paired_difference(Curves("V", {}), Curves("B", same), "max") == (None, None, None, 0)
+    diverged = paired_difference(Curves("V", {0: curve(NAN), 1: curve(0.5)}), Curves("B", same), "max")
+    assert diverged == (0.25, None, None, 1)

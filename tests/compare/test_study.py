@@ -1,0 +1,105 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mn_lightning.compare.study import StudyError, load_study
+from mn_lightning.configs import study_names
+
+VALID: dict[str, Any] = {
+    "base": {"trainer": {"max_epochs": 2}},
+    "variants": {"BN": None, "MN": {"trainer.callbacks+": [{"class_path": "X"}], "model.lr": 0.1, "data": "Y"}},
+    "baseline": "BN",
+    "metric": "val_acc",
+}
+
+
+def write(folder: Path, **changes: Any) -> str:
+    content = {key: value for key, value in {**VALID, **changes}.items() if value != "absent"}
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return str(path)
+
+
+def test_a_study_is_read(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, seeds=[5, 3], published={"MN": {"25%": 0.5, "steps": 7}}))
+    assert study.name == "mine"
+    assert study.mode == "max"
+    assert study.runs == [("BN", 5), ("MN", 5), ("BN", 3), ("MN", 3)]
+    assert study.published == {"MN": {"25%": 0.5, "steps": 7}}
+    assert load_study(write(tmp_path)).seeds == (0, 1, 2)
+
+
+def test_overrides_are_options_of_the_command_line(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path))
+    assert study.arguments("MN", 3) == [
+        "fit",
+        "--config",
+        '{"trainer": {"max_epochs": 2}}',
+        "--seed_everything=3",
+        '--trainer.callbacks+=[{"class_path": "X"}]',
+        "--model.lr=0.1",
+        "--data=Y",
+    ]
+    assert study.arguments("BN", 0) == ["fit", "--config", '{"trainer": {"max_epochs": 2}}', "--seed_everything=0"]
+
+
+def test_bases_are_names_paths_and_mappings(tmp_path: Path) -> None:
+    (tmp_path / "beside.yaml").write_text("a: 1")
+    study = load_study(write(tmp_path, base=["digits", "beside.yaml", {"b": 2}]))
+    assert "DigitsDataModule" in str(study.base[0])
+    assert study.base[1:] == ({"a": 1}, {"b": 2})
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"seed": [1]}, ["'seed'", "base, variants, baseline, metric, mode, seeds, published"]),
+        ({"base": "absent"}, ["lacks", "'base'"]),
+        ({"metric": "absent", "baseline": "absent"}, ["'baseline', 'metric'"]),
+        ({"baseline": "bn"}, ["'bn'", "no variant", "BN, MN"]),
+        ({"mode": "maximum"}, ["'maximum'", "max or min"]),
+        ({"metric": 3}, ["metric 3", "name"]),
+        ({"seeds": 3}, ["seeds 3", "list of different integers"]),
+        ({"seeds": []}, ["seeds []"]),
+        ({"seeds": [1, 1]}, ["[1, 1]"]),
+        ({"seeds": [-1]}, ["[-1]"]),
+        ({"seeds": [True]}, ["[True]"]),
+        ({"variants": ["BN"]}, ["['BN']", "mapping from names"]),
+        ({"variants": {}}, ["{}"]),
+        ({"variants": {"BN": None, "a/b": None}}, ["'a/b'", "folders"]),
+        ({"variants": {"BN": None, "..": None}}, ["'..'", "folders"]),
+        ({"variants": {"BN": 3}}, ["'BN' with 3", "options of"]),
+        ({"base": 3}, ["base 3", "its name or its path"]),
+        ({"base": "nope"}, ["'nope'", "shipped are", "digits"]),
+        ({"published": {"XN": {"25%": 1}}}, ["'XN'", "BN, MN"]),
+        ({"published": {"MN": {"30%": 1}}}, ["30%", "25%, 50%, 75%, 100%, steps"]),
+        ({"published": {"MN": {"25%": "good"}}}, ["'good'", "numbers"]),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path: Path, changes: dict[str, Any], parts: list[str]) -> None:
+    with pytest.raises(StudyError) as caught:
+        load_study(write(tmp_path, **changes))
+    text = str(caught.value)
+    assert "\n" not in text
+    for part in [*parts, "mine.yaml"]:
+        assert part in text
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "", "a: 1\x00"])
+def test_what_is_no_mapping_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "odd.yaml").write_text(text)
+    with pytest.raises(StudyError, match=r"odd\.yaml") as caught:
+        load_study(str(tmp_path / "odd.yaml"))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_study_lists_the_shipped() -> None:
+    with pytest.raises(StudyError, match=r"study 'digit' is neither a file nor shipped; shipped are digits"):
+        load_study("digit")
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_shipped_studies_can_be_read(name: str) -> None:
+    assert load_study(name).name == name
