@@ -124,3 +124,9 @@ def test_python_dash_m() -> None:
     assert done.stdout.startswith("usage: mn-lightning")
     for subcommand in ("fit", "validate", "test", "predict", "layers"):
         assert f"\n    {subcommand} " in done.stdout
+
+
+def test_a_configuration_written_out_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    text = '{"model": {"class_path": "ImageClassifier", "init_args": {"network": "CIFARConvNet"}}}'
+    main(["layers", "--config", text])
+    assert "conv4" in capsys.readouterr().out

@@ -233,9 +233,11 @@ def _statuses(runs: Iterable[Run]) -> list[list[str]]:
 
 
 def _provenance(study: Study, runs: Sequence[Run], limits: Limits, command: str) -> list[str]:
-    machine = f"{torch.get_num_threads()} CPU threads ({platform.machine()}, {platform.system()})"
+    capability = torch.backends.cpu.get_cpu_capability()
+    machine = f"{torch.get_num_threads()} CPU threads ({platform.machine()}, {capability}, {platform.system()})"
     if torch.cuda.is_available():
-        machine = f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}, {machine}"
+        capability = torch.backends.cpu.get_cpu_capability()
+    machine = f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}, {machine}"
     lines = [
         f"command: `{command}`",
         f"date: {datetime.now(timezone.utc):%Y-%m-%d}",

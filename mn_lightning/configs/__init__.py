@@ -45,12 +45,17 @@ def resolve_config_names(args: Sequence[str]) -> list[str]:
     for position, arg in enumerate(args):
         option, equals, value = arg.partition("=")
         if position > 0 and args[position - 1] in _OPTIONS:
-            resolved.append(str(config_path(arg)))
+            resolved.append(_resolve(arg))
         elif equals and option in _OPTIONS:
-            resolved.append(f"{option}={config_path(value)}")
+            resolved.append(f"{option}={_resolve(value)}")
         else:
             resolved.append(arg)
     return resolved
+
+
+def _resolve(value: str) -> str:
+    written_out = value.lstrip().startswith("{")
+    return value if written_out else str(config_path(value))
 
 
 def _names(folder: Path) -> list[str]:
