@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mn_lightning._precision import full_precision
+from mn_lightning._processes import ALONE, Processes
 
 
 def _mix(w: Tensor, values: Tensor, like: Tensor) -> Tensor:
@@ -52,23 +53,25 @@ class _WeightedMoments(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        mean = (weights.mT @ x).sum(1)
+    def forward(x: Tensor, weights: Tensor, processes: Processes) -> tuple[Tensor, Tensor]:
+        (mean,) = processes.sum((weights.mT @ x).sum(1))
         var = [
             (weights[..., k : k + 1].mT @ (x - mean[:, None, k : k + 1]).square_()).sum(1)
             for k in range(weights.shape[-1])
         ]
-        return mean, torch.cat(var, dim=1)
+        (var_of_all,) = processes.sum(torch.cat(var, dim=1))
+        return mean, var_of_all
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(*inputs, *output)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Processes], output: tuple[Tensor, Tensor]) -> None:
+        x, weights, ctx.processes = inputs
+        ctx.save_for_backward(x, weights, *output)
 
     @staticmethod
     @full_precision
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weights, mean, _ = ctx.saved_tensors
-        grad_mean, grad_var = grads
+        grad_mean, grad_var = ctx.processes.sum(*grads)
         dx = dw = None
         # var depends on mean only through the sum of weighted deviations from it, which is zero.
         shift = grad_mean - 2 * grad_var * mean
@@ -78,7 +81,7 @@ class _WeightedMoments(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             constant = (grad_var * mean.square()).sum(-1)[:, None, None]
             dw = x @ shift.mT.unsqueeze(1) + x.square() @ grad_var.mT.unsqueeze(1) + constant
-        return dx, dw
+        return dx, dw, None
 
 
 class _PiecewiseAffine(torch.autograd.Function):
@@ -115,9 +118,12 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return product
 
 
-def weighted_moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance ``(G, K, D)`` of rows ``(G, B, M, D)`` under weights ``(G, B, M, K)`` that sum to 1."""
-    mean, var = _WeightedMoments.apply(x, weights)
+def weighted_moments(x: Tensor, weights: Tensor, processes: Processes = ALONE) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance ``(G, K, D)`` of rows ``(G, B, M, D)`` under weights ``(G, B, M, K)`` that sum to 1.
+
+    With several processes, each passes its own rows and weights, and these sum to 1 over all of them.
+    """
+    mean, var = _WeightedMoments.apply(x, weights, processes)
     return mean, var
 
 

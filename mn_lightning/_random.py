@@ -30,7 +30,24 @@ def uniform(step: Tensor, size: int, stream: int = 0) -> Tensor:
         size: how many numbers to return.
         stream: tells apart numbers that are needed for different purposes in the same step.
     """
+    # 24 bits fill a float32's mantissa exactly, so that 1.0 cannot come out of rounding.
+    return _bits(step, size, stream).to(torch.float32) * 2.0**-24
+
+
+def integers(step: Tensor, size: int, high: int | Tensor, stream: int = 0) -> Tensor:
+    """Return ``size`` int64 numbers in 0..high - 1, a function of ``step``, ``high`` and ``stream`` alone.
+
+    Args:
+        step: as in :func:`uniform`.
+        size: how many numbers to return.
+        high: at most 2**39; beyond 2**24, not all numbers can come out.
+        stream: as in :func:`uniform`.
+    """
+    return (_bits(step, size, stream) * high) >> 24
+
+
+def _bits(step: Tensor, size: int, stream: int) -> Tensor:
+    """Return ``size`` integers of 24 random bits."""
     index = torch.arange(size, device=step.device)
     key = _mix((step.reshape(()) * 0x9E3779B9 + stream * 0x7F4A7C15) & _MASK)
-    # 24 bits fill a float32's mantissa exactly, so that 1.0 cannot come out of rounding.
-    return (_mix(_mix(index) ^ key) >> 8).to(torch.float32) * 2.0**-24
+    return _mix(_mix(index) ^ key) >> 8

@@ -24,7 +24,7 @@ def to_rows(x: Tensor, granularity: Granularity) -> Tensor:
     if last.is_contiguous():  # (N, C), and channels_last
         rows = last.reshape(1, 1, -1, x.shape[1])
     else:
-        rows = x.reshape(x.shape[0], x.shape[1], -1).mT.unsqueeze(0)
+        rows = (x.unsqueeze(2) if x.dim() == 2 else x.flatten(2)).mT.unsqueeze(0)
     return rows if granularity == "layer" else rows.permute(3, 1, 2, 0)
 
 

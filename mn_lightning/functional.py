@@ -18,6 +18,7 @@ from mn_lightning import gmm
 from mn_lightning._autograd import matmul, piecewise_affine, weighted_moments
 from mn_lightning._checks import check_choice, check_input, check_rows
 from mn_lightning._precision import full_precision
+from mn_lightning._processes import ALONE, Processes
 from mn_lightning._rows import Granularity, from_rows, pack, per_group, to_rows, unpack, upcast
 from mn_lightning.gmm import Mixture
 
@@ -41,6 +42,7 @@ def fit_mixture(
     step: Tensor,
     eps: float = 1e-5,
     granularity: Granularity = "layer",
+    processes: Processes = ALONE,
 ) -> Mixture:
     """Fit the mixture of Section 3.2 to the rows of an activation, outside the graph.
 
@@ -51,6 +53,7 @@ def fit_mixture(
         step: int64 tensor with one element that all random choices are a function of.
         eps: added to the variances in densities, as it is in the normalization.
         granularity: ``"layer"`` fits one mixture to C-vectors, ``"channel"`` fits C mixtures to numbers.
+        processes: those that hold the batch between them; all get the same mixture.
 
     Returns:
         Mixture with weights ``(K,)`` (``(K, C)`` per channel), means and variances ``(K, C)``.
@@ -59,11 +62,13 @@ def fit_mixture(
         ValueError: wrong rank or dtype, fewer than two rows, an unknown granularity.
     """
     check_input("fit_mixture", input)
-    check_rows("fit_mixture", input)
+    if processes.size == 1:
+        check_rows("fit_mixture", input)
     check_choice("fit_mixture", "granularity", granularity, GRANULARITIES)
     x = to_rows(upcast(input.detach()), granularity)
-    shift = x.mean((1, 2), keepdim=True)
-    fitted = gmm.fit(x - shift, n_components, em_iters, step, eps)
+    total, rows = processes.sum(x.sum((1, 2), keepdim=True), x.new_full((), x.shape[1] * x.shape[2]))
+    shift = total / rows
+    fitted = gmm.fit(x - shift, n_components, em_iters, step, eps, processes)
     return unpack(Mixture(fitted.weights, fitted.means + shift.squeeze(1), fitted.variances), granularity)
 
 
@@ -75,15 +80,16 @@ def mixture_moments(
     eps: float = 1e-5,
     granularity: Granularity = "layer",
     min_weight: float = 0.01,
+    processes: Processes = ALONE,
 ) -> Mixture:
     """Return what training would normalize these rows with: λ, μ and σ² of Eqs. 35-36 after pruning.
 
     Shapes are those of :func:`fit_mixture`; this is the mixture that inference stores.
     """
     x, packed, shift = _centre(upcast(input), mixture, granularity)
-    nu, share = gmm.prune(gmm.log_joint(x, packed, eps), min_weight)
-    mean, var = _batch_moments(x, nu, share)
-    return unpack(Mixture(share, mean + shift, var), granularity)
+    nu, counts = gmm.prune(gmm.log_joint(x, packed, eps), min_weight, processes)
+    mean, var = _batch_moments(x, nu, counts, processes)
+    return unpack(Mixture(_share(counts), mean + shift, var), granularity)
 
 
 def _centre(x: Tensor, mixture: Mixture, granularity: Granularity) -> tuple[Tensor, Mixture, Tensor]:
@@ -94,10 +100,14 @@ def _centre(x: Tensor, mixture: Mixture, granularity: Granularity) -> tuple[Tens
     return rows - shift.unsqueeze(1), Mixture(packed.weights, packed.means - shift, packed.variances), shift
 
 
-def _batch_moments(x: Tensor, nu: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    rows = x.shape[1] * x.shape[2]
-    total = (share * rows).clamp_min(torch.finfo(share.dtype).tiny)
-    return weighted_moments(x, nu / total[:, None, None])
+def _batch_moments(x: Tensor, nu: Tensor, counts: Tensor, processes: Processes) -> tuple[Tensor, Tensor]:
+    total = counts.clamp_min(torch.finfo(counts.dtype).tiny)
+    return weighted_moments(x, nu / total[:, None, None], processes)
+
+
+def _share(counts: Tensor) -> Tensor:
+    """λ from the sum of ν over the rows; they add up to the number of rows."""
+    return counts / counts.sum(-1, keepdim=True)
 
 
 @full_precision
@@ -113,6 +123,7 @@ def mixture_norm(
     scale: Scale = "sqrt",
     activation: Activation | None = None,
     min_weight: float = 0.01,
+    processes: Processes = ALONE,
 ) -> Tensor:
     r"""Mixture normalization of Kalayeh & Shah, Eqs. 31-38, under a given mixture.
 
@@ -133,6 +144,7 @@ def mixture_norm(
         scale: ``"sqrt"`` divides by √λ_k as published, ``"unit"`` leaves that out.
         activation: elementwise function applied inside the sum over k (Eq. 38).
         min_weight: in training, components with a smaller share λ of the rows are dropped.
+        processes: in training, those that hold the batch between them.
 
     Returns:
         Tensor of the input's shape, dtype and memory format.
@@ -144,13 +156,14 @@ def mixture_norm(
     check_choice("mixture_norm", "affine", affine, AFFINES)
     check_choice("mixture_norm", "granularity", granularity, GRANULARITIES)
     check_choice("mixture_norm", "scale", scale, SCALES)
-    if training:
+    if training and processes.size == 1:
         check_rows("mixture_norm", input)
     x, packed, _ = _centre(upcast(input), mixture, granularity)
     if training:
         with torch.no_grad():
-            nu, share = gmm.prune(gmm.log_joint(x.detach(), packed, eps), min_weight)
-        mean, var = _batch_moments(x, nu, share)
+            nu, counts = gmm.prune(gmm.log_joint(x.detach(), packed, eps), min_weight, processes)
+            share = _share(counts)
+        mean, var = _batch_moments(x, nu, counts, processes)
     else:
         with torch.no_grad():
             nu = gmm.posteriors(x.detach(), packed, eps)
@@ -210,6 +223,7 @@ def mode_norm(
     training: bool = False,
     momentum: float | Tensor = 0.1,
     eps: float = 1e-5,
+    processes: Processes = ALONE,
 ) -> Tensor:
     r"""Mode normalization of Deecke et al., Algorithms 1 and 2.
 
@@ -233,6 +247,7 @@ def mode_norm(
         training: whether to normalize with this batch's moments; also done where there are no running ones.
         momentum: weight of the new value in the running moments.
         eps: added to the variances.
+        processes: where this batch's moments are used, those that hold it between them.
 
     Returns:
         Tensor of the input's shape, dtype and memory format.
@@ -242,7 +257,7 @@ def mode_norm(
     """
     check_input("mode_norm", input)
     use_batch = training or running_mean is None or running_var is None
-    if use_batch:
+    if use_batch and processes.size == 1:
         check_rows("mode_norm", input)
     x = upcast(input)
     pooled, within = _pooled_moments(x) if use_batch else (_spatial_mean(x), None)
@@ -252,15 +267,14 @@ def mode_norm(
         assert running_var is not None
         mean, var = running_mean.to(x.dtype), running_var.to(x.dtype)
     else:
-        # g_nk / Σ_n g_nk as a softmax over the samples: it stays finite when a mode's gates all underflow to 0, where
-        # dividing by N_k makes NaN.
-        share = log_gates.softmax(0)
-        shift = pooled.detach().mean(0)
-        between_mean, between_var = weighted_moments((pooled - shift)[None, None], share[None, None])
+        share = _softmax_over_samples(log_gates, processes)
+        total, samples = processes.sum(pooled.detach().sum(0), pooled.new_full((), len(pooled)))
+        shift = total / samples
+        between_mean, between_var = weighted_moments((pooled - shift)[None, None], share[None, None], processes)
         mean = between_mean[0] + shift
-        var = between_var[0] + matmul(share.mT, within)
+        var = between_var[0] + processes.sum(matmul(share.mT, within))[0]
         if training and running_mean is not None and running_var is not None:
-            rows = input.numel() // input.shape[1]
+            rows = samples * input.shape[2:].numel()
             if isinstance(momentum, Tensor):
                 momentum = momentum.to(x.dtype)
             with torch.no_grad():
@@ -275,6 +289,17 @@ def mode_norm(
     if bias is not None:
         offset = offset + bias.to(x.dtype)
     return _affine_map(x, matmul(gates, slope), offset).to(input.dtype)
+
+
+def _softmax_over_samples(log_gates: Tensor, processes: Processes) -> Tensor:
+    """g_nk / Σ_n g_nk: finite also when a mode's gates all underflow to 0, where dividing by N_k makes NaN."""
+    if processes.size == 1:
+        return log_gates.softmax(0)
+    lowest = log_gates.new_full((1, log_gates.shape[1]), torch.finfo(log_gates.dtype).min)
+    largest = processes.max(torch.cat([log_gates, lowest]).amax(0))
+    scaled = (log_gates - largest).exp()
+    (total,) = processes.sum(scaled.sum(0))
+    return scaled / total
 
 
 def _spatial_mean(x: Tensor) -> Tensor:

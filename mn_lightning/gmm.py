@@ -3,7 +3,8 @@
 Every function takes observations ``x`` of shape ``(G, B, M, D)``: G independent mixtures fitted side by side,
 each to B blocks of M rows with D features. A matrix ``X`` of shape (M, D) as scikit-learn takes it is
 ``X[None, None]``. Blocks let an activation ``(N, C, L)`` be passed as the transposed view ``(1, N, L, C)``, without a
-copy. All sums over rows are written in :func:`_sum_over_rows`.
+copy. Where a batch is spread over several processes, each passes its own rows, and all get the same mixture: sums over
+rows go through :class:`~mn_lightning._processes.Processes`.
 
 The functions expect centred data: distances and densities are expanded into matrix products, which lose digits
 when the data's mean is large against its spread. :func:`mn_lightning.functional.fit_mixture` does the centring.
@@ -15,7 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mn_lightning._random import uniform
+from mn_lightning._processes import ALONE, Processes
+from mn_lightning._random import integers, uniform
 
 SEED_ROWS = 4096
 """k-means++ looks at no more than this many random rows: seeds need a picture of the data, not all of it."""
@@ -56,51 +58,68 @@ def _n_candidates(n_components: int) -> int:
     return 2 + int(math.log(n_components))
 
 
-def kmeans_plus_plus(x: Tensor, n_components: int, draws: Tensor) -> Tensor:
+def kmeans_plus_plus(
+    x: Tensor,
+    n_components: int,
+    draws: Tensor,
+    own: Tensor | None = None,
+    total: Tensor | None = None,
+    processes: Processes = ALONE,
+) -> Tensor:
     """Choose initial centres among the rows by greedy k-means++ (Arthur & Vassilvitskii 2007).
 
     Each centre after the first is the best, by the sum of squared distances that it leaves, of 2 + int(ln K)
     candidates drawn with probability proportional to the squared distance to the nearest centre so far.
 
     Args:
-        x: rows to choose from, ``(G, R, D)``.
+        x: rows to choose from, ``(G, R, D)``; with several processes, each has zeros for the rows of others.
         n_components: number of centres K; it may exceed the number of distinct rows, some then coincide.
         draws: uniform numbers in [0, 1), ``(n_seeding_draws(K),)``.
+        own: with several processes, which of the R rows this one has, bool ``(R,)``.
+        total: with several processes, how many of the R rows there are, 0-d.
+        processes: those that have the rows between them.
 
     Returns:
         Centres, ``(G, K, D)``.
     """
     groups, rows, features = x.shape
     candidates = _n_candidates(n_components)
-    first = (draws[0] * rows).long().clamp_max(rows - 1)
-    centers = [x.index_select(1, first.reshape(1))]
-    closest = squared_distances(x, centers[0])
+    first = (draws[0] * (rows if total is None else total)).long().clamp_max(rows - 1)
+    (center,) = processes.sum(x.index_select(1, first.reshape(1)))
+    centers = [center]
+    closest = _masked(squared_distances(x, center), own)
     for k in range(1, n_components):
         u = draws[1 + (k - 1) * candidates : 1 + k * candidates].to(x.dtype)
-        cumulative = closest.squeeze(1).cumsum(-1)
+        (everywhere,) = processes.sum(closest)
+        cumulative = everywhere.squeeze(1).cumsum(-1)
         picks = torch.searchsorted(cumulative, (cumulative[:, -1:] * u).contiguous()).clamp_max(rows - 1)
-        options = x.gather(1, picks.unsqueeze(-1).expand(groups, candidates, features))
-        closest_with = torch.minimum(closest, squared_distances(x, options))
-        best = closest_with.sum(-1).argmin(-1).reshape(groups, 1, 1)
+        (options,) = processes.sum(x.gather(1, picks.unsqueeze(-1).expand(groups, candidates, features)))
+        closest_with = torch.minimum(closest, _masked(squared_distances(x, options), own))
+        (left,) = processes.sum(closest_with.sum(-1))
+        best = left.argmin(-1).reshape(groups, 1, 1)
         centers.append(options.gather(1, best.expand(groups, 1, features)))
         closest = closest_with.gather(1, best.expand(groups, 1, rows))
     return torch.cat(centers, dim=1)
 
 
-def maximization(x: Tensor, resp: Tensor, previous_means: Tensor) -> Mixture:
+def _masked(distances: Tensor, own: Tensor | None) -> Tensor:
+    return distances if own is None else distances * own
+
+
+def maximization(x: Tensor, resp: Tensor, previous_means: Tensor, processes: Processes = ALONE) -> Mixture:
     """M step: the mixture that maximizes the expected log-likelihood under responsibilities ``(G, B, M, K)``.
 
     A component with no responsibility for any row keeps its previous mean and gets weight 0.
     """
-    counts = resp.sum((1, 2))
+    counts, first, second = processes.sum(resp.sum((1, 2)), _sum_over_rows(resp, x), _sum_over_rows(resp, x.square()))
     occupied = (counts > 0).unsqueeze(-1)
     total = counts.clamp_min(torch.finfo(x.dtype).tiny).unsqueeze(-1)
-    means = torch.where(occupied, _sum_over_rows(resp, x) / total, previous_means)
-    variances = _sum_over_rows(resp, x.square()) / total - means.square()
+    means = torch.where(occupied, first / total, previous_means)
+    variances = second / total - means.square()
     return Mixture(counts / counts.sum(-1, keepdim=True), means, variances.clamp_min(0))
 
 
-def lloyd(x: Tensor, centers: Tensor, n_iter: int) -> Mixture:
+def lloyd(x: Tensor, centers: Tensor, n_iter: int, processes: Processes = ALONE) -> Mixture:
     """Run ``n_iter`` >= 1 Lloyd iterations of k-means from ``centers`` ``(G, K, D)``.
 
     Returns:
@@ -110,9 +129,10 @@ def lloyd(x: Tensor, centers: Tensor, n_iter: int) -> Mixture:
     index = torch.arange(centers.shape[1], device=x.device)
     for _ in range(n_iter - 1):
         resp = _nearest(x, centers, index)
-        counts = resp.sum((1, 2)).unsqueeze(-1)
-        centers = torch.where(counts > 0, _sum_over_rows(resp, x) / counts.clamp_min(1), centers)
-    return maximization(x, _nearest(x, centers, index), centers)
+        counts, sums = processes.sum(resp.sum((1, 2)), _sum_over_rows(resp, x))
+        counts = counts.unsqueeze(-1)
+        centers = torch.where(counts > 0, sums / counts.clamp_min(1), centers)
+    return maximization(x, _nearest(x, centers, index), centers, processes)
 
 
 def _nearest(x: Tensor, centers: Tensor, index: Tensor) -> Tensor:
@@ -136,10 +156,10 @@ def log_joint(x: Tensor, mixture: Mixture, reg_covar: float) -> Tensor:
     return joint.clamp_min(torch.finfo(x.dtype).min / 4)
 
 
-def em(x: Tensor, mixture: Mixture, n_iter: int, reg_covar: float) -> Mixture:
+def em(x: Tensor, mixture: Mixture, n_iter: int, reg_covar: float, processes: Processes = ALONE) -> Mixture:
     """Run ``n_iter`` >= 0 iterations of expectation maximization from ``mixture``."""
     for _ in range(n_iter):
-        mixture = maximization(x, posteriors(x, mixture, reg_covar), mixture.means)
+        mixture = maximization(x, posteriors(x, mixture, reg_covar), mixture.means, processes)
     return mixture
 
 
@@ -149,7 +169,7 @@ def posteriors(x: Tensor, mixture: Mixture, reg_covar: float) -> Tensor:
     return log_joint(x, mixture, reg_covar).masked_fill(unused, -math.inf).softmax(-1)
 
 
-def prune(joint: Tensor, min_weight: float) -> tuple[Tensor, Tensor]:
+def prune(joint: Tensor, min_weight: float, processes: Processes = ALONE) -> tuple[Tensor, Tensor]:
     """Drop components that hold less than ``min_weight`` of the rows, and share their rows among the others.
 
     The sharing is done on the log scale, so that a row far from all that is left goes to the most likely of them
@@ -158,18 +178,23 @@ def prune(joint: Tensor, min_weight: float) -> tuple[Tensor, Tensor]:
     Args:
         joint: :func:`log_joint` of the rows, ``(G, B, M, K)``.
         min_weight: smallest share λ_k of the rows to keep a component.
+        processes: those that have the rows between them.
 
     Returns:
-        ν renormalized over the components in use, ``(G, B, M, K)``, and its mean λ over the rows, ``(G, K)``; both
+        ν renormalized over the components in use, ``(G, B, M, K)``, and its sum λM over the rows, ``(G, K)``; both
         are 0 for a dropped component.
     """
-    share = joint.softmax(-1).mean((1, 2))
+    (counts,) = processes.sum(joint.softmax(-1).sum((1, 2)))
+    share = counts / counts.sum(-1, keepdim=True)
     kept = (share >= min_weight) | (share == share.amax(-1, keepdim=True))
     nu = joint.masked_fill(~kept[:, None, None], -math.inf).softmax(-1)
-    return nu, nu.mean((1, 2))
+    (counts,) = processes.sum(nu.sum((1, 2)))
+    return nu, counts
 
 
-def fit(x: Tensor, n_components: int, n_iter: int, step: Tensor, reg_covar: float) -> Mixture:
+def fit(
+    x: Tensor, n_components: int, n_iter: int, step: Tensor, reg_covar: float, processes: Processes = ALONE
+) -> Mixture:
     """Fit by greedy k-means++, then Lloyd iterations, then EM; ``n_iter`` counts both phases, as the papers do.
 
     An odd count gives the extra iteration to Lloyd.
@@ -180,11 +205,16 @@ def fit(x: Tensor, n_components: int, n_iter: int, step: Tensor, reg_covar: floa
         n_iter: iterations in all, >= 1.
         step: int64 tensor with one element, from which all random choices are made.
         reg_covar: added to the variances in densities.
+        processes: those that have the rows between them; each passes its own and gets the mixture of all.
     """
     n_em = n_iter // 2
     draws = uniform(step, n_seeding_draws(n_components))
-    centers = kmeans_plus_plus(_seed_rows(x, step), n_components, draws)
-    return em(x, lloyd(x, centers, n_iter - n_em), n_em, reg_covar)
+    if processes.size == 1:
+        centers = kmeans_plus_plus(_seed_rows(x, step), n_components, draws)
+    else:
+        seeds, own, total = _shared_seed_rows(x, step, processes)
+        centers = kmeans_plus_plus(seeds, n_components, draws, own, total, processes)
+    return em(x, lloyd(x, centers, n_iter - n_em, processes), n_em, reg_covar, processes)
 
 
 def _seed_rows(x: Tensor, step: Tensor) -> Tensor:
@@ -192,5 +222,26 @@ def _seed_rows(x: Tensor, step: Tensor) -> Tensor:
     groups, blocks, rows, features = x.shape
     if blocks * rows <= SEED_ROWS:
         return x.reshape(groups, blocks * rows, features)
-    u, v = uniform(step, 2 * SEED_ROWS, stream=1).chunk(2)
-    return x[:, (u * blocks).long().clamp_max(blocks - 1), (v * rows).long().clamp_max(rows - 1)]
+    index = integers(step, SEED_ROWS, blocks * rows, stream=1)
+    return x[:, index // rows, index % rows]
+
+
+def _shared_seed_rows(x: Tensor, step: Tensor, processes: Processes) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose the rows that :func:`_seed_rows` would choose from the rows of all processes, one after the other.
+
+    Returns:
+        The SEED_ROWS rows, ``(G, R, D)``, with zeros for those of other processes; which of them are this one's,
+        ``(R,)``; how many there are.
+    """
+    groups, blocks, rows, features = x.shape
+    mine = blocks * rows
+    slots = torch.arange(SEED_ROWS, device=x.device)
+    (counts,) = processes.sum(processes.mine(torch.full((), mine, device=x.device)))
+    total = counts.sum()
+    index = torch.where(total <= SEED_ROWS, slots, integers(step, SEED_ROWS, total, stream=1))
+    index = index - counts.cumsum(0)[processes.rank] + mine
+    own = (index >= 0) & (index < mine)
+    if mine == 0:
+        return x.new_zeros(groups, SEED_ROWS, features), own, total.clamp_max(SEED_ROWS)
+    index = index.clamp(0, mine - 1)
+    return x[:, index // rows, index % rows] * own.unsqueeze(-1), own, total.clamp_max(SEED_ROWS)

@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from mn_lightning._fusion import Fusable, find_activation
+from mn_lightning._processes import all_processes
 from mn_lightning._selection import LayerSpec, select
 from mn_lightning.layers import MixtureNorm
 from mn_lightning.layers._batch_norm import placement
+from mn_lightning.layers.queue import BatchQueue
 from mn_lightning.registry import check_norm_arguments, norm_arguments, norm_builder
 
 _MARK = "_swapped_for"
@@ -62,6 +65,26 @@ def norm_candidates(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+def layer_aliases(model: nn.Module) -> dict[str, list[str]]:
+    """Names that stand for norm layers of ``model``: qualified alias to the layers' qualified names.
+
+    A network defines them for those inside it as ``layer_aliases``, a mapping from alias to qualified names relative to
+    the network: with ``layer_aliases = {"stem": ["conv1.bn", "conv2.bn"]}``, ``stem`` and, where the network is
+    ``network`` of a LightningModule, ``network.stem`` can be written under ``layers``. Layers that a network
+    does not have, because a user took them out, are passed over.
+    """
+    names = {layer: name for name, layer in norm_candidates(model).items()}
+    aliases: dict[str, list[str]] = {}
+    for path, network in model.named_modules():
+        defined = getattr(network, "layer_aliases", None) or {}
+        inside = dict(network.named_modules(remove_duplicate=False)) if defined else {}
+        for alias, members in defined.items():
+            found = [names[layer] for layer in map(inside.get, members) if layer in names]
+            if found:
+                aliases[f"{path}.{alias}".lstrip(".")] = found
+    return aliases
+
+
 def swap_norms(
     model: nn.Module,
     layers: LayerSpec = "all",
@@ -80,7 +103,8 @@ def swap_norms(
         model: any module that holds BatchNorm1d, 2d, 3d or SyncBatchNorm layers.
         layers: which: ``"all"``, ``"first"``, ``"last"``, a name or glob on qualified names, of the layers themselves
             or of modules around them, a list of these, or a mapping from these to arguments for these layers. Names
-            may leave out leading parts: ``"conv3"`` finds ``network.conv3.norm``.
+            may leave out leading parts: ``"conv3"`` finds ``network.conv3.norm``. A network can define names of its
+            own, see :func:`layer_aliases`.
         norm: ``"mixture"``, ``"mode"``, ``"mode_group"``, a baseline (``"batch"``, ``"instance"``, ``"layer"``,
             ``"group"``), or a name given to :func:`~mn_lightning.registry.register_norm`.
         fuse_activation: put the activation that follows each layer inside it (Eq. 38), where there is one.
@@ -104,7 +128,7 @@ def swap_norms(
     not_fused: dict[str, str] = {}
     # Building a layer draws random numbers; the rest of the run must not depend on which layers were swapped.
     with torch.random.fork_rng(devices=[]):
-        for name, layer_args in select(layers, list(candidates)).items():
+        for name, layer_args in select(layers, list(candidates), layer_aliases(model)).items():
             old = candidates[name]
             arguments = {**norm_args, **layer_args}
             check_norm_arguments(norm, arguments)
@@ -134,14 +158,24 @@ def swap_norms(
             setattr(new, _MARK, mark)
             plan[old] = new
     _replace(model, plan)
+    _keep_queues_apart(model)
     for path in removals:
         model.set_submodule(path, nn.Identity())
     return SwapReport(tuple(swapped), tuple(unchanged), not_fused)
 
 
 def refit_mixtures(model: nn.Module) -> int:
-    """Refit the stored mixture of every MixtureNorm that is stale; returns how many were refitted."""
-    return sum(layer.refit() for layer in _mixture_layers(model) if layer.stale)
+    """Refit the stored mixture of every MixtureNorm that is stale; returns how many were refitted.
+
+    Under torch.distributed, every process must call it: a layer that is stale in one is refitted in all of them, to all
+    their queues.
+    """
+    layers = list(_mixture_layers(model))
+    if not layers:
+        return 0
+    stale = torch.tensor([layer.stale for layer in layers], dtype=torch.long, device=layers[0].queue.pushes.device)
+    (stale,) = all_processes().sum(stale)
+    return sum(layer.refit() for layer, needed in zip(layers, stale.tolist(), strict=True) if needed)
 
 
 def reset_queues(model: nn.Module) -> None:
@@ -201,6 +235,17 @@ def _replace(model: nn.Module, plan: dict[nn.Module, nn.Module]) -> None:
         for attribute, child in list(parent._modules.items()):
             if child in plan:
                 parent._modules[attribute] = plan[child]
+
+
+def _keep_queues_apart(model: nn.Module) -> None:
+    """Tell DDP to leave the queues alone: it would overwrite each process' own with the first one's in every step."""
+    queues = [name for name, module in model.named_modules() if isinstance(module, BatchQueue)]
+    buffers = [f"{name}.{buffer}" for name in queues for buffer, _ in model.get_submodule(name).named_buffers()]
+    if buffers:
+        ignored = dict.fromkeys([*getattr(model, "_ddp_params_and_buffers_to_ignore", ()), *buffers])
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
+            model, list(ignored)
+        )
 
 
 def _mark(norm: str, arguments: dict[str, Any], fuse_activation: bool) -> str:

@@ -7,6 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
 from mn_lightning._checks import check_at_least, check_channels, check_choice
+from mn_lightning._processes import ALONE, Processes, all_processes
 from mn_lightning._rows import Granularity
 from mn_lightning.functional import Affine, Scale
 from mn_lightning.gmm import Mixture
@@ -47,6 +48,7 @@ class MixtureNorm(nn.Module):
             48 MiB; ``None`` keeps all.
         refit_iters: iterations of the fit in :meth:`refit`.
         min_weight: a component with a smaller share of the rows is dropped, its rows go to the others.
+        sync: under DDP, treat the batches of all processes as one in training, as SyncBatchNorm does.
         device: as in torch's layers.
         dtype: as in torch's layers; computations are in float32 at least.
 
@@ -83,6 +85,7 @@ class MixtureNorm(nn.Module):
         queue_rows_per_batch: RowsPerBatch = "auto",
         refit_iters: int = 10,
         min_weight: float = 0.01,
+        sync: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -119,6 +122,7 @@ class MixtureNorm(nn.Module):
         self.queue_decay = queue_decay
         self.refit_iters = refit_iters
         self.min_weight = min_weight
+        self.sync = sync
 
         self.register_parameter("weight", None)
         self.register_parameter("log_weight", None)
@@ -184,7 +188,8 @@ class MixtureNorm(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Normalize ``(N, C)`` or ``(N, C, *)``; same shape, dtype and memory format."""
         check_channels("MixtureNorm", input, self.num_features)
-        mixture = self._fit_batch(input) if self.training else self.mixture
+        processes = all_processes() if self.sync and self.training else ALONE
+        mixture = self._fit_batch(input, processes) if self.training else self.mixture
         gamma = self.weight if self.log_weight is None else self.log_weight.exp()
         return F.mixture_norm(
             input,
@@ -198,11 +203,12 @@ class MixtureNorm(nn.Module):
             scale=self.scale,
             activation=self.activation,
             min_weight=self.min_weight,
+            processes=processes,
         )
 
-    def _fit_batch(self, input: Tensor) -> Mixture:
+    def _fit_batch(self, input: Tensor, processes: Processes) -> Mixture:
         step = self.num_batches_tracked + 1
-        mixture = F.fit_mixture(input, self.n_components, self.em_iters, step, self.eps, self.granularity)
+        mixture = F.fit_mixture(input, self.n_components, self.em_iters, step, self.eps, self.granularity, processes)
         # A value that is not finite anywhere in the batch has reached the means by now.
         finite = mixture.means.isfinite().all() & mixture.variances.isfinite().all()
         self.queue.push(input, step, finite)
@@ -213,15 +219,21 @@ class MixtureNorm(nn.Module):
     def refit(self) -> bool:
         """Fit the stored mixture to the queue.
 
+        Under torch.distributed, to the queues of all processes, whatever ``sync`` is: every process must call it, and
+        all end with the same mixture.
+
         Returns:
-            Whether there was anything to fit to: an empty queue leaves the mixture as it is.
+            Whether there was anything to fit to: with fewer than two rows the mixture stays as it is.
         """
-        step = self.num_batches_tracked
-        rows = self.queue.draw(self.queue_decay, step)
-        if rows.shape[0] < 2:
+        processes = all_processes()
+        rows = self.queue.draw(self.queue_decay, self.num_batches_tracked)
+        # A common step, because all must make the same random choices.
+        count, step = processes.sum(torch.tensor(len(rows), device=rows.device), self.num_batches_tracked)
+        if count < 2:
             return False
-        fitted = F.fit_mixture(rows, self.n_components, self.refit_iters, step, self.eps, self.granularity)
-        stored = F.mixture_moments(rows, fitted, self.eps, self.granularity, self.min_weight)
+        options = (self.eps, self.granularity)
+        fitted = F.fit_mixture(rows, self.n_components, self.refit_iters, step, *options, processes)
+        stored = F.mixture_moments(rows, fitted, *options, self.min_weight, processes)
         for buffer, value in zip(self.mixture, stored, strict=True):
             buffer.copy_(value)
         self.queue.mark_fitted()
@@ -239,7 +251,8 @@ class MixtureNorm(nn.Module):
     def extra_repr(self) -> str:
         """Return what distinguishes the layer, in torch's form."""
         text = f"{self.num_features}, n_components={self.n_components}, em_iters={self.em_iters}, eps={self.eps}"
-        for name, default in (("affine", "output"), ("granularity", "layer"), ("scale", "sqrt"), ("activation", None)):
+        defaults = {"affine": "output", "granularity": "layer", "scale": "sqrt", "activation": None, "sync": False}
+        for name, default in defaults.items():
             value = getattr(self, name)
             if value != default and not isinstance(value, nn.Module):
                 text += f", {name}={value!r}"

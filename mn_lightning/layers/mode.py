@@ -6,6 +6,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
 from mn_lightning._checks import check_at_least, check_channels
+from mn_lightning._processes import ALONE, all_processes
 from mn_lightning.layers._batch_norm import placement
 
 GATE_STD = 0.01
@@ -34,6 +35,7 @@ class ModeNorm(nn.Module):
         eps: added to the variances.
         momentum: weight of the new value in the running moments; ``None`` for their cumulative average.
         affine: whether there are γ (``weight``) and β (``bias``).
+        sync: under DDP, treat the batches of all processes as one in training, as SyncBatchNorm does.
         device: as in torch's layers.
         dtype: as in torch's layers; computations are in float32 at least.
 
@@ -60,6 +62,7 @@ class ModeNorm(nn.Module):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = True,
+        sync: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -73,6 +76,7 @@ class ModeNorm(nn.Module):
         self.eps = eps
         self.momentum = momentum
         self.affine = affine
+        self.sync = sync
         self.gate = nn.Linear(num_features, n_components)
         self.register_parameter("weight", nn.Parameter(torch.empty(num_features)) if affine else None)
         self.register_parameter("bias", nn.Parameter(torch.empty(num_features)) if affine else None)
@@ -128,11 +132,12 @@ class ModeNorm(nn.Module):
             training=self.training,
             momentum=momentum,
             eps=self.eps,
+            processes=all_processes() if self.sync and self.training else ALONE,
         )
 
     def extra_repr(self) -> str:
         """Return what distinguishes the layer, in torch's form."""
         return (
             f"{self.num_features}, n_components={self.n_components}, eps={self.eps}, momentum={self.momentum}, "
-            f"affine={self.affine}"
+            f"affine={self.affine}{', sync=True' * self.sync}"
         )
