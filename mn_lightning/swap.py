@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mn_lightning._fusion import Fusable, find_activation
 from mn_lightning._processes import all_processes
 from mn_lightning._selection import LayerSpec, select
-from mn_lightning.layers import MixtureNorm
+from mn_lightning.layers import MixtureNorm, ModeNorm
 from mn_lightning.layers._batch_norm import placement
 from mn_lightning.layers.queue import BatchQueue
 from mn_lightning.registry import check_norm_arguments, norm_arguments, norm_builder
@@ -182,6 +182,13 @@ def reset_queues(model: nn.Module) -> None:
     """Empty the queue of every MixtureNorm in ``model``."""
     for layer in _mixture_layers(model):
         layer.reset_queue()
+
+
+def set_sync(model: nn.Module, sync: bool) -> None:
+    """Turn ``sync`` on or off in every MixtureNorm and ModeNorm in ``model``."""
+    for module in model.modules():
+        if isinstance(module, (MixtureNorm, ModeNorm)):
+            module.sync = sync
 
 
 def has_mixtures(model: nn.Module) -> bool:

@@ -1,12 +1,13 @@
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from mn_lightning._selection import LayerSpec
 from mn_lightning._tables import print_table
 from mn_lightning.callbacks._companions import MixtureCompanion
-from mn_lightning.swap import SwapReport, swap_norms
+from mn_lightning.swap import SwapReport, set_sync, swap_norms
 
 
 class NormSwapCallback(MixtureCompanion):
@@ -20,6 +21,8 @@ class NormSwapCallback(MixtureCompanion):
             globs, or a mapping from these to arguments of the norm.
         norm: name of the norm.
         fuse_activation: put the activation that follows each layer inside it (Eq. 38).
+        sync: in several processes, whether MixtureNorm and ModeNorm treat their batches as one in training; ``None``
+            does as the trainer does with BatchNorm (``sync_batchnorm=True``).
         **norm_args: arguments of the norm for all layers, as ``n_components=3``.
 
     Attributes:
@@ -38,12 +41,14 @@ class NormSwapCallback(MixtureCompanion):
         layers: LayerSpec = "all",
         norm: str = "mixture",
         fuse_activation: bool = False,
+        sync: bool | None = None,
         **norm_args: Any,
     ) -> None:
         super().__init__()
         self.layers = layers
         self.norm = norm
         self.fuse_activation = fuse_activation
+        self.sync = sync
         self.norm_args = norm_args
         self.report: SwapReport | None = None
 
@@ -55,12 +60,15 @@ class NormSwapCallback(MixtureCompanion):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Swap the layers; a no-op on those that an earlier stage has swapped."""
         self.report = swap_norms(pl_module, self.layers, self.norm, self.fuse_activation, **self.norm_args)
+        sync = _synchronizes_batch_norm(trainer) if self.sync is None else self.sync
+        for name in (*(layer.name for layer in self.report), *self.report.unchanged):
+            set_sync(pl_module.get_submodule(name), sync)
         if self.report:
             _print_report(self.report)
 
     def state_dict(self) -> dict[str, Any]:
         """Settings for the checkpoint, as plain values."""
-        settings = {**self.norm_args, "fuse_activation": self.fuse_activation}
+        settings = {**self.norm_args, "fuse_activation": self.fuse_activation, "sync": self.sync}
         return {
             "layers": repr(self.layers),
             "norm": self.norm,
@@ -77,6 +85,10 @@ class NormSwapCallback(MixtureCompanion):
         ]
         if changed:
             rank_zero_warn(f"NormSwapCallback({self.norm!r}): the checkpoint has other settings: {'; '.join(changed)}")
+
+
+def _synchronizes_batch_norm(trainer: Trainer) -> bool:
+    return isinstance(getattr(trainer.strategy, "_layer_sync", None), TorchSyncBatchNorm)
 
 
 def _plain(value: Any) -> Any:

@@ -93,7 +93,7 @@ def test_the_settings_are_in_the_checkpoint(tmp_path: Path) -> None:
     (settings,) = (state for key, state in states.items() if "NormSwapCallback" in key)
     assert settings["norm"] == "mixture"
     assert settings["layers"] == "'all'"
-    assert settings["settings"] == {"n_components": 2, "fuse_activation": True}
+    assert settings["settings"] == {"n_components": 2, "fuse_activation": True, "sync": None}
 
 
 def test_other_settings_than_the_checkpoints_are_said(tmp_path: Path) -> None:

@@ -1,0 +1,25 @@
+"""Plugins for ``Trainer(plugins=[...])``."""
+
+from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
+from torch import nn
+
+from mn_lightning.swap import set_sync
+
+
+class NormLayerSync(TorchSyncBatchNorm):
+    """Let MixtureNorm, ModeNorm and BatchNorm layers treat the batches of all processes as one in training.
+
+    It takes the place of ``Trainer(sync_batchnorm=True)``, which knows BatchNorm alone, for models that hold the layers
+    from the start; where :class:`~mn_lightning.callbacks.NormSwapCallback` brings them in, that is enough. It has no
+    effect in evaluation, nor with one process.
+    """
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Turn synchronization on; BatchNorm layers are replaced by SyncBatchNorm."""
+        set_sync(model, True)
+        return super().apply(model)
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Turn it off again."""
+        set_sync(model, False)
+        return super().revert(model)
