@@ -12,6 +12,7 @@ from mn_lightning._rows import Granularity
 from mn_lightning.functional import Affine, Scale
 from mn_lightning.gmm import Mixture
 from mn_lightning.layers._batch_norm import placement
+from mn_lightning.layers._recompute import is_recomputing
 from mn_lightning.layers.queue import BatchQueue, RowsPerBatch, auto_rows_per_batch
 
 
@@ -207,8 +208,11 @@ class MixtureNorm(nn.Module):
         )
 
     def _fit_batch(self, input: Tensor, processes: Processes) -> Mixture:
-        step = self.num_batches_tracked + 1
+        again = is_recomputing()
+        step = self.num_batches_tracked if again else self.num_batches_tracked + 1
         mixture = F.fit_mixture(input, self.n_components, self.em_iters, step, self.eps, self.granularity, processes)
+        if again:
+            return mixture
         # A value that is not finite anywhere in the batch has reached the means by now.
         finite = mixture.means.isfinite().all() & mixture.variances.isfinite().all()
         self.queue.push(input, step, finite)

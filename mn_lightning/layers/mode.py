@@ -8,6 +8,7 @@ from mn_lightning import functional as F
 from mn_lightning._checks import check_at_least, check_channels
 from mn_lightning._processes import ALONE, all_processes
 from mn_lightning.layers._batch_norm import placement
+from mn_lightning.layers._recompute import is_recomputing
 
 GATE_STD = 0.01
 
@@ -116,8 +117,9 @@ class ModeNorm(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Normalize ``(N, C)`` or ``(N, C, *)``; same shape, dtype and memory format."""
         check_channels("ModeNorm", input, self.num_features)
+        track = not (self.training and is_recomputing())
         momentum: float | Tensor = 0.0 if self.momentum is None else self.momentum
-        if self.training:
+        if self.training and track:
             self.num_batches_tracked.add_(1)
             if self.momentum is None:
                 momentum = self.num_batches_tracked.double().reciprocal()
@@ -125,8 +127,8 @@ class ModeNorm(nn.Module):
             input,
             self.gate.weight,
             self.gate.bias,
-            self.running_mean,
-            self.running_var,
+            self.running_mean if track else None,
+            self.running_var if track else None,
             self.weight,
             self.bias,
             training=self.training,
