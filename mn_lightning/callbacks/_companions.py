@@ -1,6 +1,10 @@
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from mn_lightning.layers import MixtureNorm, ModeNorm
 from mn_lightning.swap import has_mixtures
 
 
@@ -9,6 +13,16 @@ class MixtureCompanion(Callback):
 
     purpose = ""
     """What goes wrong without the callback; empty for one that can be left out."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have Lightning's StochasticWeightAveraging refresh our statistics, too.
+
+        It looks for BatchNorm layers to decide whether to run the training batches once more under the averaged
+        weights.
+        """
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, StochasticWeightAveraging):
+                callback.pl_module_contains_batch_norm = _has_statistics  # type: ignore[method-assign]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn, once for all companions in the trainer, where the model holds mixture layers."""
@@ -22,3 +36,7 @@ class MixtureCompanion(Callback):
                     f"The model holds MixtureNorm layers, but the trainer has no {needed.__name__}: {needed.purpose}. "
                     f"Add {needed.__name__}() to the trainer's callbacks."
                 )
+
+
+def _has_statistics(pl_module: nn.Module) -> bool:
+    return any(isinstance(module, (_BatchNorm, MixtureNorm, ModeNorm)) for module in pl_module.modules())

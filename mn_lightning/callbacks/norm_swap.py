@@ -59,6 +59,7 @@ class NormSwapCallback(MixtureCompanion):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Swap the layers; a no-op on those that an earlier stage has swapped."""
+        super().setup(trainer, pl_module, stage)
         self.report = swap_norms(pl_module, self.layers, self.norm, self.fuse_activation, **self.norm_args)
         sync = _synchronizes_batch_norm(trainer) if self.sync is None else self.sync
         for name in (*(layer.name for layer in self.report), *self.report.unchanged):

@@ -1,0 +1,166 @@
+"""What Lightning users turn on works with swapped layers."""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.tuner import Tuner
+from tiny import BATCHES, classifier, digits, mixture_callbacks, mixtures, trainer, weights_of
+
+from mn_lightning.callbacks import NormSwapCallback
+
+NORMS = ["mixture", "mode", "mode_group"]
+
+
+def callbacks(norm: str) -> list[Callback]:
+    return [NormSwapCallback("all", norm), *mixture_callbacks()[1:]]
+
+
+class Finite(Callback):
+    """Every parameter has a finite gradient, and no buffer is lost."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        self.steps += 1
+        for name, parameter in pl_module.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+        for name, value in pl_module.named_buffers():
+            assert value.isfinite().all(), name
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    ("arguments", "steps"),
+    [
+        ({"accumulate_grad_batches": 2}, 3),
+        ({"gradient_clip_val": 0.1}, BATCHES),
+        ({"gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"}, BATCHES),
+        ({"overfit_batches": 2}, 2),
+        ({"fast_dev_run": True}, 1),
+        ({"fast_dev_run": 3}, 3),
+        ({"limit_train_batches": 0.5, "limit_val_batches": 1}, 2),
+        ({"val_check_interval": 0.4}, BATCHES),
+        ({"max_steps": 4}, 4),
+        ({"num_sanity_val_steps": 0, "limit_val_batches": 0}, BATCHES),
+        ({"reload_dataloaders_every_n_epochs": 1, "max_epochs": 2}, 2 * BATCHES),
+        ({"precision": "bf16-mixed"}, BATCHES),
+        ({"precision": "bf16-true"}, BATCHES),
+        ({"precision": "64-true"}, BATCHES),
+        ({"detect_anomaly": True}, BATCHES),
+    ],
+    ids=str,
+)
+def test_a_fit_with(norm: str, arguments: dict[str, Any], steps: int, tmp_path: Path) -> None:
+    finite, model = Finite(), classifier()
+    run = trainer(tmp_path, [*callbacks(norm), finite], **{"max_epochs": 1, **arguments})
+    run.fit(model, digits())
+    assert finite.steps == steps
+    (metrics,) = trainer(tmp_path, [], precision=arguments.get("precision")).validate(model, digits(), verbose=False)
+    assert math.isfinite(metrics["val_loss"])
+    for layer in mixtures(model):
+        assert not layer.stale
+        assert float(layer.mixture_weights.sum()) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_evaluation_before_any_fit_is_the_batch_norms(norm: str, tmp_path: Path) -> None:
+    swapped, plain = (
+        trainer(tmp_path, chosen).validate(classifier(), digits(), verbose=False)[0]["val_loss"]
+        for chosen in (callbacks(norm), [])
+    )
+    assert (swapped == pytest.approx(plain, rel=1e-5)) == (norm != "mode_group")  # which has no running statistics
+
+
+@pytest.mark.parametrize("norm", ["mixture", "mode"])
+def test_the_best_checkpoint_is_tested(norm: str, tmp_path: Path) -> None:
+    model = classifier()
+    saver = ModelCheckpoint(tmp_path, monitor="val_loss", save_top_k=1)
+    run = trainer(tmp_path, [*callbacks(norm), saver], enable_checkpointing=True, max_epochs=4)
+    run.fit(model, digits())
+    (metrics,) = run.validate(model, digits(), ckpt_path="best", verbose=False)
+    assert metrics["val_loss"] == pytest.approx(float(saver.best_model_score), rel=1e-5)
+
+
+# --- averages of weights ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_stochastic_weight_averaging_refreshes_the_statistics(norm: str, tmp_path: Path) -> None:
+    model = classifier()
+    swa = StochasticWeightAveraging(swa_lrs=1e-3, swa_epoch_start=3, annealing_epochs=1)
+    run = trainer(tmp_path, [*callbacks(norm), swa], max_epochs=6)
+    run.fit(model, digits())
+    # Statistics that were those of other weights would leave the network no better than guessing.
+    (metrics,) = run.validate(model, digits(), verbose=False)
+    assert metrics["val_acc"] > 0.5
+    for layer in mixtures(model):
+        assert not layer.stale
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_exponential_average_of_the_weights(norm: str, tmp_path: Path) -> None:
+    model = classifier()
+    average = EMAWeightAveraging(decay=0.5)
+    run = trainer(tmp_path, [*callbacks(norm), average], max_epochs=6)
+    run.fit(model, digits())
+    (metrics,) = run.validate(model, digits(), verbose=False)
+    assert metrics["val_acc"] > 0.5
+
+
+# --- the tuner ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("finder", ["batch size", "learning rate"])
+def test_the_tuner_leaves_nothing_behind(finder: str, tmp_path: Path) -> None:
+    class WithRate(type(classifier())):  # type: ignore[misc]
+        lr = 0.01
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+    tuned = WithRate(classifier().network)
+    data = digits()
+    run = trainer(tmp_path, mixture_callbacks(), max_epochs=1, enable_checkpointing=True)
+    if finder == "batch size":
+        Tuner(run).scale_batch_size(tuned, datamodule=data, max_trials=1, init_val=64, steps_per_trial=2)
+    else:
+        Tuner(run).lr_find(tuned, datamodule=data, num_training=5)
+    for layer in mixtures(tuned):
+        assert layer.queue.counts.sum() == 0
+        assert not layer.stale
+        assert layer.num_batches_tracked == 0
+        assert layer.mixture_weights.tolist() == [1, 0, 0]  # as the swap left it
+
+
+# --- copies -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_copy_trains_on_its_own(norm: str, tmp_path: Path) -> None:
+    model = classifier()
+    trainer(tmp_path, callbacks(norm), max_epochs=1).fit(model, digits())
+    copied = copy.deepcopy(model)
+    before = weights_of(model)
+    trainer(tmp_path, callbacks(norm), max_epochs=1).fit(copied, digits())
+    for name, value in weights_of(model).items():
+        assert torch.equal(value, before[name])
+    assert any(not torch.equal(value, before[name]) for name, value in weights_of(copied).items())
+
+
+def test_two_models_in_one_process_do_not_touch(tmp_path: Path) -> None:
+    alone = classifier()
+    trainer(tmp_path, mixture_callbacks(), max_epochs=1).fit(alone, digits())
+    first, second = classifier(), classifier()
+    run = trainer(tmp_path, mixture_callbacks(), max_epochs=1)
+    trainer(tmp_path, callbacks("mode"), max_epochs=1).fit(second, digits())
+    run.fit(first, digits())
+    for name, value in weights_of(alone).items():
+        assert torch.equal(weights_of(first)[name], value)
