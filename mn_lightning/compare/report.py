@@ -236,8 +236,7 @@ def _provenance(study: Study, runs: Sequence[Run], limits: Limits, command: str)
     capability = torch.backends.cpu.get_cpu_capability()
     machine = f"{torch.get_num_threads()} CPU threads ({platform.machine()}, {capability}, {platform.system()})"
     if torch.cuda.is_available():
-        capability = torch.backends.cpu.get_cpu_capability()
-    machine = f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}, {machine}"
+        machine = f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}, {machine}"
     lines = [
         f"command: `{command}`",
         f"date: {datetime.now(timezone.utc):%Y-%m-%d}",
