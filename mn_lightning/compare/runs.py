@@ -170,8 +170,8 @@ class _RunCLI(MNLightningCLI):
             if "save_dir" in getattr(logger, "init_args", {}):
                 logger.init_args.save_dir = str(self.run.folder)
         if self.limits.epochs is not None:
-            configured = trainer.max_epochs
-            trainer.max_epochs = min(self.limits.epochs, configured or self.limits.epochs)
+            unlimited = trainer.max_epochs in (None, -1)
+            trainer.max_epochs = self.limits.epochs if unlimited else min(self.limits.epochs, trainer.max_epochs)
 
     def before_fit(self) -> None:
         """Apply the limit of samples."""

@@ -152,8 +152,10 @@ def test_less_can_be_better() -> None:
     assert f"| {min(losses):.4f} | 1 |" in Path("studies/mine/report.md").read_text()
 
 
-def test_limits(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(write(seeds=[0]), "--limit_epochs", "2", "--limit_samples", "300") == 0
+@pytest.mark.parametrize("max_epochs", [3, -1])
+def test_limits(max_epochs: int, capsys: pytest.CaptureFixture[str]) -> None:
+    base = {**BASE, "trainer": {**BASE["trainer"], "max_epochs": max_epochs}}
+    assert call(write(seeds=[0], base=base), "--limit_epochs", "2", "--limit_samples", "300") == 0
     with Path("studies/mine/results.csv").open(newline="") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["2", "4", "2", "4"]  # two batches of 256 an epoch
     report = Path("studies/mine/report.md").read_text()
