@@ -39,7 +39,7 @@ def test_looking_changes_nothing() -> None:
 def test_a_model_that_cannot_run_on_the_input_is_left_as_it_was() -> None:
     model = CIFARConvNet()
     with pytest.raises(ValueError, match="CIFARConvNet got input"):
-        mn.norm_layers(model, torch.zeros(2, 3, 8, 8))
+        mn.norm_layers(model, torch.zeros(2, 3, 7, 7))
     assert model.training
     assert not model.conv1.norm._forward_pre_hooks
 

@@ -3,23 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from network_parts import count_parameters, outputs
+from torch import nn
 
 from mn_lightning import norm_layers, swap_norms
 from mn_lightning.models import CIFARConvNet
-
-
-def outputs(network: CIFARConvNet, images: Tensor) -> dict[str, Tensor]:
-    """What each submodule returns."""
-    found: dict[str, Tensor] = {}
-    hooks = [
-        module.register_forward_hook(lambda _module, _args, output, name=name: found.update({name: output}))
-        for name, module in network.named_modules()
-    ]
-    network(images)
-    for hook in hooks:
-        hook.remove()
-    return found
 
 
 @pytest.mark.parametrize(
@@ -42,7 +30,7 @@ def outputs(network: CIFARConvNet, images: Tensor) -> dict[str, Tensor]:
 )
 def test_number_of_parameters(in_channels: int, num_classes: int, count: int) -> None:
     network = CIFARConvNet(in_channels, num_classes)
-    assert sum(parameter.numel() for parameter in network.parameters()) == count
+    assert count_parameters(network) == count
 
 
 def test_feature_map_sizes() -> None:
@@ -104,26 +92,3 @@ def test_logits_are_linear_in_the_mean_over_the_image() -> None:
     features = found["conv4"].mean((2, 3))
     torch.testing.assert_close(found[""], features @ network.linear.weight.T + network.linear.bias)
     assert found[""].shape == (2, 7)
-
-
-def test_every_parameter_learns() -> None:
-    network = CIFARConvNet(1)
-    network(torch.randn(2, 1, 32, 32)).square().sum().backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().max() > 0, name
-
-
-@pytest.mark.parametrize("in_channels", [1, 3])
-def test_example_input_is_one_that_the_network_takes(in_channels: int) -> None:
-    network = CIFARConvNet(in_channels)
-    assert network.example_input_array.shape == (2, in_channels, 32, 32)
-    assert network(network.example_input_array).shape == (2, 10)
-
-
-@pytest.mark.parametrize("shape", [(2, 1, 32, 32), (2, 3, 7, 32), (2, 3, 32, 7), (3, 32, 32), (2, 3072)])
-def test_wrong_input(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"it takes \(N, 3, H, W\) with H and W >= 8") as error:
-        CIFARConvNet()(torch.zeros(shape))
-    assert f"got input of shape {shape}" in str(error.value)
-    assert "\n" not in str(error.value)

@@ -1,20 +1,12 @@
-"""Networks of the papers, with plain BatchNorm: the norm swap happens from outside."""
+"""The CIFAR CNN of Kalayeh & Shah."""
 
-from collections import OrderedDict
-
-import torch
 from torch import Tensor, nn
 
-_SMALLEST = 8  # three pools leave one pixel
+from mn_lightning.models.networks._blocks import conv_norm_act
+from mn_lightning.models.networks._cifar_network import CIFARNetwork
 
 
-def _conv_norm_act(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
-    # The padding keeps the image size; a bias would be subtracted again by the norm.
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
-    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(out_channels), act=nn.ReLU()))
-
-
-class CIFARConvNet(nn.Module):
+class CIFARConvNet(CIFARNetwork):
     """The five-layer CIFAR CNN of Kalayeh & Shah (arXiv:1806.02892), Table 1.
 
     The norm layers are ``conv1.norm`` to ``conv4.norm``; the paper swaps ``conv2.norm`` and ``conv3.norm``.
@@ -24,24 +16,21 @@ class CIFARConvNet(nn.Module):
         num_classes: outputs of the last layer, 10 or 100 in the paper.
     """
 
+    smallest = 8
+
     def __init__(self, in_channels: int = 3, num_classes: int = 10) -> None:
         super().__init__()
         self.in_channels = in_channels
-        self.conv1 = _conv_norm_act(in_channels, 64, 5)
+        self.conv1 = conv_norm_act(in_channels, 64, 5)
         # Table 1 prints padding 0 and sizes 32, 16, 8, 4: with 3x3 windows and stride 2 only rounding up gives both.
         self.pool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        self.conv2 = _conv_norm_act(64, 128, 5)
+        self.conv2 = conv_norm_act(64, 128, 5)
         self.pool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        self.conv3 = _conv_norm_act(128, 128, 5)
+        self.conv3 = conv_norm_act(128, 128, 5)
         self.pool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        self.conv4 = _conv_norm_act(128, 256, 3)
+        self.conv4 = conv_norm_act(128, 256, 3)
         self.pool4 = nn.AdaptiveAvgPool2d(1)  # Table 1's 4x4 window for its 32x32 images
         self.linear = nn.Linear(256, num_classes)
-
-    @property
-    def example_input_array(self) -> Tensor:
-        """Zeros of shape ``(2, in_channels, 32, 32)``, from which Lightning derives the sizes in its model summary."""
-        return torch.zeros(2, self.in_channels, 32, 32)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the logits.
@@ -55,11 +44,7 @@ class CIFARConvNet(nn.Module):
         Raises:
             ValueError: if ``images`` has another shape.
         """
-        if images.dim() != 4 or images.shape[1] != self.in_channels or min(images.shape[2:]) < _SMALLEST:
-            raise ValueError(
-                f"CIFARConvNet got input of shape {tuple(images.shape)}; it takes (N, {self.in_channels}, H, W) with H "
-                f"and W >= {_SMALLEST}, resize the images or build it with another in_channels"
-            )
+        self.check_images(images)
         x = self.pool1(self.conv1(images))
         x = self.pool2(self.conv2(x))
         x = self.pool3(self.conv3(x))

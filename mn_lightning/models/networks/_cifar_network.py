@@ -1,0 +1,29 @@
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+class CIFARNetwork(nn.Module):
+    """What the networks for CIFAR's 32x32 images share: which images they take.
+
+    Attributes:
+        in_channels: channels of the images.
+        smallest: the least height and width in pixels, from which the last pool still makes one pixel.
+    """
+
+    in_channels: int
+    smallest: ClassVar[int]
+
+    @property
+    def example_input_array(self) -> Tensor:
+        """Zeros of shape ``(2, in_channels, 32, 32)``, from which Lightning derives the sizes in its model summary."""
+        return torch.zeros(2, self.in_channels, 32, 32)
+
+    def check_images(self, images: Tensor) -> None:
+        """Refuse ``images`` that are not ``(N, in_channels, H, W)`` or too small."""
+        if images.dim() != 4 or images.shape[1] != self.in_channels or min(images.shape[2:]) < self.smallest:
+            raise ValueError(
+                f"{type(self).__name__} got input of shape {tuple(images.shape)}; it takes (N, {self.in_channels}, H, "
+                f"W) with H and W >= {self.smallest}, resize the images or build it with another in_channels"
+            )

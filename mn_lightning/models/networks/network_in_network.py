@@ -1,0 +1,67 @@
+"""Network in Network for CIFAR."""
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+from mn_lightning.models.networks._blocks import conv_norm_act, init_convs
+from mn_lightning.models.networks._cifar_network import CIFARNetwork
+
+
+class NetworkInNetwork(CIFARNetwork):
+    """Network in Network with BatchNorm, as in Deecke et al. (arXiv:1810.05466), Section 4.2.
+
+    The layers are those of the network that Lin et al. (arXiv:1312.4400) published for CIFAR: three times a convolution
+    and two of 1x1 pixel, the last of which makes a map for each class, whose mean is the logit. "Coupling each
+    convolutional layer with a normalization layer" is taken by the word: the last one has a norm and a ReLU, too.
+    Biases are left out, because the norms would subtract them again. The dropout of 0.25 after the first two pools is
+    what Deecke et al. reduce the original's 0.5 to.
+
+    The norm layers are ``conv1.norm``, ``cccp1.norm``, ``cccp2.norm``, ``conv2.norm`` and so on to ``cccp6.norm``, all
+    in ``layers``; cccp, the authors' name of the 1x1 convolutions, is for cascaded cross channel pooling.
+
+    Args:
+        in_channels: channels of the images, 3 for CIFAR.
+        num_classes: maps of the last convolution, which are the outputs.
+    """
+
+    smallest = 4
+
+    def __init__(self, in_channels: int = 3, num_classes: int = 10) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.layers = nn.Sequential(
+            OrderedDict(
+                conv1=conv_norm_act(in_channels, 192, 5),
+                cccp1=conv_norm_act(192, 160, 1),
+                cccp2=conv_norm_act(160, 96, 1),
+                pool1=nn.MaxPool2d(3, stride=2, ceil_mode=True),  # rounding up makes 16 pixels of 32
+                drop1=nn.Dropout(0.25),
+                conv2=conv_norm_act(96, 192, 5),
+                cccp3=conv_norm_act(192, 192, 1),
+                cccp4=conv_norm_act(192, 192, 1),
+                pool2=nn.AvgPool2d(3, stride=2, ceil_mode=True),
+                drop2=nn.Dropout(0.25),
+                conv3=conv_norm_act(192, 192, 3),
+                cccp5=conv_norm_act(192, 192, 1),
+                cccp6=conv_norm_act(192, num_classes, 1),
+                pool3=nn.AdaptiveAvgPool2d(1),
+            )
+        )
+        init_convs(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the logits.
+
+        Args:
+            images: ``(N, in_channels, H, W)``, 32x32 in the paper, 4x4 or more.
+
+        Returns:
+            Logits of shape ``(N, num_classes)``.
+
+        Raises:
+            ValueError: if ``images`` has another shape.
+        """
+        self.check_images(images)
+        logits: Tensor = self.layers(images).flatten(1)
+        return logits
