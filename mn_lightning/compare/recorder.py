@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from mn_lightning._steps import training_steps
 from mn_lightning.compare.files import write_atomically
 
 Row = dict[str, float]
@@ -19,6 +20,8 @@ class RunRecorder(Checkpoint):
     The clock stands still during validation: what is compared is the price of the training. A refit of mixtures counts
     as training. Rows are kept in the checkpoint, so that a resumed run has each of them once. Lightning calls a
     checkpoint callback after all others and after the model, whatever they log at the end of an epoch is there by then.
+
+    Steps are the generator's alone where the module counts them as ``generator_steps``, as papers do.
 
     Args:
         path: the CSV file to write.
@@ -55,7 +58,7 @@ class RunRecorder(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record what the training epoch logged, beside the validation's metrics where there was one just now."""
         metrics = set(trainer.callback_metrics)
-        if not self.rows or self.rows[-1]["step"] != trainer.global_step:
+        if not self.rows or self.rows[-1]["step"] != training_steps(trainer):
             metrics -= self._from_validation  # those are of an earlier step
         if metrics:
             self._record(trainer, metrics)
@@ -73,7 +76,11 @@ class RunRecorder(Checkpoint):
         return self._seconds + (0.0 if self._started is None else time.monotonic() - self._started)
 
     def _record(self, trainer: Trainer, metrics: set[str]) -> None:
-        row: Row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": round(self._elapsed(), 3)}
+        row: Row = {
+            "epoch": trainer.current_epoch,
+            "step": training_steps(trainer),
+            "seconds": round(self._elapsed(), 3),
+        }
         row |= {name: float(trainer.callback_metrics[name]) for name in sorted(metrics)}
         if self.rows and self.rows[-1]["step"] == row["step"]:
             row["seconds"] = self.rows[-1]["seconds"]

@@ -1,6 +1,6 @@
 """Real data that needs no download."""
 
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from mn_lightning._checks import check_choice
+from mn_lightning.data.images import Normalization
 from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle, run_seed
 
 _HELD_OUT = 270  # 15% of the 1797 images, once for validation and once for the test
@@ -18,30 +20,41 @@ _HELD_OUT = 270  # 15% of the 1797 images, once for validation and once for the 
 class DigitsDataModule(LightningDataModule):
     """The 1797 handwritten 8x8 digits inside scikit-learn, split 1257/270/270 with equal class shares.
 
-    Batches are ``(images, labels)``: float32 ``(N, 1, image_size, image_size)``, normalized by mean and standard
-    deviation of all training pixels, and int64 ``(N,)`` in 0..9. The prediction loader gives the test batches.
+    Batches are ``(images, labels)``: float32 ``(N, 1, image_size, image_size)`` and int64 ``(N,)`` in 0..9. The
+    prediction loader gives the test batches.
 
     Args:
         batch_size: images in a batch; the last one of an epoch can be smaller.
         image_size: height and width in pixels to which the digits are resized bilinearly, at least 8.
         num_workers: worker processes of each loader.
         seed: decides the split and, with ``seed_everything``'s seed and the epoch, the order of the training images.
+        normalize: ``"standard"`` to mean 0 and standard deviation 1 over all training pixels; ``"symmetric"`` from
+            black at -1 to white at 1, as GANs take images.
 
     Raises:
-        ValueError: if ``image_size`` is less than 8.
+        ValueError: if ``image_size`` is less than 8, or ``normalize`` another.
     """
 
     num_classes: ClassVar[int] = 10
     in_channels: ClassVar[int] = 1
 
-    def __init__(self, batch_size: int = 64, image_size: int = 32, num_workers: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        batch_size: int = 64,
+        image_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+        normalize: Normalization = "standard",
+    ) -> None:
         super().__init__()
+        check_choice("DigitsDataModule", "normalize", normalize, get_args(Normalization))
         if image_size < 8:
             raise ValueError(f"image_size is {image_size}; the digits are 8x8, give 8 or more")
         self.batch_size = batch_size
         self.image_size = image_size
         self.num_workers = num_workers
         self.seed = seed
+        self.normalize = normalize
 
     def setup(self, stage: str | None = None) -> None:
         """Read, split, resize and normalize, for every ``stage`` the same."""
@@ -52,7 +65,10 @@ class DigitsDataModule(LightningDataModule):
 
         rest, test = self._split(torch.arange(len(labels)), labels)
         train, val = self._split(rest, labels)
-        images = (images - images[train].mean()) / images[train].std()
+        if self.normalize == "symmetric":
+            images = 2 * images - 1
+        else:
+            images = (images - images[train].mean()) / images[train].std()
         self.train = TensorDataset(images[train], labels[train])
         self.val = TensorDataset(images[val], labels[val])
         self.test = TensorDataset(images[test], labels[test])

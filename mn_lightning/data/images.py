@@ -1,6 +1,7 @@
 """Images in memory, normalized and augmented a batch at a time."""
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from mn_lightning.data.sampler import EpochShuffle
 
 Key = int | tuple[int, int]
 """An index, or epoch and index."""
+
+Normalization = Literal["standard", "symmetric"]
+"""To mean 0 and standard deviation 1 over the training set, or to [-1, 1]."""
 
 _PADDING = 4
 

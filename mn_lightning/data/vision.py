@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as v2
 
+from mn_lightning._checks import check_choice
 from mn_lightning.data.files import DatasetName, download, load
-from mn_lightning.data.images import AugmentedImages, EpochKeys, Images
+from mn_lightning.data.images import AugmentedImages, EpochKeys, Images, Normalization
 from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle, run_seed
 
 Batch = tuple[Tensor, Tensor]
@@ -48,9 +49,9 @@ _FACTS: dict[str, _Facts] = {
 class TorchvisionDataModule(LightningDataModule):
     """CIFAR-10, CIFAR-100, MNIST, Fashion-MNIST or SVHN, held in memory.
 
-    Batches are ``(images, labels)``: float32 ``(N, in_channels, image_size, image_size)``, normalized by mean and
-    standard deviation of the training set, and int64 ``(N,)`` in ``0..num_classes - 1``. Smaller originals get a
-    black border, which is not 0 after normalization. The prediction loader gives the test batches.
+    Batches are ``(images, labels)``: float32 ``(N, in_channels, image_size, image_size)`` and int64 ``(N,)`` in
+    ``0..num_classes - 1``. Smaller originals get a black border, which is not 0 after normalization. The prediction
+    loader gives the test batches.
 
     MNIST and Fashion-MNIST are also read from the four original files, gzipped or not, directly in ``root``: their
     names are the same for both sets, so that ``dataset`` cannot be checked there.
@@ -68,9 +69,12 @@ class TorchvisionDataModule(LightningDataModule):
         download: fetch missing files.
         seed: decides the held out images and, with ``seed_everything``'s seed and the epoch, order and augmentation of
             the training images.
+        normalize: ``"standard"`` by mean and standard deviation of the training set's pixels, for each channel;
+            ``"symmetric"`` from black at -1 to white at 1, as GANs take images.
 
     Raises:
-        ValueError: if ``dataset`` is unknown, ``image_size`` too small, or ``val_size`` or ``seed`` negative.
+        ValueError: if ``dataset`` or ``normalize`` is unknown, ``image_size`` too small, or ``val_size`` or ``seed``
+            negative.
     """
 
     def __init__(
@@ -84,8 +88,10 @@ class TorchvisionDataModule(LightningDataModule):
         num_workers: int = 0,
         download: bool = True,
         seed: int = 0,
+        normalize: Normalization = "standard",
     ) -> None:
         super().__init__()
+        check_choice("TorchvisionDataModule", "normalize", normalize, get_args(Normalization))
         if dataset not in _FACTS:
             raise ValueError(f"dataset is {dataset!r}; it takes one of {', '.join(get_args(DatasetName))}")
         self._facts = _FACTS[dataset]
@@ -107,6 +113,7 @@ class TorchvisionDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.download = download
         self.seed = seed
+        self.normalize = normalize
 
     @property
     def num_classes(self) -> int:
@@ -143,7 +150,9 @@ class TorchvisionDataModule(LightningDataModule):
         order = torch.from_numpy(np.random.default_rng((self.seed, 0, 2)).permutation(len(labels)))
         val, train = order[: self.val_size].sort().values, order[self.val_size :].sort().values
 
-        mean, std = self._facts.mean, self._facts.std
+        halves = (0.5,) * self.in_channels
+        symmetric = self.normalize == "symmetric"
+        mean, std = (halves, halves) if symmetric else (self._facts.mean, self._facts.std)
         self.test = Images(*self._load(train=False), mean, std)
         self.val = Images(images[val], labels[val], mean, std) if self.val_size else self.test
         self.train = (

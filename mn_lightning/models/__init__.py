@@ -1,6 +1,34 @@
 """LightningModules and the networks they take."""
 
 from mn_lightning.models.classifier import ImageClassifier
-from mn_lightning.models.networks import CIFARConvNet
+from mn_lightning.models.classifier_features import ClassifierFeatures
+from mn_lightning.models.dcgan import DCGAN
+from mn_lightning.models.dcgan_networks import DCGANDiscriminator, DCGANGenerator
+from mn_lightning.models.networks import (
+    VGG13,
+    CIFARConvNet,
+    CIFARDenseNet,
+    InceptionV3,
+    LeNet,
+    NetworkInNetwork,
+    ResNet20,
+    ResNet56,
+    TorchvisionNetwork,
+)
 
-__all__ = ["CIFARConvNet", "ImageClassifier"]
+__all__ = [
+    "DCGAN",
+    "VGG13",
+    "CIFARConvNet",
+    "CIFARDenseNet",
+    "ClassifierFeatures",
+    "DCGANDiscriminator",
+    "DCGANGenerator",
+    "ImageClassifier",
+    "InceptionV3",
+    "LeNet",
+    "NetworkInNetwork",
+    "ResNet20",
+    "ResNet56",
+    "TorchvisionNetwork",
+]

@@ -7,9 +7,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tiny import BATCHES, classifier, digits, trainer
+from torch.utils.data import DataLoader
 
 from mn_lightning.compare.recorder import Row, RunRecorder
-from mn_lightning.models import ImageClassifier
+from mn_lightning.models import DCGAN, ImageClassifier
 
 
 def record(folder: Path, *callbacks: Callback, model: LightningModule | None = None, **arguments: Any) -> list[Row]:
@@ -65,6 +66,17 @@ def test_metrics_that_are_logged_in_training_alone(tmp_path: Path) -> None:
 
     rows = record(tmp_path, model=Score(classifier().network), limit_val_batches=0)
     assert [row["score"] for row in rows] == [0, 1]
+
+
+def test_steps_are_the_generators_where_the_module_counts_those(tmp_path: Path) -> None:
+    model = DCGAN(1, latent_features=5, base_channels=2, max_generator_steps=BATCHES + 1)
+    recorder = RunRecorder(tmp_path / "metrics.csv")
+    run = trainer(tmp_path, [recorder], max_epochs=-1, enable_checkpointing=True)
+    run.fit(model, DataLoader(torch.zeros(4 * BATCHES, 1, 32, 32), batch_size=4))
+    assert run.global_step == 2 * (BATCHES + 1)
+    assert [(row["epoch"], row["step"]) for row in recorder.rows] == [(0, BATCHES), (1, BATCHES + 1)]
+    for row in recorder.rows:
+        assert row.keys() == {"epoch", "step", "seconds", "discriminator_loss", "generator_loss"}
 
 
 def test_the_clock_stands_still_in_validation(tmp_path: Path) -> None:

@@ -85,6 +85,22 @@ def test_resized_bilinearly(size: int) -> None:
     np.testing.assert_allclose(images.squeeze(1).numpy(), expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("size", [8, 32])
+def test_from_black_at_minus_1_to_white_at_1(size: int) -> None:
+    data = DigitsDataModule(image_size=size, normalize="symmetric")
+    data.setup()
+    for split in SPLITS:
+        small = np.stack([resize(image, size) for image in counts(digits(8), split)]) / 8 - 1
+        np.testing.assert_allclose(tensors(data, split)[0].squeeze(1).numpy(), small, atol=1e-3)
+    images = tensors(data, "train")[0]
+    assert (images.min(), images.max()) == (-1, 1)
+
+
+def test_another_normalization() -> None:
+    with pytest.raises(ValueError, match=r"^DigitsDataModule got normalize='unit'; it takes one of 'standard', 'sym"):
+        DigitsDataModule(normalize="unit")
+
+
 def test_equal_class_shares() -> None:
     shares = np.bincount(load_digits().target) / 1797
     for split, size in SPLITS.items():

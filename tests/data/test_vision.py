@@ -175,6 +175,27 @@ def test_reads_each_set(name: str, write: Write) -> None:
     np.testing.assert_array_equal(labels, written.train.labels[order])
 
 
+@pytest.mark.parametrize("augment", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_from_black_at_minus_1_to_white_at_1(name: str, augment: bool, write: Write) -> None:
+    written = write(name)
+    data = module(name, written.root, normalize="symmetric", augment=augment, val_size=8)
+    standard = module(name, written.root, augment=augment, val_size=8)
+    mean, std = (np.reshape(values, (-1, 1, 1)) for values in NORMALIZATION[name])
+    loaders = [(each.train_dataloader(), each.val_dataloader(), each.test_dataloader()) for each in (data, standard)]
+    for loader, of_standard in zip(*loaders, strict=True):
+        (images, labels), (expected, expected_labels) = read(loader), read(of_standard)
+        np.testing.assert_allclose(images, (expected * std + mean) * 2 - 1, atol=1e-5)
+        np.testing.assert_array_equal(labels, expected_labels)
+        assert images.dtype == np.float32
+        assert (images.min(), images.max()) == (-1, 1)
+
+
+def test_another_normalization() -> None:
+    with pytest.raises(ValueError, match=r"^TorchvisionDataModule got normalize='unit'; it takes one of 'standard', "):
+        TorchvisionDataModule("MNIST", normalize="unit")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_batches(name: str, write: Write) -> None:
     data = module(name, write(name).root, batch_size=16)

@@ -1,0 +1,352 @@
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm  # type: ignore[import-untyped, unused-ignore]
+
+from mn_lightning._checks import check_at_least, check_choice
+from mn_lightning._steps import training_steps
+from mn_lightning.features.extraction import Extraction, Generated
+from mn_lightning.features.fidelity import INCEPTION, FidelityFeatures
+from mn_lightning.features.images import RealImages, content_digest
+from mn_lightning.features.ranks import Ranks
+from mn_lightning.features.real import RealStatistics, StatisticsCache, cache_key
+from mn_lightning.features.sums import REAL_STATES, inception_score, kernel_distance
+from mn_lightning.features.untouched import rng_untouched, seed_all, untouched
+from mn_lightning.swap import refit_mixtures
+
+METRICS = ("fid", "kid", "isc")
+FAST_DEV_RUN_SAMPLES = 8
+
+
+class FIDCallback(Callback):
+    """Measure the Fréchet distance (FID) of a generator's images to real ones while it trains.
+
+    Works for any LightningModule with a method ``sample(n)`` that returns n images ``(n, C, H, W)``, as bytes or with
+    values in ``value_range``. An evaluation runs every so many generator steps or epochs, and at the end of the
+    training. A generator step is counted by the module's ``generator_steps``, or else by ``trainer.global_step``,
+    which counts the steps of all optimizers.
+
+    Logged are ``fid``, ``fid/best`` and ``fid/steps_to_best``, to the loggers once for each evaluation and for
+    ``ModelCheckpoint(monitor="fid")`` and ``EarlyStopping``, which see the last value at all times; let the first
+    evaluation come before they look. With another extractor than Inception the name is ``fd_<name>`` in place of
+    ``fid`` (and ``kd_<name>`` of ``kid``), with the extractor's own ``name`` or its class name in lower case.
+
+    Stale mixtures are refitted first. The training does not notice an evaluation: modes, buffers and random states are
+    put back. Latents are drawn by the module from torch's (or NumPy's) global random state, which is seeded for each
+    block of ``batch_size`` images, so that the same images come out in every evaluation of the same weights, on any
+    number of processes. Under DDP the buffers, as BatchNorm's running statistics, are those of rank zero. On the same
+    images the value equals ``torch_fidelity.calculate_metrics(fid=True)``.
+
+    Args:
+        every_n_steps: evaluate whenever the generator steps reach a multiple of this.
+        every_n_epochs: evaluate at the end of every so manieth epoch; every epoch if neither is given.
+        num_samples: images to generate, over all processes together.
+        real: DataLoader or folder of the real images; None takes the Trainer's training data. Each image of the
+            loader's dataset counts once, as the dataset gives it: switch random augmentation off.
+        value_range: values of black and white, in real and in generated images of floating point.
+        feature_extractor: name of one of torch-fidelity's extractors, or a module that maps uint8 images
+            ``(N, C, H, W)`` to features ``(N, D)``.
+        weights_path: file of the named extractor's weights; None downloads them.
+        metrics: ``"fid"``, and on request ``"kid"`` and ``"isc"`` (Inception score), with their ``/std``.
+        batch_size: images generated and extracted at a time.
+        sample_method: name of the method that generates.
+        train_mode: generate in the mode that the module is trained in, as some GAN code does, and not in evaluation.
+        log_floor: log ``fid/floor`` at the start, the distance between two random halves of the real images.
+        seed: of the latents, and of the subsets for KID and Inception score.
+        cache_dir: folder for the real statistics; None takes one beside torch hub's weights.
+
+    Attributes:
+        best: the lowest distance so far.
+        steps_to_best: the generator steps at which it was reached.
+
+    Raises:
+        ValueError: an argument out of range; in ``setup``, a module without ``sample_method``; at the start of the
+            training, real images of another form or range.
+        RuntimeError: in ``setup``, if the weights cannot be had; says which file to put where.
+
+    Example::
+
+        Trainer(callbacks=[FIDCallback(every_n_steps=1000), ModelCheckpoint(monitor="fid", mode="min")])
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        every_n_epochs: int | None = None,
+        num_samples: int = 10_000,
+        real: DataLoader[Any] | str | None = None,
+        value_range: tuple[float, float] = (-1.0, 1.0),
+        feature_extractor: nn.Module | str = INCEPTION,
+        weights_path: str | None = None,
+        metrics: Sequence[str] = ("fid",),
+        batch_size: int = 100,
+        sample_method: str = "sample",
+        train_mode: bool = False,
+        log_floor: bool = False,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("every_n_steps", 1 if every_n_steps is None else every_n_steps, 1),
+            ("every_n_epochs", 1 if every_n_epochs is None else every_n_epochs, 1),
+            ("num_samples", num_samples, 2),
+            ("batch_size", batch_size, 1),
+            ("seed", seed, 0),
+        ):
+            check_at_least("FIDCallback", name, value, least)
+        for metric in metrics:
+            check_choice("FIDCallback", "metrics", metric, METRICS)
+        if "fid" not in metrics:
+            raise ValueError(f"FIDCallback got metrics={list(metrics)}; 'fid' has to be among them")
+        if "isc" in metrics and feature_extractor != INCEPTION:
+            raise ValueError(f"FIDCallback got metrics={list(metrics)}; 'isc' needs feature_extractor={INCEPTION!r}")
+        if not value_range[0] < value_range[1]:
+            raise ValueError(f"FIDCallback got value_range={value_range}; it takes the values of black and white")
+        if weights_path is not None and not isinstance(feature_extractor, str):
+            raise ValueError("FIDCallback got weights_path and a module; weights_path is for a named extractor")
+        self.every_n_steps = every_n_steps
+        self.every_n_epochs = 1 if every_n_steps is None and every_n_epochs is None else every_n_epochs
+        self.num_samples = num_samples
+        self.real = real
+        self.value_range = value_range
+        self.feature_extractor = feature_extractor
+        self.weights_path = weights_path
+        self.metrics = tuple(metrics)
+        self.batch_size = batch_size
+        self.sample_method = sample_method
+        self.train_mode = train_mode
+        self.log_floor = log_floor
+        self.seed = seed
+        self.cache_dir = cache_dir
+        self.best = float("inf")
+        self.steps_to_best = 0
+        self._extractor: nn.Module | None = None
+        self._statistics: RealStatistics | None = None
+        self._steps_seen = 0
+        self._evaluated_at = -1
+
+    @property
+    def name(self) -> str:
+        """What the distance is logged as: ``fid``, or ``fd_`` and the extractor's name."""
+        return "fid" if self.feature_extractor == INCEPTION else f"fd_{self._extractor_name}"
+
+    @property
+    def state_key(self) -> str:
+        """Tells several extractors in one trainer apart in a checkpoint."""
+        return self._generate_state_key(name=self.name)
+
+    @property
+    def _extractor_name(self) -> str:
+        if isinstance(self.feature_extractor, str):
+            return self.feature_extractor
+        name = getattr(self.feature_extractor, "name", None)
+        return name if isinstance(name, str) else type(self.feature_extractor).__name__.lower()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Best distance and its steps; the real statistics are cached on disk."""
+        return {"best": self.best, "steps_to_best": self.steps_to_best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the checkpoint was saved."""
+        self.best = state_dict["best"]
+        self.steps_to_best = state_dict["steps_to_best"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the extractor before anything is trained, so that missing weights are noticed now."""
+        if stage != "fit":
+            return
+        if not callable(getattr(pl_module, self.sample_method, None)):
+            raise ValueError(
+                f"FIDCallback got sample_method={self.sample_method!r}; {type(pl_module).__name__} has no such method, "
+                "give the name of one that returns n images"
+            )
+        if self._extractor is None:
+            self._extractor = Ranks(trainer).together(self._make_extractor)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Get the statistics of the real images, from the cache or by computing them."""
+        self._steps_seen, self._evaluated_at = training_steps(trainer), -1
+        ranks, device = Ranks(trainer), pl_module.device
+        with rng_untouched(device), self._ready_extractor(device) as extractor:
+            self._statistics = self._real_statistics(trainer, ranks, extractor, device)
+        if self.log_floor:
+            _log(trainer, {f"{self.name}/floor": ranks.on_rank_zero(lambda: float(self._on_rank_zero().floor))})
+        if ranks.rank == 0 and not _is_fast_dev_run(trainer):
+            self._warn_of_bias(self._on_rank_zero())
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Evaluate if the generator steps have reached a multiple of ``every_n_steps``."""
+        steps, before = training_steps(trainer), self._steps_seen
+        self._steps_seen = steps
+        # Steps are the same on all ranks, and so is this decision.
+        if self.every_n_steps and steps // self.every_n_steps > before // self.every_n_steps:
+            self._evaluate(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate every so manieth epoch, and in the last, before checkpoint callbacks look."""
+        due = self.every_n_epochs is not None and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        # Whatever asks for a stop may do so on some ranks first.
+        if trainer.strategy.reduce_boolean_decision(due or _is_last_epoch(trainer), all=False):
+            self._evaluate(trainer, pl_module, after_epoch=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate if something else has ended the training."""
+        self._evaluate(trainer, pl_module, after_epoch=True)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Free the memory."""
+        self._extractor = self._statistics = None
+
+    def _make_extractor(self) -> nn.Module:
+        if isinstance(self.feature_extractor, str):
+            return FidelityFeatures(self.feature_extractor, self.weights_path, with_logits="isc" in self.metrics)
+        return self.feature_extractor.requires_grad_(False).eval()
+
+    @contextmanager
+    def _ready_extractor(self, device: torch.device) -> Iterator[nn.Module]:
+        """Give the extractor on ``device``, for as long as it is needed there (torchmetrics #1959)."""
+        assert self._extractor is not None, "setup has made it"
+        try:
+            yield self._extractor.to(device).eval()
+        finally:
+            self._extractor.to("cpu")
+
+    def _on_rank_zero(self) -> RealStatistics:
+        assert self._statistics is not None, "rank zero has them since the start of the training"
+        return self._statistics
+
+    def _warn_of_bias(self, real: RealStatistics) -> None:
+        if min(self.num_samples, int(real.count)) <= len(real.total):
+            rank_zero_warn(
+                f"{self.name} of {self.num_samples} generated and {int(real.count)} real images in {len(real.total)} "
+                "features is biased upwards, as their covariances have not full rank; take more images than features, "
+                "or compare values of equal numbers only"
+            )
+
+    def _samples(self, trainer: Trainer) -> int:
+        return min(self.num_samples, FAST_DEV_RUN_SAMPLES) if _is_fast_dev_run(trainer) else self.num_samples
+
+    def _extraction(self, extractor: nn.Module, device: torch.device, ranks: Ranks) -> Extraction:
+        return Extraction(extractor, device, ranks, self.batch_size, self.seed, keep_features="kid" in self.metrics)
+
+    def _real_statistics(
+        self, trainer: Trainer, ranks: Ranks, extractor: nn.Module, device: torch.device
+    ) -> RealStatistics | None:
+        """Return the statistics on rank zero, None elsewhere."""
+        images = ranks.together(lambda: self._real_images(trainer))
+        total = len(images)
+        kept = min(total, self._samples(trainer)) if "kid" in self.metrics else 0
+        extraction = self._extraction(extractor, device, ranks)
+
+        def compute(total: int) -> RealStatistics | None:
+            with _progress_bar(trainer, len(ranks.share(total)), "real images") as bar:
+                return extraction.real(images, total, min(total, kept), bar.update)
+
+        if _is_fast_dev_run(trainer):
+            return compute(min(total, FAST_DEV_RUN_SAMPLES))
+        seed_all(self.seed, 0)
+        share = ranks.share(total)
+        digest = ranks.sum(ranks.together(lambda: content_digest(images.batches(share) if share else (), share)))
+        cache = StatisticsCache(self.cache_dir, self.name, cache_key(digest, extractor, kept=kept))
+        # Rank zero alone looks and tells the others: each rank may see other files.
+        statistics = cache.load() if ranks.rank == 0 else None
+        if not ranks.on_rank_zero(lambda: statistics is not None):
+            statistics = compute(total)
+            if statistics is not None:
+                cache.save(statistics)
+        return statistics
+
+    def _real_images(self, trainer: Trainer) -> RealImages:
+        source: Any = trainer.train_dataloader if self.real is None else self.real
+        images = RealImages(source, self.value_range, self.batch_size)
+        if len(images) < 4:
+            raise ValueError(f"there are {len(images)} real images; FIDCallback takes 4 or more")
+        return images
+
+    def _evaluate(self, trainer: Trainer, module: LightningModule, after_epoch: bool = False) -> None:
+        steps = training_steps(trainer)
+        if steps == self._evaluated_at:
+            return
+        self._evaluated_at = steps
+        refit_mixtures(module)
+        with untouched(module, module.device):
+            values = self._measure(trainer, module, Ranks(trainer))
+        if values[self.name] < self.best:
+            self.best, self.steps_to_best = values[self.name], steps
+        values |= {f"{self.name}/best": self.best, f"{self.name}/steps_to_best": float(self.steps_to_best)}
+        _log(trainer, values, after_epoch)
+
+    def _measure(self, trainer: Trainer, module: LightningModule, ranks: Ranks) -> dict[str, float]:
+        if not self.train_mode:
+            module.eval()
+        ranks.copy_buffers(module)
+        total = self._samples(trainer)
+
+        def sample(n: int) -> Any:
+            with trainer.precision_plugin.forward_context():
+                return getattr(module, self.sample_method)(n)
+
+        with (
+            self._ready_extractor(module.device) as extractor,
+            _progress_bar(trainer, total // ranks.size, self.name) as bar,
+        ):
+            extraction = self._extraction(extractor, module.device, ranks)
+            generated = extraction.generated(module, sample, total, self.value_range, bar.update)
+        return ranks.on_rank_zero(lambda: self._compute(generated))
+
+    def _compute(self, generated: Generated) -> dict[str, float]:
+        statistics, sums = self._on_rank_zero(), generated.sums
+        for name, value in zip(REAL_STATES, ("total", "outer", "count"), strict=True):
+            setattr(sums, name, getattr(statistics, value).to(sums.device))
+        values = {self.name: float(sums.compute())}
+        if "kid" in self.metrics:
+            name = "kid" if self.name == "fid" else f"kd_{self._extractor_name}"
+            seed_all(self.seed, 0)
+            kept = statistics.kept.to(generated.features.device)
+            values[name], values[f"{name}/std"] = kernel_distance(kept, generated.features)
+        if "isc" in self.metrics:
+            seed_all(self.seed, 0)
+            values["isc"], values["isc/std"] = inception_score(generated.logits)
+        return values
+
+
+def _is_fast_dev_run(trainer: Trainer) -> bool:
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def _is_last_epoch(trainer: Trainer) -> bool:
+    # The loop's own `done` prints that the training is over, and changes the epoch count.
+    out_of_steps = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+    out_of_epochs = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
+    return bool(trainer.should_stop or out_of_steps or out_of_epochs)
+
+
+def _log(trainer: Trainer, values: dict[str, float], after_epoch: bool = False) -> None:
+    """Log as Lightning's LearningRateMonitor does: at any step, also at the end, and once.
+
+    ``LightningModule.log`` would write a value that belongs to one step only every ``log_every_n_steps``, or repeat it
+    until the epoch ends, and is forbidden at the training's end.
+    """
+    trainer.callback_metrics.update(
+        {name: torch.tensor(value, device=trainer.strategy.root_device) for name, value in values.items()}
+    )
+    # Loggers count batches from 0; the last one of an epoch has been counted when the epoch's end is reached.
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped - after_epoch
+    for logger in trainer.loggers:
+        logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=step)
+
+
+def _progress_bar(trainer: Trainer, total: int, what: str) -> Any:
+    """Make a bar for rank zero, if the Trainer shows bars too."""
+    bar: Any = trainer.progress_bar_callback
+    hidden = not trainer.is_global_zero or bar is None or not bar.is_enabled
+    return tqdm(total=total, desc=what, unit="image", leave=False, disable=hidden)

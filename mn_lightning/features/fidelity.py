@@ -1,0 +1,78 @@
+"""torch-fidelity's feature extractors, with clear words where their weights are missing."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
+INCEPTION = "inception-v3-compat"
+"""torch-fidelity's name for the Inception of the published FID values."""
+
+
+class FidelityFeatures(nn.Module):
+    """A feature extractor of torch-fidelity, by the name that it is registered under, in evaluation mode for good.
+
+    Images of one channel are repeated to three. Resizing to the extractor's input size is its own: Inception's is that
+    of the TensorFlow graph, without antialiasing, on which published values rest.
+
+    Args:
+        name: one of ``torch_fidelity.registry.FEATURE_EXTRACTORS_REGISTRY``, to which
+            ``torch_fidelity.register_feature_extractor`` adds.
+        weights_path: file of the weights; None downloads them once, to torch hub's folder.
+        with_logits: give the class logits too, as the Inception score needs them; Inception only.
+
+    Raises:
+        ValueError: if ``name`` is not registered, or has no logits.
+        RuntimeError: if the weights can be neither read nor downloaded; says what to put where.
+    """
+
+    def __init__(self, name: str = INCEPTION, weights_path: str | None = None, with_logits: bool = False) -> None:
+        super().__init__()
+        if name not in FEATURE_EXTRACTORS_REGISTRY:
+            known = ", ".join(FEATURE_EXTRACTORS_REGISTRY)
+            raise ValueError(f"feature_extractor is {name!r}; torch-fidelity has {known}, or give an nn.Module")
+        if with_logits and name != INCEPTION:
+            raise ValueError(f"feature_extractor {name!r} has no class logits; take {INCEPTION!r} for them")
+        self.name = name
+        extractor_class = FEATURE_EXTRACTORS_REGISTRY[name]
+        layers = [_layer(name, extractor_class), *["logits_unbiased"] * with_logits]
+        try:
+            self.extractor = extractor_class(name, layers, feature_extractor_weights_path=weights_path)
+        except Exception as error:  # network, file system, unpickling, keys: all mean that there are no weights
+            raise RuntimeError(_advice(name, weights_path, error)) from error
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "FidelityFeatures":
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Compute features ``(N, D)`` and, if asked for, logits, of uint8 images ``(N, 1 or 3, H, W)``."""
+        if images.shape[1] == 1:
+            images = images.expand(-1, 3, -1, -1)
+        return tuple(values.flatten(1) for values in self.extractor(images))
+
+
+def _layer(name: str, extractor_class: type) -> str:
+    """Name of the layer that the Fréchet distance is computed on."""
+    if name == INCEPTION:
+        return "2048"
+    try:
+        layer: str = extractor_class.get_default_feature_layer_for_metric("fid")  # type: ignore[attr-defined]
+    except (AttributeError, NotImplementedError):  # torch-fidelity 0.3 has no defaults
+        layer = extractor_class.get_provided_features_list()[-1]  # type: ignore[attr-defined]
+    return layer
+
+
+def _advice(name: str, weights_path: str | None, error: Exception) -> str:
+    reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
+    if name != INCEPTION:
+        source = f"weights_path {weights_path!r}" if weights_path else "the weights that it downloads"
+        return f"torch-fidelity cannot make {name!r} from {source} ({reason}); give another weights_path"
+    file = URL_INCEPTION_V3.rsplit("/", 1)[-1]
+    where = Path(torch.hub.get_dir()) / "checkpoints"
+    failed = f"reading weights_path {weights_path!r} failed" if weights_path else "downloading Inception failed"
+    return f"{failed} ({reason}); put {file} from {URL_INCEPTION_V3} into {where}, or give its path as weights_path"

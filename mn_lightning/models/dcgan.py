@@ -1,0 +1,217 @@
+"""DCGAN as Kalayeh & Shah train it."""
+
+from functools import partial
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mn_lightning._checks import check_at_least
+from mn_lightning.models.dcgan_networks import DCGANDiscriminator, DCGANGenerator, DiscriminatorNorm
+
+
+class DCGAN(LightningModule):
+    """Trains a generator of images against a discriminator (Kalayeh & Shah, Section 5.3; Radford et al., 1511.06434).
+
+    One training step is one update of the discriminator and then one of the generator, each on latents of its own, with
+    the non-saturating loss. Logged in every step are ``discriminator_loss``, the sum of the cross entropies of a real
+    and of a generated batch, and ``generator_loss``. There is nothing to validate: a callback measures the samples.
+
+    What the generator's norms see: two training batches in each step, one for each update and both made by the same
+    weights. BatchNorm's running statistics take both, and so does MixtureNorm's queue, whose 20 batches are then
+    those of the last 10 steps. The papers do not say.
+
+    Latents are uniform in [-1, 1) and drawn from torch's random state, on the module's device. Lightning does not put
+    that state into a checkpoint: a resumed run repeats the uninterrupted one, bit for bit, only if you restore the
+    random state before its first step. In several processes each draws the latents of all and takes its share,
+    because ``seed_everything`` leaves them all with the same random state.
+
+    The gradients are averaged over processes after each of the two backward passes, so that the plain ``ddp`` strategy
+    does; sharded strategies are not supported. Automatic gradient accumulation and clipping are refused by Lightning.
+
+    Optimizers and sizes are not saved in the checkpoint; give them again to ``DCGAN.load_from_checkpoint``.
+
+    Args:
+        channels: channels of the images.
+        image_size: height and width of the images in pixels, 32 or 64.
+        latent_features: length of a latent vector.
+        base_channels: number of channels at the image's end of both networks; they have up to eight times as many.
+        discriminator_norm: ``"batch"``, or ``"spectral"`` for spectral normalization in BatchNorm's place.
+        generator_optimizer: makes the generator's optimizer from its parameters; by default the paper's, Adam with
+            learning rate 2e-4 and betas (0, 0.9).
+        discriminator_optimizer: likewise.
+        max_generator_steps: stop the training after so many updates of the generator; None leaves that to the Trainer.
+
+    Attributes:
+        generator: ``(N, latent_features)`` to images in [-1, 1].
+        discriminator: images to logits ``(N,)``.
+
+    Raises:
+        ValueError: an argument out of range; in training, images of another shape or beyond [-1, 1].
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        image_size: int = 32,
+        latent_features: int = 100,
+        base_channels: int = 64,
+        discriminator_norm: DiscriminatorNorm = "batch",
+        generator_optimizer: OptimizerCallable | None = None,
+        discriminator_optimizer: OptimizerCallable | None = None,
+        max_generator_steps: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("channels", channels),
+            ("latent_features", latent_features),
+            ("base_channels", base_channels),
+        ):
+            check_at_least("DCGAN", name, value, 1)
+        if max_generator_steps is not None:
+            check_at_least("DCGAN", "max_generator_steps", max_generator_steps, 1, also="None")
+        self.channels = channels
+        self.image_size = image_size
+        self.latent_features = latent_features
+        self.generator_optimizer = generator_optimizer
+        self.discriminator_optimizer = discriminator_optimizer
+        self.max_generator_steps = max_generator_steps
+        self.generator = DCGANGenerator(latent_features, channels, image_size, base_channels)
+        self.discriminator = DCGANDiscriminator(channels, image_size, base_channels, discriminator_norm)
+        self.automatic_optimization = False
+        self.example_input_array = torch.zeros(2, latent_features)
+        # A number, not a buffer: reading it must not wait for the device.
+        self._generator_steps = 0
+
+    @property
+    def generator_steps(self) -> int:
+        """Updates of the generator so far, which papers count; ``trainer.global_step`` counts both optimizers'."""
+        return self._generator_steps
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Return images in [-1, 1], ``(N, channels, image_size, image_size)``, of ``(N, latent_features)``."""
+        images: Tensor = self.generator(latents)
+        return images
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Make ``n`` images in whatever mode, training or evaluation, the module is in.
+
+        Args:
+            n: how many.
+            generator: where the latents are drawn from, on any device; by default torch's random state.
+
+        Returns:
+            ``(n, channels, image_size, image_size)`` in [-1, 1], on the module's device.
+        """
+        check_at_least("DCGAN.sample", "n", n, 1)
+        images: Tensor = self(self._latents(n, generator))
+        return images
+
+    def training_step(self, batch: Tensor | list[Tensor] | tuple[Tensor, ...]) -> None:
+        """Update both networks.
+
+        Args:
+            batch: real images in [-1, 1], ``(N, channels, image_size, image_size)``, or a list that starts with them.
+        """
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        self._check_images(images)
+        generator_optimizer, discriminator_optimizer = cast(list[LightningOptimizer], self.optimizers())
+
+        # Each optimizer freezes the other's network. Autocast depends on it: a weight that it casts without gradients
+        # it would keep for the second pass, were it not frozen. DDP's own averaging is off: it waits for both networks.
+        with discriminator_optimizer.toggle_model(sync_grad=False):
+            with torch.no_grad():
+                fakes = self(self._training_latents(len(images)))
+            # Separate batches, as in DCGAN: the norms see real or generated images, never both.
+            loss = discriminator_loss(self.discriminator(images), self.discriminator(fakes))
+            self._update(loss, discriminator_optimizer)
+        self._log_loss("discriminator_loss", loss, len(images))
+
+        with generator_optimizer.toggle_model(sync_grad=False):
+            loss = generator_loss(self.discriminator(self(self._training_latents(len(images)))))
+            self._update(loss, generator_optimizer)
+        self._log_loss("generator_loss", loss, len(images))
+
+        self._generator_steps += 1
+        self._stop_if_done()
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """Make the optimizers of generator and discriminator, in this order."""
+        default = partial(torch.optim.Adam, lr=2e-4, betas=(0.0, 0.9))
+        return [
+            (self.generator_optimizer or default)(self.generator.parameters()),
+            (self.discriminator_optimizer or default)(self.discriminator.parameters()),
+        ]
+
+    def on_train_start(self) -> None:
+        """Do no further step if the checkpoint to resume from has them all."""
+        self._stop_if_done()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save ``generator_steps``."""
+        checkpoint["generator_steps"] = self._generator_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore ``generator_steps``."""
+        self._generator_steps = checkpoint["generator_steps"]
+
+    def _latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        device = self.device if generator is None else generator.device
+        uniform = torch.rand(n, self.latent_features, generator=generator, device=device)
+        return (2 * uniform - 1).to(self.device, cast(torch.dtype, self.dtype))
+
+    def _training_latents(self, n: int) -> Tensor:
+        return self._latents(n * self.trainer.world_size)[n * self.global_rank :][:n]
+
+    def _update(self, loss: Tensor, optimizer: LightningOptimizer) -> None:
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        if self.trainer.world_size > 1:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.grad = self.trainer.strategy.reduce(parameter.grad, reduce_op="mean")
+        optimizer.step()
+
+    def _log_loss(self, name: str, loss: Tensor, batch_size: int) -> None:
+        self.log(name, loss.detach(), prog_bar=True, batch_size=batch_size)
+
+    def _stop_if_done(self) -> None:
+        if self.max_generator_steps is not None and self._generator_steps >= self.max_generator_steps:
+            self.trainer.should_stop = True
+
+    def _check_images(self, images: Tensor) -> None:
+        expected = (self.channels, self.image_size, self.image_size)
+        if images.dim() != 4 or images.shape[1:] != expected:
+            raise ValueError(
+                f"DCGAN got images of shape {tuple(images.shape)}; it takes (N, {', '.join(map(str, expected))}), "
+                "change its channels or image_size, or those of the data"
+            )
+        # Only once, because it waits for the device.
+        if self._generator_steps == 0 and (furthest := images.abs().max().item()) > 1.001:
+            raise ValueError(
+                f"DCGAN got images with values up to {furthest:.3g} away from 0; its own are in [-1, 1], scale the "
+                "images to that, as normalize='symmetric' does in this package's data modules"
+            )
+
+
+def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Return the cross entropy of calling real images real plus that of calling generated ones generated, in float32.
+
+    Args:
+        real_logits: ``(N,)``.
+        fake_logits: ``(M,)``.
+    """
+    # -log(sigmoid(x)) = softplus(-x)
+    return F.softplus(-real_logits.float()).mean() + F.softplus(fake_logits.float()).mean()
+
+
+def generator_loss(fake_logits: Tensor) -> Tensor:
+    """Return the cross entropy of calling generated images, ``(N,)``, real: the non-saturating loss, in float32."""
+    return F.softplus(-fake_logits.float()).mean()

@@ -1,0 +1,212 @@
+"""The grid shows the samples, and leaves no trace on the training."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.logger import Logger
+from PIL import Image
+from tiny import classifier, mixture_callbacks, mixtures, trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mn_lightning.callbacks import SampleGridCallback
+from mn_lightning.models import DCGAN
+
+BATCHES = 5
+
+
+def gan(**arguments: Any) -> DCGAN:
+    torch.manual_seed(0)
+    return DCGAN(**{"channels": 1, "latent_features": 5, "base_channels": 2, **arguments})
+
+
+def fit(folder: Path, model: LightningModule, *callbacks: Callback, **arguments: Any) -> Trainer:
+    run = trainer(folder, list(callbacks), **{"max_epochs": 2, **arguments})
+    torch.manual_seed(7)
+    run.fit(model, DataLoader(torch.zeros(4 * BATCHES, 1, 32, 32), batch_size=4))
+    return run
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "samples").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("every_n_steps", "steps"), [(3, [3, 6, 9, 10]), (5, [5, 10]), (100, [10]), (1, list(range(1, 11)))]
+)
+def test_every_n_steps_of_the_generator_and_at_the_end(tmp_path: Path, every_n_steps: int, steps: list[int]) -> None:
+    fit(tmp_path, gan(), SampleGridCallback(every_n_steps, num_samples=2))
+    assert names(tmp_path) == [f"{step:06d}.png" for step in steps]
+
+
+def test_global_steps_where_the_module_counts_none_of_its_own(tmp_path: Path) -> None:
+    class Uncounted(DCGAN):
+        @property
+        def generator_steps(self) -> int:
+            raise AttributeError
+
+    model = Uncounted(1, latent_features=5, base_channels=2)
+    fit(tmp_path, model, SampleGridCallback(5, num_samples=2), max_epochs=1)
+    # Two optimizers: 2, 4, 6, 8, 10. The first multiple of 5 is passed, the second one met.
+    assert names(tmp_path) == ["000006.png", "000010.png"]
+
+
+def test_a_resumed_run_goes_on_counting(tmp_path: Path) -> None:
+    fit(tmp_path, gan(max_generator_steps=4)).save_checkpoint(tmp_path / "half.ckpt")
+    run = trainer(tmp_path, [SampleGridCallback(3, num_samples=2)], max_epochs=-1)
+    run.fit(
+        gan(max_generator_steps=7),
+        DataLoader(torch.zeros(4 * BATCHES, 1, 32, 32), batch_size=4),
+        ckpt_path=tmp_path / "half.ckpt",
+    )
+    assert names(tmp_path) == ["000006.png", "000007.png"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_picture_shows_the_samples_of_the_trained_generator(tmp_path: Path, channels: int) -> None:
+    model = gan(channels=channels, max_generator_steps=2)
+    run = trainer(tmp_path, [SampleGridCallback(num_samples=5, nrow=3, seed=4)], max_epochs=-1)
+    run.fit(model, DataLoader(torch.zeros(8, channels, 32, 32), batch_size=4))
+    images = model.eval().sample(5, torch.Generator().manual_seed(4)).numpy()
+    picture = np.asarray(Image.open(tmp_path / "samples" / "000002.png")).astype(int)
+    # Two pixels between the images, and around them; two rows of three.
+    assert picture.shape == (2 * 34 + 2, 3 * 34 + 2, 3)
+    for i, image in enumerate(images):
+        top, left = 2 + 34 * (i // 3), 2 + 34 * (i % 3)
+        shown = picture[top : top + 32, left : left + 32].transpose(2, 0, 1)
+        expected = np.broadcast_to((image + 1) / 2 * 255, (3, 32, 32))
+        assert np.abs(shown - expected).max() <= 0.51
+    assert (picture[36:, 70:] == 0).all()
+
+
+class Observe(Callback):
+    """Notes what a grid could change, after each batch: callbacks before it have not seen the grid."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, model: LightningModule, *_: Any) -> None:
+        self.seen.append(
+            (
+                [module.training for module in model.modules()],
+                torch.get_rng_state().tolist(),
+                np.random.get_state()[1].tolist(),
+                random.getstate(),
+            )
+        )
+
+
+class Noisy(DCGAN):
+    """Draws from every random state there is when it samples."""
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        assert not any(module.training for module in self.modules())
+        assert not any(layer.stale for layer in mixtures(self))
+        torch.rand(1), np.random.rand(), random.random()
+        return super().sample(n, generator)
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+def test_the_training_is_the_same_without_it(tmp_path: Path, swapped: bool) -> None:
+    def run(*callbacks: Callback) -> tuple[dict[str, Tensor], list[tuple[Any, ...]]]:
+        np.random.seed(0)
+        random.seed(0)
+        torch.manual_seed(0)
+        model = Noisy(1, latent_features=5, base_channels=2)
+        model.discriminator.convs.conv2.norm.eval()  # one that its user keeps in evaluation
+        observe = Observe()
+        swap = mixture_callbacks(["deconv1", "deconv2"]) if swapped else []
+        fit(tmp_path, model, *swap, *callbacks, observe)
+        return model.state_dict(), observe.seen
+
+    state, seen = run(SampleGridCallback(2, num_samples=3))
+    without, seen_without = run()
+    assert len(names(tmp_path)) == 5
+    assert seen == seen_without
+    assert all(torch.equal(state[name], without[name]) for name in without)
+
+
+def test_without_a_second_look_a_mixture_would_be_stale(tmp_path: Path) -> None:
+    """What the other tests would see if nothing was refitted."""
+    stale: list[bool] = []
+
+    class Look(Callback):
+        def on_train_batch_end(self, trainer: Trainer, model: LightningModule, *_: Any) -> None:
+            stale.append(any(layer.stale for layer in mixtures(model)))
+
+    fit(tmp_path, gan(), *mixture_callbacks(["deconv1"]), Look(), SampleGridCallback(1, num_samples=2), max_epochs=1)
+    assert stale == [True] * BATCHES
+
+
+class Images:
+    """TensorBoard's and Weights & Biases' ways to take images."""
+
+    def __init__(self) -> None:
+        self.added: list[tuple[str, Any, int]] = []
+
+    def add_image(self, tag: str, image: Tensor, step: int) -> None:
+        self.added.append((tag, image, step))
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
+        (image,) = images
+        self.added.append((key, image, step or 0))
+
+
+class FakeLogger(Logger):
+    name, version = "fake", 0
+
+    def log_metrics(self, *_: Any, **__: Any) -> None: ...
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
+
+
+def test_loggers_that_take_images(tmp_path: Path) -> None:
+    class WithExperiment(FakeLogger):
+        experiment = Images()
+
+    class WithLogImage(FakeLogger):
+        images = Images()
+        log_image = images.log_image
+
+    loggers = [CSVLogger(tmp_path), WithExperiment(), WithLogImage(), FakeLogger()]
+    run = fit(tmp_path, gan(), SampleGridCallback(5, num_samples=2), logger=loggers)
+    folder = Path(run.log_dir or "")
+    assert folder == tmp_path / "lightning_logs" / "version_0"
+    assert names(folder) == ["000005.png", "000010.png"]
+    for logger in (WithExperiment.experiment, WithLogImage.images):
+        assert [(tag, step) for tag, _, step in logger.added] == [("samples", 5), ("samples", 10)]
+    for (_, tensor, step), (_, picture, _) in zip(
+        WithExperiment.experiment.added, WithLogImage.images.added, strict=True
+    ):
+        written = np.asarray(Image.open(folder / "samples" / f"{step:06d}.png")).astype(int)
+        assert tensor.shape == (3, 36, 70)
+        assert np.abs(tensor.permute(1, 2, 0).numpy() * 255 - written).max() <= 0.51
+        assert np.abs(np.asarray(picture).astype(int) - written).max() <= 1
+
+
+def test_the_latents_stay_the_same(tmp_path: Path) -> None:
+    model = gan(generator_optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
+    model.generator.eval()  # and so do its statistics
+    fit(tmp_path, model, SampleGridCallback(4, num_samples=3))
+    pictures = {(tmp_path / "samples" / name).read_bytes() for name in names(tmp_path)}
+    assert len(names(tmp_path)) == 3
+    assert len(pictures) == 1
+
+
+def test_a_module_without_samples(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"^SampleGridCallback got a BoringModel without sample; it takes .*$"):
+        trainer(tmp_path, [SampleGridCallback()]).fit(BoringModel())
+    assert not hasattr(classifier(), "sample")
+
+
+@pytest.mark.parametrize("name", ["every_n_steps", "num_samples", "nrow", "seed"])
+def test_wrong_arguments(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^SampleGridCallback got {name}=-1; it takes {name} >= "):
+        SampleGridCallback(**{name: -1})

@@ -1,0 +1,97 @@
+"""The file of the real statistics: read back as it was written, or not at all."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mn_lightning.features.real import RealStatistics, StatisticsCache, cache_key
+
+
+def statistics() -> RealStatistics:
+    x = torch.randn(40, 6, dtype=torch.float64)
+    return RealStatistics(x.sum(0), x.T @ x, torch.tensor(40), torch.tensor(1.5).double(), x[:3].float())
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    cache, saved = StatisticsCache(str(tmp_path / "new"), "fid", "abc"), statistics()
+    assert cache.load() is None
+    cache.save(saved)
+    loaded = cache.load()
+    assert loaded is not None
+    for name, value in vars(saved).items():
+        assert torch.equal(getattr(loaded, name), value)
+        assert getattr(loaded, name).dtype == value.dtype
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["fid-abc.pt"]
+    assert isinstance(torch.load(cache.path, weights_only=True), dict)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_damaged_byte_is_noticed_or_harmless(tmp_path: Path, seed: int) -> None:
+    cache, saved = StatisticsCache(str(tmp_path), "fid", "abc"), statistics()
+    cache.save(saved)
+    content = bytearray(cache.path.read_bytes())
+    content[random.Random(seed).randrange(len(content))] ^= 0x10
+    cache.path.write_bytes(content)
+    import warnings
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loaded = cache.load()
+    if loaded is None:
+        assert "damaged or foreign" in str(caught[-1].message)
+    else:  # the byte was one of the file's padding
+        assert all(torch.equal(getattr(loaded, name), value) for name, value in vars(saved).items())
+
+
+def test_changed_numbers_are_noticed(tmp_path: Path) -> None:
+    cache = StatisticsCache(str(tmp_path), "fid", "abc")
+    cache.save(statistics())
+    content = torch.load(cache.path, weights_only=True)
+    content["tensors"]["outer"][2, 3] += 1e-9
+    torch.save(content, cache.path)
+    with pytest.warns(UserWarning, match="damaged or foreign .not what was saved."):
+        assert cache.load() is None
+
+
+@pytest.mark.parametrize("content", [b"", b"text", "key", [1], {"format": 1}])
+def test_foreign_files(tmp_path: Path, content: object) -> None:
+    cache = StatisticsCache(str(tmp_path), "fid", "abc")
+    if isinstance(content, bytes):
+        cache.path.write_bytes(content)
+    elif content == "key":  # another run's file under this name
+        other = StatisticsCache(str(tmp_path), "fid", "xyz")
+        other.save(statistics())
+        other.path.rename(cache.path)
+    else:
+        torch.save(content, cache.path)
+    with pytest.warns(UserWarning, match="damaged or foreign"):
+        assert cache.load() is None
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="cannot keep the real statistics"):
+        StatisticsCache(str(tmp_path / "file"), "fid", "abc").save(statistics())
+
+
+def test_default_folder_follows_torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert StatisticsCache(None, "fid", "abc").path == tmp_path / "hub" / "mn_lightning" / "fid-abc.pt"
+
+
+def test_key_changes_with_what_the_statistics_depend_on() -> None:
+    digest = torch.arange(4)
+    layer = nn.Linear(3, 2).bfloat16()
+    other = nn.Linear(3, 2).bfloat16()
+    keys = [
+        cache_key(digest, layer, kept=0),
+        cache_key(digest + 1, layer, kept=0),
+        cache_key(digest, other, kept=0),
+        cache_key(digest, layer, kept=1),
+        cache_key(digest, nn.Sequential(layer), kept=0),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert cache_key(digest, layer, kept=0) == keys[0]
