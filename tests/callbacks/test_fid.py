@@ -130,6 +130,29 @@ def test_train_mode_generates_in_training_mode_each_block_from_the_same_buffers(
     assert by_hand(real_bytes(), generated(callback, model)) != pytest.approx(by_hand(real_bytes(), fake), rel=1e-3)
 
 
+def test_in_training_mode_a_block_does_not_depend_on_the_blocks_before(tmp_path: Path) -> None:
+    """Which of them a process has generated depends on the number of processes."""
+
+    class Counts(Generator):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def sample(self, n: int) -> Tensor:
+            if not torch.is_grad_enabled():
+                self.calls += 1
+                return super().sample(n) / self.calls
+            return super().sample(n)
+
+    callback = fid(tmp_path, train_mode=True)
+    fit, model = run(tmp_path, callback, model=Counts())
+    assert model.calls == 0
+    plain = Generator()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    fake = generated(callback, plain, train=True)
+    assert float(fit.callback_metrics[NAME]) == pytest.approx(by_hand(real_bytes(), fake), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [

@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from torch import nn
 from tiny import trainer
 from tiny_generator import Features, Generator, fid, loader
 
@@ -60,14 +59,10 @@ class Compute(FIDCallback):
         return super()._compute(generated)
 
 
-def named(name, batch_norm=False):
+def named(name):
     features = Features()
     features.name = name
     return features
-
-
-class Synced(Generator):
-    pass
 
 
 def measured(name, **arguments):

@@ -1,6 +1,7 @@
 """The file of the real statistics: read back as it was written, or not at all."""
 
 import random
+import warnings
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,6 @@ def test_a_damaged_byte_is_noticed_or_harmless(tmp_path: Path, seed: int) -> Non
     content = bytearray(cache.path.read_bytes())
     content[random.Random(seed).randrange(len(content))] ^= 0x10
     cache.path.write_bytes(content)
-    import warnings
-
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         loaded = cache.load()
