@@ -1,6 +1,7 @@
 """Run a function in several processes that gloo connects over the loopback interface."""
 
 import os
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -11,16 +12,17 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
-def run(function: Callable[..., Any], world_size: int, folder: Path, *args: Any, seconds: int = 120) -> list[Any]:
+def run(function: Callable[..., Any], world_size: int, folder: Path, *args: Any, seconds: int = 240) -> list[Any]:
     """Return what ``function(rank, *args)`` returns in each of ``world_size`` processes; none is left behind."""
+    deadline = time.monotonic() + seconds
     folder.mkdir(parents=True, exist_ok=True)
     context = mp.start_processes(
         _entry, (function, world_size, folder, args), nprocs=world_size, join=False, start_method="spawn"
     )
     try:
-        if not context.join(seconds):  # the first that ends; an error in any of them is raised here
-            while not context.join(seconds):
-                pass
+        while not context.join(max(0.0, deadline - time.monotonic())):  # an error in any of them is raised here
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{function.__name__} took more than {seconds} seconds in {world_size} processes")
     finally:
         for process in context.processes:
             if process.is_alive():
@@ -31,6 +33,7 @@ def run(function: Callable[..., Any], world_size: int, folder: Path, *args: Any,
 
 def _entry(rank: int, function: Callable[..., Any], world_size: int, folder: Path, args: tuple[Any, ...]) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ.pop("PL_GLOBAL_SEED", None)  # an earlier test's, with which Lightning would seed this process again
     torch.set_num_threads(1)
     # A file instead of a port: nothing else on the machine can have taken it.
     dist.init_process_group(
@@ -38,7 +41,7 @@ def _entry(rank: int, function: Callable[..., Any], world_size: int, folder: Pat
         init_method=f"file://{folder / 'rendezvous'}",
         rank=rank,
         world_size=world_size,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=200),
     )
     result = function(rank, *args)
     torch.save(result, folder / f"{rank}.pt")

@@ -26,7 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def fits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("ddp")
-    by_rank = gloo.run(fit_many, 2, folder, 2, folder, list(CASES.values()), seconds=200)
+    by_rank = gloo.run(fit_many, 2, folder, 2, folder, list(CASES.values()))
     return {case: [found[i] for found in by_rank] for i, case in enumerate(CASES)}
 
 
