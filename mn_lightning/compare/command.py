@@ -57,9 +57,7 @@ def compare(args: Sequence[str]) -> None:
         sys.exit(WRONG)
     _train_all(chosen, limits, options)
     _report(study, runs, root, limits)
-    outcomes = [run.outcome() for run in chosen]
-    complete = all(outcome is not None and outcome.status == "finished" for outcome in outcomes)
-    sys.exit(0 if complete else INCOMPLETE)
+    sys.exit(0 if all(run.finished for run in chosen) else INCOMPLETE)
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
@@ -162,8 +160,7 @@ def _train_all(runs: Sequence[Run], limits: Limits, options: argparse.Namespace)
     """Train one after the other, each in a process of its own, which starts with a clean memory and random state."""
     signal.signal(signal.SIGTERM, _terminate)
     for position, run in enumerate(runs, 1):
-        outcome = run.outcome()
-        if outcome is not None and outcome.status == "finished":
+        if run.finished:
             continue
         left = _time_left(runs[position - 1 :], runs)
         print(f"── run {position} of {len(runs)}: {run.variant}, seed {run.seed} · {left}", flush=True)
@@ -228,12 +225,11 @@ def _time_left(waiting: Sequence[Run], runs: Sequence[Run]) -> str:
 
 def _report(study: Study, runs: Sequence[Run], root: Path, limits: Limits) -> None:
     outcomes = [run.outcome() for run in runs]
-    if not any(outcome is not None and outcome.status == "finished" for outcome in outcomes):
+    if not any(run.finished for run in runs):
         sys.stderr.write(f"mn-lightning compare: no run in {root} has finished, there is nothing to report\n")
     else:
         command = "mn-lightning " + shlex.join(sys.argv[1:])
-        tables = write_report(study, runs, root, limits, command)
-        print_report(study, tables, runs)
+        print_report(*write_report(study, runs, root, limits, command))
         print(f"report.md, curves.png and results.csv are in {root}")
     for run, outcome in zip(runs, outcomes, strict=True):
         if outcome is None:

@@ -42,29 +42,35 @@ class Table(NamedTuple):
     note: str
 
 
-def write_report(study: Study, runs: Sequence[Run], folder: Path, limits: Limits, command: str) -> list[Table]:
-    """Write the report into ``folder`` and return its tables; what has not finished is named and left out."""
-    finished = [run for run in runs if (outcome := run.outcome()) is not None and outcome.status == "finished"]
+def write_report(
+    study: Study, runs: Sequence[Run], folder: Path, limits: Limits, command: str
+) -> tuple[list[Table], list[str]]:
+    """Write the report into ``folder``; what has not finished is named and left out.
+
+    Returns:
+        Its tables, and the sentences that they come to.
+    """
+    finished = [run for run in runs if run.finished]
     curves = {variant: _curves(variant, finished) for variant in study.variants}
     tables = [_scores(study, curves), _races(study, curves), _differences(study, curves)]
+    lines = _sentences(study, curves)
     _write_csv(folder / "results.csv", finished)
     plot_curves(study, curves).savefig(folder / "curves.png", dpi=150)
     text = [f"# {study.name}", "", _introduction(study), "", "![](curves.png)", ""]
     for table in tables:
         text += [f"## {table.title}", "", *_markdown(table.header, table.rows), "", table.note, ""]
-    text += ["## Sentences", "", *(f"- {line}" for line in sentences(study, curves)), ""]
+    text += ["## Sentences", "", *(f"- {line}" for line in lines), ""]
     text += ["## Runs", "", *_markdown(["variant", "seed", "status", "seconds"], _statuses(runs)), ""]
     text += ["## Made by", "", *(f"- {line}" for line in _provenance(study, runs, limits, command)), ""]
     write_atomically(folder / "report.md", "\n".join(text))
-    return tables
+    return tables, lines
 
 
-def print_report(study: Study, tables: Iterable[Table], runs: Sequence[Run]) -> None:
-    """Print the tables, and the sentences that they come to."""
+def print_report(tables: Iterable[Table], lines: Iterable[str]) -> None:
+    """Print what :func:`write_report` returned."""
     for table in tables:
         print_table(table.title, table.header, table.rows)
-    finished = [run for run in runs if (outcome := run.outcome()) is not None and outcome.status == "finished"]
-    for line in sentences(study, {variant: _curves(variant, finished) for variant in study.variants}):
+    for line in lines:
         print(line)
 
 
@@ -150,7 +156,7 @@ def _verdict(study: Study, difference: Difference) -> str:
     return f"{'better' if better else 'worse'} than {study.baseline}"
 
 
-def sentences(study: Study, curves: dict[str, Curves]) -> list[str]:
+def _sentences(study: Study, curves: dict[str, Curves]) -> list[str]:
     """One plain sentence for each variant but the baseline: score, and what it saves."""
     lines = []
     baseline = curves[study.baseline]

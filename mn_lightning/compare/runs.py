@@ -71,6 +71,12 @@ class Run:
         path = self.folder / "outcome.json"
         return Outcome(**json.loads(path.read_text())) if path.exists() else None
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run has been trained to its end."""
+        outcome = self.outcome()
+        return outcome is not None and outcome.status == "finished"
+
     def set_outcome(self, outcome: Outcome | None) -> None:
         """Write down how the run ended; None if it has not."""
         path = self.folder / "outcome.json"
