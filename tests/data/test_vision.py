@@ -1,27 +1,23 @@
 """The vision sets, read from small files in the format of each set."""
 
 import functools
-import gzip
-import hashlib
-import pickle
 import re
 import shutil
-import struct
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from data_files import N_CLASSES, WRITERS, Split, Written, some_split, trust_files, write_idx
 from lightning import Trainer
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch.demos.boring_classes import BoringModel
-from scipy.io import savemat
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import datasets
@@ -31,7 +27,6 @@ from mn_lightning.data import TorchvisionDataModule
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 N_TRAIN, N_TEST = 40, 12
 NAMES = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "SVHN")
-N_CLASSES = {"CIFAR10": 10, "CIFAR100": 100, "MNIST": 10, "FashionMNIST": 10, "SVHN": 10}
 MIRRORED = {"CIFAR10": True, "CIFAR100": True, "MNIST": False, "FashionMNIST": True, "SVHN": False}
 NORMALIZATION = {
     "CIFAR10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -42,81 +37,6 @@ NORMALIZATION = {
 }
 
 
-class Split(NamedTuple):
-    """Images ``(N, C, H, W)`` and labels ``(N,)``, as they are to be read."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-
-class Written(NamedTuple):
-    root: Path
-    train: Split
-    test: Split
-
-
-def some_split(name: str, count: int, seed: int) -> Split:
-    rng = np.random.default_rng(seed)
-    shape = (count, 1, 28, 28) if "MNIST" in name else (count, 3, 32, 32)
-    labels = rng.integers(0, N_CLASSES[name], count)
-    labels[:2] = 0, N_CLASSES[name] - 1
-    return Split(rng.integers(0, 256, shape, dtype=np.uint8), labels)
-
-
-def md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()
-
-
-def dump(path: Path, content: dict[str, Any]) -> list[str]:
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(pickle.dumps(content, protocol=2))
-    return [path.name, md5(path)]
-
-
-def write_cifar(name: str, root: Path, train: Split, test: Split, patch: pytest.MonkeyPatch) -> None:
-    """Rows of 3072 bytes, red first, and a list of labels; the training set of CIFAR-10 in five files."""
-    folder = root / {"CIFAR10": "cifar-10-batches-py", "CIFAR100": "cifar-100-python"}[name]
-    key = {"CIFAR10": "labels", "CIFAR100": "fine_labels"}[name]
-
-    def write(file: str, images: np.ndarray, labels: np.ndarray) -> list[str]:
-        return dump(folder / file, {"data": images.reshape(-1, 3072), key: labels.tolist()})
-
-    if name == "CIFAR10":
-        parts = zip(np.split(train.images, 5), np.split(train.labels, 5), strict=True)
-        train_list = [write(f"data_batch_{i}", *part) for i, part in enumerate(parts, 1)]
-        test_list = [write("test_batch", *test)]
-        meta = dump(folder / "batches.meta", {"label_names": [str(i) for i in range(10)]})
-    else:
-        train_list = [write("train", *train)]
-        test_list = [write("test", *test)]
-        meta = dump(folder / "meta", {"fine_label_names": [str(i) for i in range(100)]})
-    dataset_class = getattr(datasets, name)
-    patch.setattr(dataset_class, "train_list", train_list)
-    patch.setattr(dataset_class, "test_list", test_list)
-    patch.setattr(dataset_class, "meta", {**dataset_class.meta, "md5": meta[1]})
-
-
-def write_svhn(root: Path, train: Split, test: Split, patch: pytest.MonkeyPatch) -> None:
-    """``X`` of shape (height, width, channel, N), and ``y`` of shape (N, 1) with 10 for the digit 0."""
-    split_list = {}
-    for split, (images, labels) in (("train", train), ("test", test)):
-        path = root / f"{split}_32x32.mat"
-        y = np.where(labels == 0, 10, labels).astype(np.uint8)[:, None]
-        savemat(path, {"X": images.transpose(2, 3, 1, 0), "y": y})
-        split_list[split] = [f"http://ufldl.stanford.edu/housenumbers/{path.name}", path.name, md5(path)]
-    patch.setattr(datasets.SVHN, "split_list", split_list)
-
-
-def write_idx(folder: Path, train: Split, test: Split, suffix: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for prefix, (images, labels) in (("train", train), ("t10k", test)):
-        image_bytes = struct.pack(">4I", 0x0803, len(images), 28, 28) + images.tobytes()
-        label_bytes = struct.pack(">2I", 0x0801, len(labels)) + labels.astype(np.uint8).tobytes()
-        for kind, content in (("images-idx3", image_bytes), ("labels-idx1", label_bytes)):
-            packed = gzip.compress(content) if suffix else content
-            (folder / f"{prefix}-{kind}-ubyte{suffix}").write_bytes(packed)
-
-
 Write = Callable[[str], Written]
 
 
@@ -125,14 +45,9 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Writes a set to a folder, with torchvision expecting the md5 sums of these files."""
 
     def _write(name: str) -> Written:
-        train, test = some_split(name, N_TRAIN, 0), some_split(name, N_TEST, 1)
-        if "CIFAR" in name:
-            write_cifar(name, tmp_path, train, test, monkeypatch)
-        elif name == "SVHN":
-            write_svhn(tmp_path, train, test, monkeypatch)
-        else:
-            write_idx(tmp_path / name / "raw", train, test, "")
-        return Written(tmp_path, train, test)
+        written = WRITERS[name](tmp_path, N_TRAIN, N_TEST)
+        trust_files(tmp_path, monkeypatch)
+        return written
 
     return _write
 
