@@ -1,15 +1,20 @@
 """Images in memory, normalized and augmented a batch at a time."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.v2 import functional as v2
 
 from mn_lightning.data.sampler import EpochShuffle
+
+Batch = tuple[Tensor, Tensor]
+"""Images ``(N, C, H, W)`` and labels ``(N,)``."""
+
+Loader = DataLoader[Batch]
 
 Key = int | tuple[int, int]
 """An index, or epoch and index."""
@@ -18,6 +23,17 @@ Normalization = Literal["standard", "symmetric"]
 """To mean 0 and standard deviation 1 over the training set, or to [-1, 1]."""
 
 _PADDING = 4
+
+
+def as_it_is(batch: Any) -> Any:
+    """Stand in for the DataLoader's collation where a dataset gives whole batches. No lambda: workers unpickle it."""
+    return batch
+
+
+def split_keys(keys: Sequence[Key]) -> tuple[int, list[int]]:
+    """Return the epoch that all ``keys`` have, 0 for indices alone, and their indices."""
+    epochs, indices = zip(*(key if isinstance(key, tuple) else (0, key) for key in keys), strict=True)
+    return epochs[0], list(indices)
 
 
 class EpochKeys(Sampler[tuple[int, int]]):
@@ -37,7 +53,7 @@ class EpochKeys(Sampler[tuple[int, int]]):
         return len(self.shuffle)
 
 
-class Images(Dataset[tuple[Tensor, Tensor]]):
+class Images(Dataset[Batch]):
     """Labelled uint8 images that are read as normalized float32.
 
     Augmentation is a function of seed, epoch and index: neither the global random state nor the batch size, the number
@@ -59,16 +75,16 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: Key) -> Batch:
         """Return one image ``(C, H, W)`` and its label ``()``."""
         images, labels = self.__getitems__([key])
         return images[0], labels[0]
 
-    def __getitems__(self, keys: Sequence[Key]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """Return a whole batch, ``(N, C, H, W)`` and ``(N,)``, which the DataLoader must not collate again."""
-        epochs, indices = zip(*(key if isinstance(key, tuple) else (0, key) for key in keys), strict=True)
+        epoch, indices = split_keys(keys)
         index = torch.tensor(indices)
-        images = self.augment(self.images[index], index, epochs[0])
+        images = self.augment(self.images[index], index, epoch)
         return v2.normalize(v2.to_dtype(images, torch.float32, scale=True), self.mean, self.std), self.labels[index]
 
     def augment(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:

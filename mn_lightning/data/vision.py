@@ -2,22 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as v2
 
 from mn_lightning._checks import check_choice
 from mn_lightning.data.files import DatasetName, download, load
-from mn_lightning.data.images import AugmentedImages, EpochKeys, Images, Normalization
+from mn_lightning.data.images import AugmentedImages, Batch, EpochKeys, Images, Loader, Normalization, as_it_is
 from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle, run_seed
-
-Batch = tuple[Tensor, Tensor]
-Loader = DataLoader[Batch]
 
 
 @dataclass(frozen=True)
@@ -165,7 +161,7 @@ class TorchvisionDataModule(LightningDataModule):
         """Return the training batches; order and augmentation are a function of seed and epoch."""
         keys = EpochKeys(EpochShuffle(len(self.train), run_seed(self.seed)))
         return EpochDataLoader(
-            self.train, batch_size=self.batch_size, sampler=keys, num_workers=self.num_workers, collate_fn=_as_it_is
+            self.train, batch_size=self.batch_size, sampler=keys, num_workers=self.num_workers, collate_fn=as_it_is
         )
 
     def val_dataloader(self) -> Loader:
@@ -192,9 +188,4 @@ class TorchvisionDataModule(LightningDataModule):
 
     def _in_order(self, images: Images) -> Loader:
         # By keyword: Lightning replaces the batch size when it predicts, and cannot if it is positional.
-        return DataLoader(images, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=_as_it_is)
-
-
-def _as_it_is(batch: Any) -> Any:
-    """Stand in for the DataLoader's collation: :class:`Images` gives whole batches. No lambda: workers unpickle it."""
-    return batch
+        return DataLoader(images, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=as_it_is)
