@@ -24,7 +24,7 @@ def download(name: DatasetName, root: Path) -> None:
     Raises:
         RuntimeError: if that fails, with the files to fetch by hand.
     """
-    if name in ("MNIST", "FashionMNIST") and all(_idx_paths(name, root, train) for train in (True, False)):
+    if all(idx_paths(name, root, train) for train in (True, False)):
         return
     try:
         for train in (True, False):
@@ -45,7 +45,7 @@ def load(name: DatasetName, root: Path, train: bool) -> tuple[Tensor, Tensor]:
         ValueError: if an idx file is damaged, or does not hold one label for each image.
     """
     if name in ("MNIST", "FashionMNIST"):
-        paths = _idx_paths(name, root, train)
+        paths = idx_paths(name, root, train)
         if not paths:
             raise FileNotFoundError(f"{name} is not in {root}; {_advice(name, root)}")
         images, labels = (read_idx(path) for path in paths)
@@ -64,20 +64,25 @@ def load(name: DatasetName, root: Path, train: bool) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
 
 
-def _open(name: DatasetName, root: Path, train: bool, download: bool = False) -> Any:
-    dataset_class = getattr(datasets, name)
-    if name == "SVHN":
-        return dataset_class(root, split="train" if train else "test", download=download)
-    return dataset_class(root, train=train, download=download)
+def idx_paths(name: DatasetName, root: Path, train: bool) -> list[Path]:
+    """Return the paths of images and labels: torchvision's, whose folder says which set it is, or else in ``root``.
 
-
-def _idx_paths(name: DatasetName, root: Path, train: bool) -> list[Path]:
-    """Return the paths of images and labels: torchvision's, whose folder says which set it is, or else in ``root``."""
+    The list is empty if they are not there, or the set is stored in another format.
+    """
+    if name not in ("MNIST", "FashionMNIST"):
+        return []
     for folder in (root / name / "raw", root):
         paths = [path for file in _IDX_NAMES[train] if (path := find_idx(folder, file))]
         if len(paths) == 2:
             return paths
     return []
+
+
+def _open(name: DatasetName, root: Path, train: bool, download: bool = False) -> Any:
+    dataset_class = getattr(datasets, name)
+    if name == "SVHN":
+        return dataset_class(root, split="train" if train else "test", download=download)
+    return dataset_class(root, train=train, download=download)
 
 
 def _advice(name: DatasetName, root: Path) -> str:
