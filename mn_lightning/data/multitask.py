@@ -41,8 +41,8 @@ class MultiTaskDataModule(LightningDataModule):
 
     Args:
         datasets: names or data modules, in the order of their labels. ``Digits`` stands for DigitsDataModule, the
-            other names for TorchvisionDataModule. As these validate on the test images, a module has to be given where
-            some are to be held out.
+            other names for TorchvisionDataModule, which then validates on the test images, as the paper does: to hold
+            some out, give the module with ``val_size``.
         root: folder of the files of the sets that are given by name.
         batch_size: images in a batch; the last one of an epoch can be smaller.
         image_size: height and width in pixels. Sets given by name are brought to it, modules have to have it.
