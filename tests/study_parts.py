@@ -54,3 +54,11 @@ class SleepAfterFirstEpoch(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch == 1 and "TEST_NO_SLEEP" not in os.environ:
             time.sleep(self.seconds)
+
+
+class FailInTraining(Callback):
+    """Fails in every training that is no trial."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise RuntimeError("it broke")

@@ -1,11 +1,12 @@
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm  # type: ignore[import-untyped, unused-ignore]
 
@@ -13,7 +14,7 @@ from mn_lightning._checks import check_at_least, check_choice
 from mn_lightning._steps import training_steps
 from mn_lightning.features.extraction import Extraction, Generated
 from mn_lightning.features.fidelity import INCEPTION, FidelityFeatures
-from mn_lightning.features.images import RealImages, content_digest
+from mn_lightning.features.images import RealImages, content_digest, to_bytes
 from mn_lightning.features.ranks import Ranks
 from mn_lightning.features.real import RealStatistics, StatisticsCache, cache_key
 from mn_lightning.features.sums import REAL_STATES, inception_score, kernel_distance
@@ -64,6 +65,9 @@ class FIDCallback(Callback):
     Attributes:
         best: the lowest distance so far.
         steps_to_best: the generator steps at which it was reached.
+        values: what the last evaluation logged.
+        evaluated_at: the generator steps of the last evaluation since the training's start; -1 before the first.
+        seconds: that all evaluations since the training's start have taken.
 
     Raises:
         ValueError: an argument out of range; in ``setup``, a module without ``sample_method``; at the start of the
@@ -129,8 +133,10 @@ class FIDCallback(Callback):
         self.steps_to_best = 0
         self._extractor: nn.Module | None = None
         self._statistics: RealStatistics | None = None
+        self.values: dict[str, float] = {}
+        self.evaluated_at = -1
+        self.seconds = 0.0
         self._steps_seen = 0
-        self._evaluated_at = -1
 
     @property
     def name(self) -> str:
@@ -172,7 +178,8 @@ class FIDCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Get the statistics of the real images, from the cache or by computing them."""
-        self._steps_seen, self._evaluated_at = training_steps(trainer), -1
+        self._steps_seen = training_steps(trainer)
+        self.values, self.evaluated_at, self.seconds = {}, -1, 0.0
         ranks, device = Ranks(trainer), pl_module.device
         with rng_untouched(device), self._ready_extractor(device) as extractor:
             self._statistics = self._real_statistics(trainer, ranks, extractor, device)
@@ -274,27 +281,56 @@ class FIDCallback(Callback):
 
     def _evaluate(self, trainer: Trainer, module: LightningModule, after_epoch: bool = False) -> None:
         steps = training_steps(trainer)
-        if steps == self._evaluated_at:
+        if steps == self.evaluated_at:
             return
-        self._evaluated_at = steps
-        refit_mixtures(module)
-        with untouched(module, module.device):
-            values = self._measure(trainer, module, Ranks(trainer))
+        started = time.monotonic()
+        self.evaluated_at = steps
+        ranks = Ranks(trainer)
+        with self._generating(trainer, module, ranks) as sample:
+            values = self._measure(trainer, module, ranks, sample)
         if values[self.name] < self.best:
             self.best, self.steps_to_best = values[self.name], steps
         values |= {f"{self.name}/best": self.best, f"{self.name}/steps_to_best": float(self.steps_to_best)}
+        self.values = values
         _log(trainer, values, after_epoch)
+        self.seconds += time.monotonic() - started
 
-    def _measure(self, trainer: Trainer, module: LightningModule, ranks: Ranks) -> dict[str, float]:
-        if not self.train_mode:
-            module.eval()
-        ranks.copy_buffers(module)
-        total = self._samples(trainer)
+    def examples(self, trainer: Trainer, pl_module: LightningModule, n: int) -> Tensor:
+        """Generate the first images that an evaluation measures, uint8 ``(n, C, H, W)``; all ranks must call it.
 
-        def sample(n: int) -> Any:
+        The training does not notice this either.
+
+        Args:
+            trainer: the module's.
+            pl_module: the module that generates.
+            n: how many, ``batch_size`` at most.
+        """
+        # A whole block, because in training mode every image depends on the others.
+        size = min(self.batch_size, self._samples(trainer))
+        with self._generating(trainer, pl_module, Ranks(trainer)) as sample, torch.no_grad():
+            seed_all(self.seed, 0)
+            return to_bytes(sample(size)[:n], self.value_range)
+
+    @contextmanager
+    def _generating(self, trainer: Trainer, module: LightningModule, ranks: Ranks) -> Iterator[Callable[[int], Tensor]]:
+        """Give the function that generates n images, and put everything back after its use."""
+
+        def sample(n: int) -> Tensor:
             with trainer.precision_plugin.forward_context():
-                return getattr(module, self.sample_method)(n)
+                images: Tensor = getattr(module, self.sample_method)(n)
+            return images
 
+        refit_mixtures(module)
+        with untouched(module, module.device):
+            if not self.train_mode:
+                module.eval()
+            ranks.copy_buffers(module)
+            yield sample
+
+    def _measure(
+        self, trainer: Trainer, module: LightningModule, ranks: Ranks, sample: Callable[[int], Tensor]
+    ) -> dict[str, float]:
+        total = self._samples(trainer)
         with (
             self._ready_extractor(module.device) as extractor,
             _progress_bar(trainer, total // ranks.size, self.name) as bar,

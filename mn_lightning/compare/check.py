@@ -1,8 +1,11 @@
 """Find out before anything is run what would go wrong in hours."""
 
+import tempfile
 import warnings
+from pathlib import Path
 
 from jsonargparse import ArgumentError
+from lightning.pytorch import Trainer
 
 from mn_lightning.cli import ListingTrainer, MNLightningCLI
 from mn_lightning.compare.runs import raising
@@ -10,32 +13,40 @@ from mn_lightning.compare.study import Study, StudyError
 
 
 def check_study(study: Study) -> None:
-    """Train and validate every variant with one batch in this process, on one device.
+    """Train and validate every preparation and variant with one batch in this process, on one device.
 
     Raises:
-        StudyError: a variant does not parse, cannot be built or trained, or does not log the study's metric.
+        StudyError: one of them does not parse, cannot be built or trained, or does not log the study's metric.
     """
-    for variant in study.variants:
-        logged = _logged_metrics(study, variant)
-        if study.metric not in logged:
-            raise StudyError(
-                f"the variant {variant!r} of the study {study.name!r} does not log the metric {study.metric!r}; "
-                f"it logs {', '.join(sorted(logged)) or 'nothing'}"
-            )
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = {name: Path(folder, f"{name}.ckpt") for name in study.prepare}
+        for name, path in prepared.items():
+            where = f"the preparation {name!r} of the study {study.name!r}"
+            _try(where, study.preparation(name)).save_checkpoint(path, weights_only=True)
+        for variant in study.variants:
+            _check_variant(study, variant, prepared)
 
 
-def _logged_metrics(study: Study, variant: str) -> set[str]:
+def _check_variant(study: Study, variant: str, prepared: dict[str, Path]) -> None:
     where = f"the variant {variant!r} of the study {study.name!r}"
+    logged = set(_try(where, study.arguments(variant, study.seeds[0], prepared)).callback_metrics)
+    if study.metric not in logged:
+        raise StudyError(
+            f"{where} does not log the metric {study.metric!r}; it logs {', '.join(sorted(logged)) or 'nothing'}"
+        )
+
+
+def _try(where: str, arguments: list[str]) -> Trainer:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they come again with the runs
-            cli = _CheckCLI(study.arguments(variant, study.seeds[0]))
+            cli = _CheckCLI(arguments)
     except ArgumentError as error:
         raise StudyError(f"{where} does not parse: {_flat(error)}") from error
     except Exception as error:
         # Any error of any model: it would come in the runs, and is of use before them.
         raise StudyError(f"{where} does not run: {type(error).__name__}: {_flat(error)}") from error
-    return set(cli.trainer.callback_metrics)
+    return cli.trainer
 
 
 def _flat(error: BaseException) -> str:

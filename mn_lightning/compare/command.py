@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from mn_lightning.compare.check import check_study
 from mn_lightning.compare.files import write_atomically
 from mn_lightning.compare.report import print_report, write_report
-from mn_lightning.compare.runs import BusyError, Limits, Outcome, Run
+from mn_lightning.compare.runs import BusyError, Limits, Outcome, Preparation, Run
 from mn_lightning.compare.study import Study, StudyError, load_study
 from mn_lightning.configs import study_names
 
@@ -46,8 +46,12 @@ def compare(args: Sequence[str]) -> None:
             _report(study, runs, root, limits)
             sys.exit(0)
         chosen = [run for run in runs if options.only in (None, run.variant) and options.seed in (None, run.seed)]
+        if options.prepare is not None:
+            _open_folder(study, limits, root, fresh=options.fresh)
+            sys.exit(_train(Preparation.of(study, options.prepare, root), Limits(), wait=True))
         if len(chosen) == 1 and options.only is not None and options.seed is not None:
             _open_folder(study, limits, root, fresh=options.fresh)
+            _prepare(study, root, options)
             sys.exit(_train(chosen[0], limits))
         if options.fresh or _read_snapshot(root) != _snapshot(study, limits):
             check_study(study)
@@ -55,7 +59,8 @@ def compare(args: Sequence[str]) -> None:
     except StudyError as error:
         sys.stderr.write(f"mn-lightning compare: {error}\n")
         sys.exit(WRONG)
-    _train_all(chosen, limits, options)
+    _prepare(study, root, options)
+    _train_all(chosen, root, options)
     _report(study, runs, root, limits)
     sys.exit(0 if all(run.finished for run in chosen) else INCOMPLETE)
 
@@ -72,6 +77,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--folder", help="where the results go, studies/NAME otherwise")
     parser.add_argument("--only", metavar="VARIANT", help="run this variant alone")
     parser.add_argument("--seed", type=int, help="run this seed alone")
+    parser.add_argument("--prepare", metavar="NAME", help="train this model, which all runs need, and run nothing")
     parser.add_argument("--report", action="store_true", help="run nothing, report what has finished")
     parser.add_argument("--fresh", action="store_true", help="put earlier results aside and start anew")
     parser.add_argument("--limit_epochs", type=_positive, metavar="N", help="train N epochs at most")
@@ -89,6 +95,9 @@ def _positive(text: str) -> int:
 def _check_selection(study: Study, options: argparse.Namespace) -> None:
     if options.only is not None and options.only not in study.variants:
         raise StudyError(f"--only {options.only!r} is no variant; the variants are {', '.join(study.variants)}")
+    if options.prepare is not None and options.prepare not in study.prepare:
+        prepared = ", ".join(study.prepare) or "nothing"
+        raise StudyError(f"--prepare {options.prepare!r} is not in the study, which prepares {prepared}")
     if options.seed is not None and options.seed not in study.seeds:
         raise StudyError(f"--seed {options.seed} is not in the study; its seeds are {', '.join(map(str, study.seeds))}")
 
@@ -126,7 +135,8 @@ def _check_unchanged(study: Study, limits: Limits, root: Path) -> None:
     if before is None:
         return
     now = _snapshot(study, limits)
-    changes = [key for key in ("base", "limits") if before[key] != now[key]]
+    settings: list[str] = ["base", "limits", "prepare"]
+    changes = [key for key in settings if key in before and before[key] != now[key]]
     changes += [
         f"variant {name!r}"
         for name, overrides in before["variants"].items()
@@ -142,9 +152,20 @@ def _check_unchanged(study: Study, limits: Limits, root: Path) -> None:
 # --- running ------------------------------------------------------------------------------------------------------
 
 
-def _train(run: Run, limits: Limits) -> int:
+def _prepare(study: Study, root: Path, options: argparse.Namespace) -> None:
+    """Train what all runs need, or wait for the process that does; without limits, which are for the runs."""
+    for name in study.prepare:
+        if not Preparation.of(study, name, root).finished:
+            print(f"── preparation: {name}", flush=True)
+            status = _in_own_process([*_command(root, options), "--prepare", name])
+            if status:
+                sys.stderr.write(f"mn-lightning compare: without the preparation {name} there are no runs\n")
+                sys.exit(status)
+
+
+def _train(run: Run, limits: Limits, wait: bool = False) -> int:
     try:
-        outcome = run.train(limits)
+        outcome = run.train(limits, wait)
     except BusyError as error:
         sys.stderr.write(f"mn-lightning compare: {error}\n")
         return INCOMPLETE
@@ -156,16 +177,15 @@ def _train(run: Run, limits: Limits) -> int:
     return 0
 
 
-def _train_all(runs: Sequence[Run], limits: Limits, options: argparse.Namespace) -> None:
+def _train_all(runs: Sequence[Run], root: Path, options: argparse.Namespace) -> None:
     """Train one after the other, each in a process of its own, which starts with a clean memory and random state."""
-    signal.signal(signal.SIGTERM, _terminate)
     for position, run in enumerate(runs, 1):
         if run.finished:
             continue
         left = _time_left(runs[position - 1 :], runs)
         print(f"── run {position} of {len(runs)}: {run.variant}, seed {run.seed} · {left}", flush=True)
         started = time.monotonic()
-        status = _in_own_process(_command(run, limits, options))
+        status = _in_own_process([*_command(root, options), "--only", run.variant, "--seed", str(run.seed)])
         if status == INTERRUPTED:
             print("interrupted; the same command goes on from the last whole epoch")
             sys.exit(INTERRUPTED)
@@ -174,16 +194,17 @@ def _train_all(runs: Sequence[Run], limits: Limits, options: argparse.Namespace)
             run.set_outcome(Outcome("failed", f"the process ended with {how}", time.monotonic() - started))
 
 
-def _command(run: Run, limits: Limits, options: argparse.Namespace) -> list[str]:
-    command = [sys.executable, "-m", "mn_lightning", "compare", options.study]
-    command += ["--folder", str(run.root), "--only", run.variant, "--seed", str(run.seed)]
-    for name, value in limits._asdict().items():
+def _command(root: Path, options: argparse.Namespace) -> list[str]:
+    command = [sys.executable, "-m", "mn_lightning", "compare", options.study, "--folder", str(root)]
+    for name in ("limit_epochs", "limit_samples"):
+        value = getattr(options, name)
         if value is not None:
-            command += [f"--limit_{name}", str(value)]
+            command += [f"--{name}", str(value)]
     return command
 
 
 def _in_own_process(command: Sequence[str]) -> int:
+    signal.signal(signal.SIGTERM, _terminate)
     process = subprocess.Popen(command)
     try:
         return process.wait()

@@ -15,12 +15,13 @@ COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#C
 STYLES = ("-", "--", "-.", ":")
 
 
-def plot_curves(study: Study, curves: dict[str, Curves]) -> "Figure":
+def plot_curves(study: Study, curves: dict[str, Curves], floor: float | None = None) -> "Figure":
     """Draw a line for each variant: mean over seeds, one standard deviation as a band, the baseline's best dashed.
 
     Args:
         study: for the names of variants, baseline and metric.
         curves: by variant; those without a finished run are left out.
+        floor: a value that cannot be beaten, dotted.
     """
     from matplotlib.figure import Figure  # takes a second to import, and only a report needs it
 
@@ -42,6 +43,8 @@ def plot_curves(study: Study, curves: dict[str, Curves]) -> "Figure":
     target = summarize([best(points, study.mode) for points in curves[study.baseline].by_seed.values()]).mean
     if target is not None:
         axes.axhline(target, color="#666666", linestyle="--", linewidth=1, label=f"best of {study.baseline}")
+    if floor is not None:
+        axes.axhline(floor, color="#666666", linestyle=":", linewidth=1, label="real against real")
     axes.set_xlabel("optimizer steps")
     axes.set_ylabel(study.metric)
     axes.set_title(study.name)

@@ -1,4 +1,4 @@
-"""The study's folder: ``report.md``, ``results.csv`` and ``curves.png``, made from the runs that have finished."""
+"""The study's folder: ``report.md``, ``results.csv`` and pictures, made from the runs that have finished."""
 
 import platform
 from collections.abc import Iterable, Sequence
@@ -27,6 +27,7 @@ from mn_lightning.compare.results import (
     summarize,
 )
 from mn_lightning.compare.runs import Limits, Run
+from mn_lightning.compare.samples import plot_samples
 from mn_lightning.compare.study import FRACTIONS, Study
 
 NOTHING = "–"
@@ -55,8 +56,17 @@ def write_report(
     tables = [_scores(study, curves), _races(study, curves), _differences(study, curves)]
     lines = _sentences(study, curves)
     _write_csv(folder / "results.csv", finished)
-    plot_curves(study, curves).savefig(folder / "curves.png", dpi=150)
+    floor = _floor(study, finished)
+    plot_curves(study, curves, floor).savefig(folder / "curves.png", dpi=150)
     text = [f"# {study.name}", "", _introduction(study), "", "![](curves.png)", ""]
+    if floor is not None:
+        lines.append(
+            f"The {study.metric} of two random halves of the real images, the dotted line, is {_number(floor)}."
+        )
+    samples = plot_samples(study, finished)
+    if samples is not None:
+        samples.savefig(folder / "samples.png", dpi=150)
+        text += ["Samples at each run's best evaluation, of the same latents:", "", "![](samples.png)", ""]
     for table in tables:
         text += [f"## {table.title}", "", *_markdown(table.header, table.rows), "", table.note, ""]
     text += ["## Sentences", "", *(f"- {line}" for line in lines), ""]
@@ -79,6 +89,12 @@ def _curves(variant: str, runs: Iterable[Run]) -> Curves:
         variant,
         {run.seed: curve(read_rows(run), run.study.metric) for run in runs if run.variant == variant},
     )
+
+
+def _floor(study: Study, runs: Iterable[Run]) -> float | None:
+    """Return what FIDCallback logs beside a distance if it is asked for: the distance of real images to real ones."""
+    name = f"{study.metric}/floor"
+    return next((row[name] for run in runs for row in read_rows(run) if name in row), None)
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -119,7 +135,7 @@ def _races(study: Study, curves: dict[str, Curves]) -> Table:
         row = [variant, _plus_minus(steps.cost, "{:.0f}"), _saving(steps)]
         row += [_plus_minus(seconds.cost, "{:.1f}"), _saving(seconds), f"{steps.reached} of {steps.seeds}"]
         if study.published:
-            row.append(_number(study.published.get(variant, {}).get("steps")))
+            row.append(_number(study.published.get(variant, {}).get("steps"), "{:.0f}"))
         rows.append(row)
     note = (
         f"Optimizer steps, and seconds of training without validation, until the first evaluation at which the variant "

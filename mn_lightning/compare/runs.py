@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from mn_lightning.cli import ListingTrainer, MNLightningCLI
+from mn_lightning.compare.best import BestKeeper
 from mn_lightning.compare.files import write_atomically
 from mn_lightning.compare.recorder import RunRecorder
 from mn_lightning.compare.study import Study, StudyError
@@ -57,6 +58,13 @@ class Run:
         return self.root / "runs" / self.variant / f"seed-{self.seed}"
 
     @property
+    def arguments(self) -> list[str]:
+        """The command line of ``mn-lightning``."""
+        prepared = {name: Preparation.of(self.study, name, self.root) for name in self.study.prepare}
+        paths = {name: preparation.checkpoint_path.absolute() for name, preparation in prepared.items()}
+        return self.study.arguments(self.variant, self.seed, paths)
+
+    @property
     def metrics_path(self) -> Path:
         """The CSV file of :class:`~mn_lightning.compare.recorder.RunRecorder`."""
         return self.folder / "metrics.csv"
@@ -86,10 +94,13 @@ class Run:
             write_atomically(path, json.dumps(outcome._asdict()))
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
+    def taken(self, wait: bool = False) -> Iterator[None]:
         """Keep other processes, on this machine or at the same shared folder, from taking the run too.
 
         The lock is the operating system's: it ends with the process, however that ends.
+
+        Args:
+            wait: for another process that has it.
 
         Raises:
             BusyError: another process has it.
@@ -100,7 +111,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / "lock")
         try:
-            lock.acquire(blocking=False)
+            lock.acquire(blocking=wait)
         except Timeout:
             raise BusyError(f"{self.variant}, seed {self.seed} is being run by another process") from None
         try:
@@ -108,13 +119,17 @@ class Run:
         finally:
             lock.release()
 
-    def train(self, limits: Limits) -> Outcome:
+    def train(self, limits: Limits, wait: bool = False) -> Outcome:
         """Train from the start, or from the checkpoint of a run that was interrupted; a failure is an outcome too.
+
+        Args:
+            limits: for small machines.
+            wait: for another process that has the run.
 
         Raises:
             BusyError: another process has the run.
         """
-        with self.taken():
+        with self.taken(wait):
             outcome = self.outcome()
             if outcome is not None and outcome.status == "finished":
                 return outcome
@@ -135,6 +150,26 @@ class Run:
             return outcome
 
 
+@dataclass(frozen=True)
+class Preparation(Run):
+    """The training of what all runs need: a run of its own, named by ``variant``."""
+
+    @classmethod
+    def of(cls, study: Study, name: str, root: Path) -> "Preparation":
+        """Return the preparation called ``name``."""
+        return cls(study, name, 0, root)
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of it is."""
+        return self.root / "prepare" / self.variant
+
+    @property
+    def arguments(self) -> list[str]:
+        """The command line of ``mn-lightning``."""
+        return self.study.preparation(self.variant)
+
+
 def _is_main_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
@@ -150,8 +185,7 @@ class _RunCLI(MNLightningCLI):
     def __init__(self, run: Run, limits: Limits) -> None:
         self.run = run
         self.limits = limits
-        arguments = run.study.arguments(run.variant, run.seed)
-        arguments += [f"--trainer.default_root_dir={run.folder}", "--trainer.enable_checkpointing=true"]
+        arguments = [*run.arguments, f"--trainer.default_root_dir={run.folder}", "--trainer.enable_checkpointing=true"]
         if run.checkpoint_path.exists():
             arguments.append(f"--ckpt_path={run.checkpoint_path}")
         checkpoint = ModelCheckpoint(
@@ -160,9 +194,11 @@ class _RunCLI(MNLightningCLI):
             enable_version_counter=False,
             save_on_train_epoch_end=True,
         )
+        recorder = RunRecorder(run.metrics_path)
+        best = BestKeeper(recorder, run.folder, run.study.metric, run.study.mode)
         super().__init__(
             trainer_class=ListingTrainer,
-            trainer_defaults={"callbacks": [RunRecorder(run.metrics_path), checkpoint]},
+            trainer_defaults={"callbacks": [recorder, best, checkpoint]},
             parser_kwargs=raising("mn-lightning compare"),
             save_config_kwargs={"overwrite": True},
             args=arguments,

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +19,7 @@ PUBLISHED = (*(f"{fraction:.0%}" for fraction in FRACTIONS), "steps")
 """What a paper's numbers can be given for: best score after a share of the training, steps to the baseline's best."""
 
 _FOLDER_NAME = re.compile(r"[\w+=-][\w+=., -]*")
+_PREPARED = re.compile(r"\$\{prepare\.(.*)\}")
 
 
 class StudyError(ValueError):
@@ -38,6 +39,8 @@ class Study:
         mode: whether more or less of it is better.
         seeds: a run of each variant for each of these.
         published: variant to a paper's numbers, by the keys in :data:`PUBLISHED`.
+        prepare: name to configurations, as ``base``'s, of a model that is trained once, before all runs. Wherever base
+            or variants say ``${prepare.NAME}``, they get the path of its last checkpoint.
     """
 
     name: str
@@ -48,25 +51,52 @@ class Study:
     mode: Mode = "max"
     seeds: tuple[int, ...] = (0, 1, 2)
     published: dict[str, dict[str, float]] = field(default_factory=dict)
+    prepare: dict[str, tuple[dict[str, Any], ...]] = field(default_factory=dict)
 
     @property
     def runs(self) -> list[tuple[str, int]]:
         """All (variant, seed), a whole seed before the next, so that a study cut short can be compared too."""
         return [(variant, seed) for seed in self.seeds for variant in self.variants]
 
-    def arguments(self, variant: str, seed: int) -> list[str]:
-        """Return the command line of ``mn-lightning`` that is one run."""
-        arguments = ["fit"]
-        for config in self.base:
-            arguments += ["--config", json.dumps(config)]
-        arguments.append(f"--seed_everything={seed}")
-        for option, value in self.variants[variant].items():
+    def arguments(self, variant: str, seed: int, prepared: Mapping[str, Path] | None = None) -> list[str]:
+        """Return the command line of ``mn-lightning`` that is one run.
+
+        Args:
+            variant: its name.
+            seed: one of the study's, or another.
+            prepared: the checkpoints of everything in ``prepare``; None leaves their places open.
+        """
+        base, overrides = list(self.base), self.variants[variant]
+        if prepared is not None:
+            base, overrides = _filled(base, prepared), _filled(overrides, prepared)
+        arguments = _fit(base, seed)
+        for option, value in overrides.items():
             arguments.append(f"--{option}={value if isinstance(value, str) else json.dumps(value)}")
         return arguments
+
+    def preparation(self, name: str) -> list[str]:
+        """Return the command line of ``mn-lightning`` that trains what is prepared under ``name``."""
+        return _fit(self.prepare[name], 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they come back from a YAML file."""
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+
+def _fit(configs: Iterable[dict[str, Any]], seed: int) -> list[str]:
+    options = [option for config in configs for option in ("--config", json.dumps(config))]
+    return ["fit", *options, f"--seed_everything={seed}"]
+
+
+def _filled(value: Any, prepared: Mapping[str, Path]) -> Any:
+    """Put the paths of checkpoints in the places that are kept for them."""
+    if isinstance(value, dict):
+        return {key: _filled(entry, prepared) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_filled(entry, prepared) for entry in value]
+    if isinstance(value, str) and (place := _PREPARED.fullmatch(value)):
+        return str(prepared[place[1]])
+    return value
 
 
 def load_study(value: str) -> Study:
@@ -87,8 +117,8 @@ def load_study(value: str) -> Study:
         raise StudyError(f"{path} has the key {', '.join(map(repr, unknown))}; a study has {', '.join(known)}")
     if missing:
         raise StudyError(f"{path} lacks the key {', '.join(map(repr, missing))}; a study has {', '.join(known)}")
-    base = content["base"] if isinstance(content["base"], list) else [content["base"]]
-    content["base"] = tuple(_read_base(path, config) for config in base)
+    content["base"] = _read_bases(path, content["base"])
+    content["prepare"] = _read_prepare(path, content.get("prepare", {}))
     content["seeds"] = _check_seeds(path, content.get("seeds", list(Study.seeds)))
     content["variants"] = _check_variants(path, content["variants"])
     study = Study(path.stem, **content)
@@ -101,6 +131,7 @@ def load_study(value: str) -> Study:
     if not isinstance(study.metric, str):
         raise StudyError(f"{path} has the metric {study.metric!r}; it takes the name of one")
     _check_published(path, study)
+    _check_places(path, study)
     return study
 
 
@@ -116,6 +147,20 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise StudyError(f"{path} holds {type(content).__name__}; it takes a mapping")
     return content
+
+
+def _read_bases(path: Path, configs: Any) -> tuple[dict[str, Any], ...]:
+    return tuple(_read_base(path, config) for config in (configs if isinstance(configs, list) else [configs]))
+
+
+def _read_prepare(path: Path, prepare: Any) -> dict[str, tuple[dict[str, Any], ...]]:
+    if not isinstance(prepare, dict) or not all(_is_folder_name(name) for name in prepare):
+        raise StudyError(f"{path} has prepare: {prepare!r}; it takes a mapping from names to configurations")
+    return {name: _read_bases(path, configs) for name, configs in prepare.items()}
+
+
+def _is_folder_name(name: Any) -> bool:
+    return isinstance(name, str) and _FOLDER_NAME.fullmatch(name) is not None
 
 
 def _read_base(path: Path, config: Any) -> dict[str, Any]:
@@ -141,7 +186,7 @@ def _check_variants(path: Path, variants: Any) -> dict[str, dict[str, Any]]:
     if not isinstance(variants, dict) or not variants:
         raise StudyError(f"{path} has the variants {variants!r}; it takes a mapping from names to overrides")
     for name, overrides in variants.items():
-        if not isinstance(name, str) or not _FOLDER_NAME.fullmatch(name):
+        if not _is_folder_name(name):
             raise StudyError(
                 f"{path} has a variant {name!r}; it takes names that can be folders: letters, digits, '_', '-', '+', "
                 "'=', and after the first '.', ',' and spaces"
@@ -167,3 +212,15 @@ def _check_published(path: Path, study: Study) -> None:
                     f"{path} has {key}: {number!r} published for {variant!r}; it takes numbers for "
                     f"{', '.join(PUBLISHED)}"
                 )
+
+
+def _check_places(path: Path, study: Study) -> None:
+    prepared = {name: Path() for name in study.prepare}
+    for variant in study.variants:
+        try:
+            study.arguments(variant, 0, prepared)
+        except KeyError as error:
+            raise StudyError(
+                f"{path} has ${{prepare.{error.args[0]}}}, which it does not prepare; under prepare are "
+                f"{_list(study.prepare) or 'none'}"
+            ) from None

@@ -47,7 +47,8 @@ class MixtureNorm(nn.Module):
         queue_decay: a batch of age a (0 is the newest) gives ``queue_decay ** a`` of its rows to :meth:`refit`.
         queue_rows_per_batch: rows kept of each batch; ``"auto"`` keeps up to 1,024, as many as keep the queue within
             48 MiB; ``None`` keeps all.
-        refit_iters: iterations of the fit in :meth:`refit`.
+        refit_iters: iterations of the fit in :meth:`refit`. Fits that have not converged differ from one refit to the
+            next, and with them what the network evaluates to.
         min_weight: a component with a smaller share of the rows is dropped, its rows go to the others.
         sync: under DDP, treat the batches of all processes as one in training, as SyncBatchNorm does.
         device: as in torch's layers.
@@ -84,7 +85,7 @@ class MixtureNorm(nn.Module):
         queue_size: int = 20,
         queue_decay: float = 0.9,
         queue_rows_per_batch: RowsPerBatch = "auto",
-        refit_iters: int = 10,
+        refit_iters: int = 100,
         min_weight: float = 0.01,
         sync: bool = False,
         device: torch.device | str | None = None,

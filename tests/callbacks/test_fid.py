@@ -597,3 +597,30 @@ def test_nothing_happens_outside_of_a_fit(tmp_path: Path) -> None:
 
     callback = FIDCallback(weights_path="nowhere")
     trainer(tmp_path, [callback]).test(Tested(), loader(), verbose=False)
+
+
+@pytest.mark.parametrize("train_mode", [False, True])
+def test_examples_are_the_first_images_that_are_measured(tmp_path: Path, train_mode: bool) -> None:
+    class Draw(Callback):
+        def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            self.examples = callback.examples(trainer, pl_module, 5)
+
+    callback, draw = fid(tmp_path, train_mode=train_mode), Draw()
+    fit, model = run(tmp_path, callback, draw)
+    undisturbed, weights = run(tmp_path)[1].state_dict(), model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in undisturbed.items())
+    assert model.training
+    torch.testing.assert_close(draw.examples, generated(callback, model, train_mode)[:5], atol=1, rtol=0)
+    assert callback.evaluated_at == fit.global_step
+
+
+def test_what_was_measured_last_and_how_long_it_took(tmp_path: Path) -> None:
+    callback, watch = fid(tmp_path, every_n_steps=2), Watch()
+    fit, _ = run(tmp_path, callback, watch, max_epochs=1)
+    assert callback.values == {
+        NAME: pytest.approx(float(fit.callback_metrics[NAME])),
+        f"{NAME}/best": callback.best,
+        f"{NAME}/steps_to_best": callback.steps_to_best,
+    }
+    assert callback.evaluated_at == STEPS
+    assert callback.seconds > 0

@@ -7,6 +7,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tiny import BATCHES, classifier, digits, trainer
+from tiny_generator import Generator, fid, loader
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mn_lightning.compare.recorder import Row, RunRecorder
@@ -108,3 +110,41 @@ def test_a_resumed_run_has_each_row_once(tmp_path: Path) -> None:
     assert [row["val_loss"] for row in resumed.rows] == pytest.approx([row["val_loss"] for row in whole], abs=1e-6)
     seconds = [row["seconds"] for row in resumed.rows]
     assert seconds == sorted(seconds)
+
+
+class SlowGenerator(Generator):
+    """Takes a second to be measured: two samples are what a training step draws."""
+
+    def sample(self, n: int) -> Tensor:
+        if n > 8:
+            time.sleep(0.25)
+        return super().sample(n)
+
+
+def record_distances(folder: Path, **arguments: Any) -> list[Row]:
+    recorder = RunRecorder(folder / "metrics.csv")
+    callback = fid(folder, **arguments)  # 50 images in four blocks
+    trainer(folder, [recorder, callback], enable_checkpointing=True).fit(SlowGenerator(), loader())
+    return recorder.rows
+
+
+def test_distances_are_recorded_at_the_step_where_they_are_measured(tmp_path: Path) -> None:
+    rows = record_distances(tmp_path, every_n_steps=2)  # epochs of three steps
+    assert [row["step"] for row in rows] == [2, 3, 4, 6]
+    assert ["fd_features" in row for row in rows] == [True, False, True, True]
+    assert ["loss" in row for row in rows] == [False, True, False, True]
+
+
+def test_the_clock_stands_still_while_distances_are_measured(tmp_path: Path) -> None:
+    rows = record_distances(tmp_path, every_n_steps=1)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds)
+    assert seconds[0] > 0
+    assert seconds[-1] < 2  # the six evaluations alone take six
+
+
+def test_a_distance_of_an_epoch_is_in_its_row(tmp_path: Path) -> None:
+    rows = record_distances(tmp_path, every_n_epochs=2, log_floor=True)
+    assert ["fd_features" in row for row in rows] == [False, True]
+    assert rows[0]["fd_features/floor"] == rows[1]["fd_features/floor"] > 0

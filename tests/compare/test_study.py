@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,21 @@ def test_overrides_are_options_of_the_command_line(tmp_path: Path) -> None:
     assert study.arguments("BN", 0) == ["fit", "--config", '{"trainer": {"max_epochs": 2}}', "--seed_everything=0"]
 
 
+def test_places_are_kept_for_what_is_prepared(tmp_path: Path) -> None:
+    place = "${prepare.features}"
+    study = load_study(
+        write(tmp_path, base={"a": [{"b": place}, "c"]}, variants={"BN": {"d": place, "e": [place]}},
+              prepare={"features": ["digits", {"trainer": {"max_epochs": 1}}]})
+    )  # fmt: skip
+    path = Path('/a "b".ckpt')
+    assert study.arguments("BN", 0, {"features": path}) == [
+        "fit", "--config", json.dumps({"a": [{"b": str(path)}, "c"]}), "--seed_everything=0",
+        f"--d={path}", f"--e={json.dumps([str(path)])}",
+    ]  # fmt: skip
+    assert "--d=${prepare.features}" in study.arguments("BN", 0)
+    assert study.preparation("features")[3:] == ["--config", '{"trainer": {"max_epochs": 1}}', "--seed_everything=0"]
+
+
 def test_bases_are_names_paths_and_mappings(tmp_path: Path) -> None:
     (tmp_path / "beside.yaml").write_text("a: 1")
     study = load_study(write(tmp_path, base=["digits", "beside.yaml", {"b": 2}]))
@@ -55,7 +71,7 @@ def test_bases_are_names_paths_and_mappings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"seed": [1]}, ["'seed'", "base, variants, baseline, metric, mode, seeds, published"]),
+        ({"seed": [1]}, ["'seed'", "base, variants, baseline, metric, mode, seeds, published, prepare"]),
         ({"base": "absent"}, ["lacks", "'base'"]),
         ({"metric": "absent", "baseline": "absent"}, ["'baseline', 'metric'"]),
         ({"baseline": "bn"}, ["'bn'", "no variant", "BN, MN"]),
@@ -76,6 +92,11 @@ def test_bases_are_names_paths_and_mappings(tmp_path: Path) -> None:
         ({"published": {"XN": {"25%": 1}}}, ["'XN'", "BN, MN"]),
         ({"published": {"MN": {"30%": 1}}}, ["30%", "25%, 50%, 75%, 100%, steps"]),
         ({"published": {"MN": {"25%": "good"}}}, ["'good'", "numbers"]),
+        ({"prepare": ["digits"]}, ["['digits']", "mapping from names"]),
+        ({"prepare": {"a/b": "digits"}}, ["a/b", "names"]),
+        ({"prepare": {"features": "nope"}}, ["'nope'", "shipped are"]),
+        ({"base": {"a": "${prepare.features}"}}, ["${prepare.features}", "under prepare are none"]),
+        ({"variants": {"BN": {"a": ["${prepare.x}"]}}, "prepare": {"y": "digits"}}, ["${prepare.x}", "are y"]),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path: Path, changes: dict[str, Any], parts: list[str]) -> None:
