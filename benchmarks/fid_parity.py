@@ -1,7 +1,7 @@
 """FIDCallback's value beside torch-fidelity's, on the same images, by Inception with random weights.
 
-Run by hand: ``python benchmarks/fid_parity.py [sizes ...]``. The published weights need a network; random ones go the
-same way, as a file that both are given.
+Run by hand: ``PYTHONPATH=tests python benchmarks/fid_parity.py [sizes ...]``, for the random weights are those of the
+tests.
 """
 
 import sys
@@ -10,36 +10,18 @@ import time
 import warnings
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import torch_fidelity
 from lightning.pytorch import LightningModule, Trainer
+from random_inception import save_random_inception
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from mn_lightning._tables import print_table
 from mn_lightning.callbacks import FIDCallback
 
 SIZES = (200, 500, 1000)
-
-
-def random_inception(path: Path) -> Path:
-    """Save a state dict with Inception's names and shapes, whose activations neither vanish nor explode."""
-
-    class Untrained(FeatureExtractorInceptionV3):  # type: ignore[misc]
-        def load_state_dict(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
-            """Keep the initialization."""
-
-    torch.manual_seed(0)
-    with mock.patch("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", return_value={}):
-        network = Untrained("inception-v3-compat", ["2048"])
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-    torch.save(network.state_dict(), path)
-    return path
 
 
 def images(count: int, seed: int) -> Tensor:
@@ -122,7 +104,7 @@ def main(sizes: list[int]) -> None:
     warnings.filterwarnings("ignore")
     rows = []
     with tempfile.TemporaryDirectory() as name:
-        weights = random_inception(Path(name) / "inception.pth")
+        weights = save_random_inception(Path(name) / "inception.pth")
         for size in sizes:
             real, fake = images(size, 1), images(size, 2)
             start = time.perf_counter()

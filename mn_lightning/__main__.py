@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from mn_lightning.cli import ListingTrainer, MNLightningCLI
 from mn_lightning.configs import resolve_config_names
 
-_EPILOG = "mn-lightning compare [STUDY] trains with several norms and seeds and compares them; it has a --help."
+_EPILOG = (
+    "mn-lightning compare [STUDY] trains with several norms and seeds and compares them; it has a --help. "
+    "mn-lightning studies lists the shipped studies."
+)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -16,6 +19,11 @@ def main(args: Sequence[str] | None = None) -> None:
         from mn_lightning.compare.command import compare  # brings scipy, which the other subcommands can do without
 
         compare(given[1:])
+        return
+    if given[:1] == ["studies"]:
+        from mn_lightning.compare.listing import list_studies
+
+        list_studies(given[1:])
         return
     try:
         resolved = resolve_config_names(given)

@@ -9,13 +9,13 @@ _WIDTH_OF_A_LOG_FILE = 120
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table to standard output, as wide as the terminal."""
+    """Print a table to standard output, as wide as the terminal; what the first column names is not folded."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH_OF_A_LOG_FILE)
     table = Table(title=title, title_justify="left")
-    for column in header:
-        table.add_column(column, overflow="fold")
+    for position, column in enumerate(header):
+        table.add_column(column, overflow="fold", no_wrap=position == 0)
     for row in rows:
         table.add_row(*map(str, row))
     console.print(table)

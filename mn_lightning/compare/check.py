@@ -2,6 +2,8 @@
 
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from jsonargparse import ArgumentError
@@ -24,25 +26,41 @@ def check_study(study: Study) -> None:
             where = f"the preparation {name!r} of the study {study.name!r}"
             _try(where, study.preparation(name)).save_checkpoint(path, weights_only=True)
         for variant in study.variants:
-            _check_variant(study, variant, prepared)
+            where = named(study, variant)
+            logged = _try(where, study.arguments(variant, study.seeds[0], prepared)).callback_metrics
+            if study.metric not in logged:
+                names = ", ".join(sorted(logged)) or "nothing"
+                raise StudyError(f"{where} does not log the metric {study.metric!r}; it logs {names}")
 
 
-def _check_variant(study: Study, variant: str, prepared: dict[str, Path]) -> None:
-    where = f"the variant {variant!r} of the study {study.name!r}"
-    logged = set(_try(where, study.arguments(variant, study.seeds[0], prepared)).callback_metrics)
-    if study.metric not in logged:
-        raise StudyError(
-            f"{where} does not log the metric {study.metric!r}; it logs {', '.join(sorted(logged)) or 'nothing'}"
-        )
+def named(study: Study, variant: str) -> str:
+    """Name a variant in a message."""
+    return f"the variant {variant!r} of the study {study.name!r}"
+
+
+@contextmanager
+def parse_errors_in_one_line(where: str) -> Iterator[None]:
+    """Say in one line what does not parse.
+
+    Args:
+        where: its name.
+
+    Raises:
+        StudyError: the parser raised its own error inside.
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        raise StudyError(f"{where} does not parse: {_flat(error)}") from error
 
 
 def _try(where: str, arguments: list[str]) -> Trainer:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), parse_errors_in_one_line(where):
             warnings.simplefilter("ignore")  # they come again with the runs
             cli = _CheckCLI(arguments)
-    except ArgumentError as error:
-        raise StudyError(f"{where} does not parse: {_flat(error)}") from error
+    except StudyError:
+        raise
     except Exception as error:
         # Any error of any model: it would come in the runs, and is of use before them.
         raise StudyError(f"{where} does not run: {type(error).__name__}: {_flat(error)}") from error

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mn_lightning.compare.check import check_study
+from mn_lightning.compare.check import check_study, named, parse_errors_in_one_line
 from mn_lightning.compare.files import write_atomically
 from mn_lightning.compare.report import print_report, write_report
 from mn_lightning.compare.runs import BusyError, Limits, Outcome, Preparation, Run
@@ -41,11 +41,14 @@ def compare(args: Sequence[str]) -> None:
         root = Path(options.folder or Path("studies") / study.name)
         _check_selection(study, options)
         runs = [Run(study, variant, seed, root) for variant, seed in study.runs]
+        chosen = [run for run in runs if options.only in (None, run.variant) and options.seed in (None, run.seed)]
+        if options.dry_run:
+            _print_configurations(chosen, limits)
+            sys.exit(0)
         if options.report:
             _check_unchanged(study, limits, root)
             _report(study, runs, root, limits)
             sys.exit(0)
-        chosen = [run for run in runs if options.only in (None, run.variant) and options.seed in (None, run.seed)]
         if options.prepare is not None:
             _open_folder(study, limits, root, fresh=options.fresh)
             sys.exit(_train(Preparation.of(study, options.prepare, root), Limits(), wait=True))
@@ -79,6 +82,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="run this seed alone")
     parser.add_argument("--prepare", metavar="NAME", help="train this model, which all runs need, and run nothing")
     parser.add_argument("--report", action="store_true", help="run nothing, report what has finished")
+    parser.add_argument("--dry-run", action="store_true", help="run nothing, print each run's whole configuration")
     parser.add_argument("--fresh", action="store_true", help="put earlier results aside and start anew")
     parser.add_argument("--limit_epochs", type=_positive, metavar="N", help="train N epochs at most")
     parser.add_argument("--limit_samples", type=_positive, metavar="N", help="use N training samples an epoch at most")
@@ -147,6 +151,17 @@ def _check_unchanged(study: Study, limits: Limits, root: Path) -> None:
             f"{root} holds runs of this study with another {', '.join(changes)}; take another --folder, or --fresh to "
             "put them aside and start anew"
         )
+
+
+def _print_configurations(runs: Sequence[Run], limits: Limits) -> None:
+    """Print a YAML document for each run."""
+    for run in runs:
+        with parse_errors_in_one_line(named(run.study, run.variant)):
+            configuration = run.configuration(limits)
+        print(f"--- # {run.variant}, seed {run.seed}")
+        if limits.samples is not None:
+            print(f"# limited to {limits.samples} training samples an epoch")
+        print(configuration, flush=True)
 
 
 # --- running ------------------------------------------------------------------------------------------------------

@@ -16,10 +16,10 @@ STYLES = ("-", "--", "-.", ":")
 
 
 def plot_curves(study: Study, curves: dict[str, Curves], floor: float | None = None) -> "Figure":
-    """Draw a line for each variant: mean over seeds, one standard deviation as a band, the baseline's best dashed.
+    """Draw a line for each variant: mean over seeds, one standard deviation as a band, baselines' best dashed.
 
     Args:
-        study: for the names of variants, baseline and metric.
+        study: for the names of variants, baselines and metric.
         curves: by variant; those without a finished run are left out.
         floor: a value that cannot be beaten, dotted.
     """
@@ -40,9 +40,12 @@ def plot_curves(study: Study, curves: dict[str, Curves], floor: float | None = N
         if len(runs) > 1:
             spread = values.std(0, ddof=1)
             axes.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
-    target = summarize([best(points, study.mode) for points in curves[study.baseline].by_seed.values()]).mean
-    if target is not None:
-        axes.axhline(target, color="#666666", linestyle="--", linewidth=1, label=f"best of {study.baseline}")
+    for baseline in study.baselines:
+        target = summarize([best(points, study.mode) for points in curves[baseline].by_seed.values()]).mean
+        if target is not None:
+            several = len(study.baselines) > 1  # told apart by the colours of their curves
+            colour = COLOURS[list(curves).index(baseline) % len(COLOURS)] if several else "#666666"
+            axes.axhline(target, color=colour, linestyle="--", linewidth=1, label=f"best of {baseline}")
     if floor is not None:
         axes.axhline(floor, color="#666666", linestyle=":", linewidth=1, label="real against real")
     axes.set_xlabel("optimizer steps")

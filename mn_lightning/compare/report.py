@@ -128,8 +128,8 @@ def _races(study: Study, curves: dict[str, Curves]) -> Table:
     if study.published:
         header.append("published steps")
     rows = []
-    baseline = curves[study.baseline]
     for variant, found in curves.items():
+        baseline = curves[study.baseline_of(variant)]
         steps = race(found, baseline, study.mode, "step")
         seconds = race(found, baseline, study.mode, "seconds")
         row = [variant, _plus_minus(steps.cost, "{:.0f}"), _saving(steps)]
@@ -139,56 +139,72 @@ def _races(study: Study, curves: dict[str, Curves]) -> Table:
         rows.append(row)
     note = (
         f"Optimizer steps, and seconds of training without validation, until the first evaluation at which the variant "
-        f"is as good as the best of {study.baseline}'s run with the same seed: mean ± standard deviation over the "
-        f"seeds that reached it, and the mean share that was saved. Seconds are those of the machine named below."
+        f"is as good as the best of {_whose_baseline(study)}'s run with the same seed: mean ± standard deviation over "
+        f"the seeds that reached it, and the mean share that was saved. Seconds are those of the machine named below."
     )
-    return Table(f"To the best of {study.baseline}", header, rows, note)
+    return _with_baselines(study, Table(f"To the best of {_whose_baseline(study)}", header, rows, note))
 
 
 def _differences(study: Study, curves: dict[str, Curves]) -> Table:
     rows = []
     for variant, found in curves.items():
-        if variant != study.baseline:
-            difference = paired_difference(found, curves[study.baseline], study.mode)
+        baseline = study.baseline_of(variant)
+        if variant != baseline:
+            difference = paired_difference(found, curves[baseline], study.mode)
             interval = NOTHING
             if difference.low is not None and difference.high is not None:
                 interval = f"{difference.low:+.4g} to {difference.high:+.4g}"
             mean = NOTHING if difference.mean is None else f"{difference.mean:+.4g}"
-            rows.append([variant, mean, interval, str(difference.seeds), _verdict(study, difference)])
+            rows.append([variant, mean, interval, str(difference.seeds), _verdict(study, baseline, difference)])
     note = (
-        f"Best {study.metric} minus that of {study.baseline} with the same seed: mean, and Student's {CONFIDENCE:.0%} "
-        "interval for paired samples. The intervals are not corrected for looking at several variants."
+        f"Best {study.metric} minus that of {_whose_baseline(study)} with the same seed: mean, and Student's "
+        f"{CONFIDENCE:.0%} interval for paired samples. "
+        "The intervals are not corrected for looking at several variants."
     )
     header = ["variant", "difference", f"{CONFIDENCE:.0%} interval", "seeds", "verdict"]
-    return Table(f"Difference to {study.baseline}", header, rows, note)
+    return _with_baselines(study, Table(f"Difference to {_whose_baseline(study)}", header, rows, note))
 
 
-def _verdict(study: Study, difference: Difference) -> str:
+def _whose_baseline(study: Study) -> str:
+    return study.baseline if isinstance(study.baseline, str) else "its baseline"
+
+
+def _with_baselines(study: Study, table: Table) -> Table:
+    """Put each variant's baseline beside it, where there is more than one."""
+    if isinstance(study.baseline, str):
+        return table
+    header = [table.header[0], "baseline", *table.header[1:]]
+    rows = [[variant, study.baseline_of(variant), *rest] for variant, *rest in table.rows]
+    return table._replace(header=header, rows=rows)
+
+
+def _verdict(study: Study, baseline: str, difference: Difference) -> str:
     if difference.mean is None:
         return "not known yet"
     if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
-        return f"not distinguishable from {study.baseline} at {_seeds(difference.seeds)}"
+        return f"not distinguishable from {baseline} at {_seeds(difference.seeds)}"
     better = (difference.mean > 0) == (study.mode == "max")
-    return f"{'better' if better else 'worse'} than {study.baseline}"
+    return f"{'better' if better else 'worse'} than {baseline}"
 
 
 def _sentences(study: Study, curves: dict[str, Curves]) -> list[str]:
     """One plain sentence for each variant but the baseline: score, and what it saves."""
     lines = []
-    baseline = curves[study.baseline]
     for variant, found in curves.items():
-        if variant == study.baseline:
+        name = study.baseline_of(variant)
+        if variant == name:
             continue
-        verdict = _verdict(study, paired_difference(found, baseline, study.mode))
+        baseline = curves[name]
+        verdict = _verdict(study, name, paired_difference(found, baseline, study.mode))
         line = f"{variant}: its best {study.metric} is {verdict}"
         steps, seconds = (race(found, baseline, study.mode, by) for by in ("step", "seconds"))
         if steps.saving is not None and seconds.saving is not None:
             line += (
-                f"; it reached {study.baseline}'s best in {steps.reached} of {_seeds(steps.seeds)}, there with "
+                f"; it reached {name}'s best in {steps.reached} of {_seeds(steps.seeds)}, there with "
                 f"{_less_or_more(steps.saving)} steps and {_less_or_more(seconds.saving)} seconds of training"
             )
         elif steps.seeds:
-            line += f"; it reached {study.baseline}'s best in none of {_seeds(steps.seeds)}"
+            line += f"; it reached {name}'s best in none of {_seeds(steps.seeds)}"
         lines.append(f"{line}.")
     return lines
 
@@ -236,10 +252,21 @@ def _write_csv(path: Path, runs: Sequence[Run]) -> None:
 
 
 def _introduction(study: Study) -> str:
+    baselines = f"baseline is {study.baseline}"
+    if not isinstance(study.baseline, str):
+        baselines = f"baselines are {', '.join(study.baselines)}"
     return (
         f"{len(study.variants)} variants, {_seeds(len(study.seeds))}; the metric is {study.metric}, {_better(study)}; "
-        f"the baseline is {study.baseline}."
+        f"the {baselines}.{_published_by(study)}"
     )
+
+
+def _published_by(study: Study) -> str:
+    if not study.published or study.paper is None:
+        return ""
+    number = study.table or ""
+    table = f", Table {number}" if number[:1].isdigit() else number and f", {number}"
+    return f" Published numbers: {study.paper}{table}."
 
 
 def _statuses(runs: Iterable[Run]) -> list[list[str]]:

@@ -119,6 +119,18 @@ class Run:
         finally:
             lock.release()
 
+    def configuration(self, limits: Limits) -> str:
+        """Return what the run would save as ``config.yaml``, without making anything of it.
+
+        Raises:
+            jsonargparse.ArgumentError: it does not parse.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come again with the run
+            cli = _ParsingCLI(self, limits)
+            text: str = cli._parser("fit").dump(cli.config.fit, skip_none=False)
+        return text
+
     def train(self, limits: Limits, wait: bool = False) -> Outcome:
         """Train from the start, or from the checkpoint of a run that was interrupted; a failure is an outcome too.
 
@@ -226,6 +238,22 @@ class _RunCLI(MNLightningCLI):
                 )
             batches = math.ceil(self.limits.samples / (batch_size * self.trainer.world_size))
             self.trainer.limit_train_batches = batches
+            if self.trainer.check_val_every_n_epoch is None and isinstance(self.trainer.val_check_interval, int):
+                # Counted across epochs: what is limited might end before the first evaluation.
+                self.trainer.val_check_interval = min(self.trainer.val_check_interval, batches)
+
+
+class _ParsingCLI(_RunCLI):
+    """Ends with the configuration, for which LightningCLI has no public way that includes our changes to it."""
+
+    def instantiate_classes(self) -> None:
+        """Make nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+    def _set_seed(self) -> None:
+        """Leave the random state alone."""
 
 
 def raising(prog: str) -> dict[str, Any]:

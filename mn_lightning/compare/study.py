@@ -34,24 +34,40 @@ class Study:
         name: of the file, without its ending.
         base: configurations of ``mn-lightning fit``, the later over the earlier.
         variants: name to overrides, options of ``mn-lightning fit`` without their dashes.
-        baseline: the variant that the others are compared to.
+        baseline: the variant that the others are compared to, or variant to the one that it is compared to: all but
+            the baselines themselves.
         metric: name of a logged metric.
         mode: whether more or less of it is better.
         seeds: a run of each variant for each of these.
         published: variant to a paper's numbers, by the keys in :data:`PUBLISHED`.
         prepare: name to configurations, as ``base``'s, of a model that is trained once, before all runs. Wherever base
             or variants say ``${prepare.NAME}``, they get the path of its last checkpoint.
+        paper: whose experiment it is.
+        table: where it stands in the paper, as ``"2 and 3"``.
+        images: training images in an epoch, where the data module cannot say without reading them.
     """
 
     name: str
     base: tuple[dict[str, Any], ...]
     variants: dict[str, dict[str, Any]]
-    baseline: str
+    baseline: str | dict[str, str]
     metric: str
     mode: Mode = "max"
     seeds: tuple[int, ...] = (0, 1, 2)
     published: dict[str, dict[str, float]] = field(default_factory=dict)
     prepare: dict[str, tuple[dict[str, Any], ...]] = field(default_factory=dict)
+    paper: str | None = None
+    table: str | None = None
+    images: int | None = None
+
+    def baseline_of(self, variant: str) -> str:
+        """Return the variant that this one is compared to; a baseline's is itself."""
+        return self.baseline if isinstance(self.baseline, str) else self.baseline.get(variant, variant)
+
+    @property
+    def baselines(self) -> list[str]:
+        """The variants that others are compared to, in the order of the variants."""
+        return [variant for variant in self.variants if variant == self.baseline_of(variant)]
 
     @property
     def runs(self) -> list[tuple[str, int]]:
@@ -121,15 +137,16 @@ def load_study(value: str) -> Study:
     content["prepare"] = _read_prepare(path, content.get("prepare", {}))
     content["seeds"] = _check_seeds(path, content.get("seeds", list(Study.seeds)))
     content["variants"] = _check_variants(path, content["variants"])
+    for key in ("paper", "table"):
+        content[key] = _check_text(path, key, content.get(key))
     study = Study(path.stem, **content)
-    if study.baseline not in study.variants:
-        raise StudyError(
-            f"{path} has the baseline {study.baseline!r}, which is no variant; the variants are {_list(study.variants)}"
-        )
+    _check_baseline(path, study)
     if study.mode not in get_args(Mode):
         raise StudyError(f"{path} has the mode {study.mode!r}; it takes {' or '.join(get_args(Mode))}")
     if not isinstance(study.metric, str):
         raise StudyError(f"{path} has the metric {study.metric!r}; it takes the name of one")
+    if study.images is not None and (type(study.images) is not int or study.images < 1):
+        raise StudyError(f"{path} has the images {study.images!r}; it takes their number, 1 or more")
     _check_published(path, study)
     _check_places(path, study)
     return study
@@ -197,6 +214,38 @@ def _check_variants(path: Path, variants: Any) -> dict[str, dict[str, Any]]:
                 "'mn-lightning fit' to values, as {trainer.max_epochs: 5}"
             )
     return {name: overrides or {} for name, overrides in variants.items()}
+
+
+def _check_text(path: Path, key: str, value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if type(value) is int:  # as YAML reads `table: 6`
+        return str(value)
+    raise StudyError(f"{path} has the {key} {value!r}; it takes a text")
+
+
+def _check_baseline(path: Path, study: Study) -> None:
+    given = study.baseline
+    named = list(given.values()) if isinstance(given, dict) else [given]
+    for baseline in named:
+        if not isinstance(baseline, str) or baseline not in study.variants:
+            raise StudyError(
+                f"{path} has the baseline {baseline!r}, which is no variant; the variants are {_list(study.variants)}"
+            )
+    if isinstance(given, str):
+        return
+    for variant in [*given, *study.variants]:
+        if variant not in study.variants:
+            raise StudyError(
+                f"{path} has a baseline for {variant!r}, which is no variant; the variants are {_list(study.variants)}"
+            )
+        if variant in given and variant in named:
+            raise StudyError(
+                f"{path} has the baseline {given[variant]!r} for {variant!r}, which is a baseline itself; a baseline "
+                "takes none"
+            )
+        if variant not in given and variant not in named:
+            raise StudyError(f"{path} has no baseline for {variant!r}; it takes one of {_list(study.variants)}")
 
 
 def _check_published(path: Path, study: Study) -> None:

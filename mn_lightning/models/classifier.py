@@ -1,7 +1,7 @@
 """A classifier around any network."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,10 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from mn_lightning._checks import check_choice
+
 Batch = tuple[Tensor, Tensor]
+SchedulerInterval = Literal["epoch", "step"]
 
 
 class ImageClassifier(LightningModule):
@@ -27,8 +30,13 @@ class ImageClassifier(LightningModule):
         num_classes: number of classes.
         optimizer: makes the optimizer from the parameters; by default RMSprop with learning rate 0.01 and momentum 0.9,
             as Kalayeh & Shah train in Section 4.2.
-        lr_scheduler: makes the learning rate scheduler from the optimizer, stepped once an epoch. The paper's is
-            ``StepLR(step_size=2, gamma=0.93)``. A ``ReduceLROnPlateau`` watches ``val_loss``.
+        lr_scheduler: makes the learning rate scheduler from the optimizer. The paper's is ``StepLR(step_size=2,
+            gamma=0.93)``. A ``ReduceLROnPlateau`` watches ``val_loss``.
+        lr_scheduler_interval: ``"epoch"`` steps the scheduler once an epoch, ``"step"`` after each optimizer step, as
+            Deecke et al. count in Section 4.1.
+
+    Raises:
+        ValueError: another ``lr_scheduler_interval``; in training, logits of another shape.
     """
 
     def __init__(
@@ -37,12 +45,15 @@ class ImageClassifier(LightningModule):
         num_classes: int = 10,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
+        lr_scheduler_interval: SchedulerInterval = "epoch",
     ) -> None:
         super().__init__()
+        check_choice("ImageClassifier", "lr_scheduler_interval", lr_scheduler_interval, get_args(SchedulerInterval))
         self.network = network
         self.num_classes = num_classes
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.lr_scheduler_interval = lr_scheduler_interval
         # Validating the arguments would wait for the device in every step; `_logits` and `cross_entropy` check them.
         self.train_acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.val_acc = self.train_acc.clone()
@@ -79,7 +90,11 @@ class ImageClassifier(LightningModule):
             return optimizer
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "epoch", "monitor": "val_loss"},
+            "lr_scheduler": {
+                "scheduler": self.lr_scheduler(optimizer),
+                "interval": self.lr_scheduler_interval,
+                "monitor": "val_loss",
+            },
         }
 
     def _step(self, batch: Batch, stage: Literal["train", "val", "test"]) -> Tensor:

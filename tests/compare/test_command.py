@@ -6,16 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from filelock import FileLock
 from study_calls import BASE, VARIANTS, call, files, swap, write
 from study_parts import Stumble, Witness
 
 from mn_lightning.compare import command
+from mn_lightning.data import DigitsDataModule
 
 RUNS = ["BN/seed-0", "BN/seed-1", "MN/seed-0", "MN/seed-1"]
 
@@ -80,6 +83,45 @@ def test_published_numbers_stand_beside_ours() -> None:
     assert "| 13400 |" in report
 
 
+def test_variants_with_baselines_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two settings, each with its own BatchNorm: as if they were two studies."""
+    fast = {"model.init_args.optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5}}}
+    variants = {**VARIANTS, "BN fast": fast, "MN fast": {**VARIANTS["MN"], **fast}}
+    published = {"BN": {"100%": 0.5}}
+    source = {"paper": "Someone", "table": 7}
+    both = write(variants=variants, baseline={"MN": "BN", "MN fast": "BN fast"}, published=published, **source)
+    assert call(both) == 0
+    report = Path("studies/mine/report.md").read_text()
+    assert "the baselines are BN, BN fast. Published numbers: Someone, Table 7." in report
+    assert "## To the best of its baseline" in report
+    assert "to the best of BN" not in capsys.readouterr().out
+
+    def rows_of(text: str, heading: str) -> list[list[str]]:
+        lines = text.split(f"## {heading}")[1].split("\n## ")[0].splitlines()
+        rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("|")]
+        return [row for row in rows if not row[0].startswith("---")]
+
+    alone = {}
+    for name, pair in (("BN", ["BN", "MN"]), ("BN fast", ["BN fast", "MN fast"])):
+        write(variants={variant: variants[variant] for variant in pair}, baseline=name, published={})
+        assert call("mine.yaml", "--report") == 0
+        alone[name] = Path("studies/mine/report.md").read_text()
+    for heading, differences in (("To the best of ", False), ("Difference to ", True)):
+        header, *rows = rows_of(report, f"{heading}its baseline")
+        assert header[:2] == ["variant", "baseline"]
+        by_name = {row[0]: row[1:] for row in rows}
+        assert list(by_name) == (["MN", "MN fast"] if differences else ["BN", "MN", "BN fast", "MN fast"])
+        for name, text in alone.items():
+            for variant, *cells in rows_of(text, f"{heading}{name}")[1:]:
+                baseline, *ours = by_name[variant]
+                assert baseline == name
+                # Seconds differ by nothing either: the rows come from the same runs.
+                assert ours[: len(cells)] == cells
+    (ours, theirs) = (text.split("## Sentences")[1].split("## Runs")[0] for text in (report, alone["BN fast"]))
+    assert theirs.strip() in ours
+    assert ours.count("\n- ") == 2
+
+
 def test_less_can_be_better() -> None:
     assert call(write(metric="val_loss", mode="min", seeds=[0])) == 0
     with Path("studies/mine/results.csv").open(newline="") as file:
@@ -98,6 +140,20 @@ def test_limits(max_epochs: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert "limited to 300 training samples an epoch" in report
     assert call("mine.yaml") == command.WRONG
     assert "another limits" in capsys.readouterr().err
+
+
+def test_limits_leave_an_evaluation_where_those_are_counted_in_steps() -> None:
+    """Every 4 steps of 5 an epoch; limited to 2 steps an epoch, after each of these."""
+    trainer = {"max_epochs": -1, "max_steps": 10, "val_check_interval": 4, "check_val_every_n_epoch": None}
+    base = {**BASE, "trainer": {**BASE["trainer"], **trainer}}
+
+    def evaluated_at(*limits: str) -> list[str]:
+        assert call(write(seeds=[0], base=base), "--fresh", "--only", "BN", "--seed", "0", *limits) == 0
+        with Path("studies/mine/runs/BN/seed-0/metrics.csv").open(newline="") as file:
+            return [row["step"] for row in csv.DictReader(file) if row["val_acc"]]
+
+    assert evaluated_at() == ["4", "8"]
+    assert evaluated_at("--limit_epochs", "2", "--limit_samples", "300") == ["2", "4"]
 
 
 # --- in parts, and again ------------------------------------------------------------------------------------------
@@ -168,6 +224,50 @@ def test_two_processes_never_take_the_same_run(capsys: pytest.CaptureFixture[str
     assert "BN, seed 0 has not finished" in capsys.readouterr().out
     assert not (folder / "metrics.csv").exists()
     assert call("mine.yaml", "--only", "BN", "--seed", "0") == 0
+
+
+# --- nothing but configurations -----------------------------------------------------------------------------------
+
+
+def test_a_dry_run_prints_what_the_runs_save(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(write(), "--dry-run", "--limit_epochs", "1") == 0
+    assert not Path("studies").exists()
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if line.startswith("---")] == [
+        "--- # BN, seed 0", "--- # MN, seed 0", "--- # BN, seed 1", "--- # MN, seed 1"
+    ]  # fmt: skip
+    _, second, third, _ = yaml.safe_load_all(printed)
+    for variant, seed, configuration in (("MN", 0, second), ("BN", 1, third)):
+        assert call("mine.yaml", "--only", variant, "--seed", str(seed), "--limit_epochs", "1") == 0
+        saved = Path(f"studies/mine/runs/{variant}/seed-{seed}/lightning_logs/version_0/config.yaml")
+        assert configuration == yaml.safe_load(saved.read_text())
+
+
+def test_a_dry_run_of_some_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No data module is made, and whatever the random state is, it stays."""
+
+    @wraps(DigitsDataModule.__init__)  # the parser reads its signature
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a data module is made")
+
+    monkeypatch.setattr(DigitsDataModule, "__init__", refuse)
+    before = torch.random.get_rng_state()
+    assert call(write(), "--dry-run", "--only", "MN", "--limit_samples", "300") == 0
+    printed = capsys.readouterr().out
+    assert [configuration["seed_everything"] for configuration in yaml.safe_load_all(printed)] == [0, 1]
+    assert printed.count("# limited to 300 training samples an epoch\n") == 2
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [({"baseline": "X"}, "baseline 'X'"), ({"variants": {"BN": {"trainer.max_epox": 3}}}, "'BN' of the study 'mine'")],
+)
+def test_a_dry_run_of_a_bad_study(changes: dict[str, Any], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(write(**changes), "--dry-run") == command.WRONG
+    error = capsys.readouterr().err
+    assert part in error
+    assert error.count("\n") == 1
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------------------

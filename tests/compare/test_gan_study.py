@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from data_files import trust_files, write_cifar10, write_fashion_mnist
 from PIL import Image
+from random_inception import save_random_inception
 from study_calls import call, files, swap, write
 
 from mn_lightning.compare import command
+from mn_lightning.compare.check import check_study
+from mn_lightning.compare.study import load_study
 
 CLASSIFIER: dict[str, Any] = {
     "model": {"class_path": "ImageClassifier", "init_args": {"network": "study_parts.TinyNetwork"}},
@@ -111,3 +115,21 @@ def test_a_wrong_preparation_is_one_line(capsys: pytest.CaptureFixture[str]) -> 
     error = capsys.readouterr().err
     assert "the preparation 'features' of the study 'mine' does not run" in error
     assert error.strip().count("\n") == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dcgan_digits", "dcgan_fashion_mnist", "dcgan_cifar10"])
+def test_every_shipped_variant_trains_on_files_of_the_right_format(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of the preparation and of each variant, with a distance; Inception's weights are random."""
+    study = load_study(name)
+    if name == "dcgan_fashion_mnist":
+        write_fashion_mnist(tmp_path / "data", 100, 20)
+    if name == "dcgan_cifar10":
+        write_cifar10(tmp_path / "data", 100, 20)
+        trust_files(tmp_path / "data", monkeypatch)
+        _, _, measure = study.base[1]["trainer"]["callbacks"]
+        measure["init_args"]["weights_path"] = str(save_random_inception(tmp_path / "inception.pth"))
+    check_study(study)
+    assert study.variants.keys() == {"DCGAN-BN", "DCGAN-MN"}

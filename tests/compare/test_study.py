@@ -68,10 +68,41 @@ def test_bases_are_names_paths_and_mappings(tmp_path: Path) -> None:
     assert study.base[1:] == ({"a": 1}, {"b": 2})
 
 
+def test_variants_can_have_baselines_of_their_own(tmp_path: Path) -> None:
+    variants = {"BN-2": None, "MN-1": None, "BN-1": None, "MN-2": None, "MN-3": None}
+    study = load_study(write(tmp_path, variants=variants, baseline={"MN-2": "BN-2", "MN-1": "BN-1", "MN-3": "BN-2"}))
+    assert study.baselines == ["BN-2", "BN-1"]
+    assert [study.baseline_of(variant) for variant in variants] == ["BN-2", "BN-1", "BN-1", "BN-2", "BN-2"]
+    one = load_study(write(tmp_path))
+    assert one.baselines == ["BN"]
+    assert [one.baseline_of(variant) for variant in one.variants] == ["BN", "BN"]
+
+
+def test_where_a_study_comes_from(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, paper="Kalayeh & Shah", table=6, images=50000))
+    assert (study.paper, study.table, study.images) == ("Kalayeh & Shah", "6", 50000)
+    study = load_study(write(tmp_path))
+    assert (study.paper, study.table, study.images) == (None, None, None)
+
+
+THREE: dict[str, Any] = {"BN": None, "MN": None, "Mode": None}
+
+
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
         ({"seed": [1]}, ["'seed'", "base, variants, baseline, metric, mode, seeds, published, prepare"]),
+        ({"baseline": ["BN"]}, ["['BN']", "no variant", "BN, MN"]),
+        ({"baseline": {"MN": "bn"}}, ["'bn'", "no variant", "BN, MN"]),
+        ({"baseline": {"mn": "BN", "MN": "BN"}}, ["for 'mn'", "no variant", "BN, MN"]),
+        ({"baseline": {"MN": "BN"}, "variants": THREE}, ["no baseline for 'Mode'", "BN, MN, Mode"]),
+        ({"baseline": {"MN": "BN", "Mode": "MN"}, "variants": THREE}, ["'BN' for 'MN'", "baseline itself"]),
+        ({"baseline": {"BN": "BN", "MN": "BN"}}, ["'BN' for 'BN'", "baseline itself"]),
+        ({"baseline": {}}, ["no baseline for 'BN'"]),
+        ({"paper": ["K"]}, ["paper ['K']", "text"]),
+        ({"table": True}, ["table True", "text"]),
+        ({"images": "many"}, ["images 'many'", "1 or more"]),
+        ({"images": 0}, ["images 0", "1 or more"]),
         ({"base": "absent"}, ["lacks", "'base'"]),
         ({"metric": "absent", "baseline": "absent"}, ["'baseline', 'metric'"]),
         ({"baseline": "bn"}, ["'bn'", "no variant", "BN, MN"]),

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
 import torch_fidelity
 from lightning.pytorch import LightningModule
+from random_inception import save_random_inception
 from tiny import trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -17,22 +17,9 @@ from mn_lightning.callbacks import FIDCallback
 from mn_lightning.features.fidelity import FidelityFeatures
 
 
-class Untrained(FeatureExtractorInceptionV3):
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """Keep the initialization."""
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    torch.manual_seed(0)
-    with mock.patch("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", return_value={}):
-        network = Untrained("inception-v3-compat", ["2048"])
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-    path = tmp_path_factory.mktemp("weights") / "inception.pth"
-    torch.save(network.state_dict(), path)
-    return str(path)
+    return str(save_random_inception(tmp_path_factory.mktemp("weights") / "inception.pth"))
 
 
 def images(count: int, seed: int) -> Tensor:

@@ -210,6 +210,28 @@ def test_reduce_on_plateau_watches_the_validation_loss(gets_better: bool, rates:
     assert {epoch["val_acc"] for epoch in log.epochs} == {1.0}
 
 
+def test_a_schedule_in_steps() -> None:
+    """Three batches an epoch: drops after 2 and 5 updates fall inside epochs."""
+    rates: list[float] = []
+
+    class Watch(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    module = classifier(
+        optimizer=partial(optim.SGD, lr=1.0),
+        lr_scheduler=partial(optim.lr_scheduler.MultiStepLR, milestones=[2, 5], gamma=0.1),
+        lr_scheduler_interval="step",
+    )
+    trainer(max_epochs=2, callbacks=[Watch()]).fit(module, batches())
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.1, 0.01])
+
+
+def test_a_schedule_is_in_epochs_or_steps() -> None:
+    with pytest.raises(ValueError, match="lr_scheduler_interval='batch'; it takes one of 'epoch', 'step'"):
+        classifier(lr_scheduler_interval="batch")
+
+
 def test_prediction_gives_probabilities() -> None:
     model = classifier()
     predicted = torch.cat(trainer().predict(model, batches()))

@@ -1,0 +1,132 @@
+"""How much work a run of a study is, from its configuration alone: no data is read, and no weight is made."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from lightning import LightningDataModule, LightningModule
+from lightning.pytorch import Trainer
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mn_lightning.cli import ListingTrainer, MNLightningCLI
+from mn_lightning.compare.check import named, parse_errors_in_one_line
+from mn_lightning.compare.runs import raising
+from mn_lightning.compare.study import Study
+from mn_lightning.data import DigitsDataModule, MultiTaskDataModule, TorchvisionDataModule
+from mn_lightning.models import DCGAN
+
+_TRAINING_IMAGES = {"CIFAR10": 50_000, "CIFAR100": 50_000, "MNIST": 60_000, "FashionMNIST": 60_000, "SVHN": 73_257}
+_DIGITS = 1_257
+# Options in which most variants differ, and which change nothing of what is counted: callbacks swap norms.
+_WITHOUT_WORK = ("trainer.callbacks", "model.init_args.optimizer", "model.init_args.lr_scheduler")
+
+
+class Work(NamedTuple):
+    """What one run is.
+
+    Attributes:
+        data: the data set, or sets.
+        images: training images that pass through the network, each as often as it does; None if that is not known.
+        macs: multiply-accumulates of the forward passes for one image, in convolutions and matrix products; norms and
+            activations are not counted.
+    """
+
+    data: str
+    images: int | None
+    macs: int
+
+    @property
+    def total(self) -> int | None:
+        """Multiply-accumulates of the forward passes of the training; None if the images are not known."""
+        return None if self.images is None else self.images * self.macs
+
+
+def work_of(study: Study) -> dict[str, Work]:
+    """Estimate the work of one run of each variant.
+
+    Raises:
+        StudyError: a variant does not parse.
+    """
+    found: dict[str, Work] = {}
+    result = {}
+    for variant, overrides in study.variants.items():
+        key = json.dumps([item for item in overrides.items() if not item[0].startswith(_WITHOUT_WORK)])
+        if key not in found:
+            found[key] = _work_of(study, variant)
+        result[variant] = found[key]
+    return result
+
+
+def _work_of(study: Study, variant: str) -> Work:
+    with warnings.catch_warnings(), parse_errors_in_one_line(named(study, variant)), torch.device("meta"):
+        warnings.simplefilter("ignore")  # they come again with the runs
+        cli = _BuildingCLI(study.arguments(variant, study.seeds[0])[1:])
+    data, in_an_epoch = describe(cli.datamodule)
+    trainer = cli.config.trainer
+    batch_size = getattr(cli.datamodule, "batch_size", 1)
+    in_an_epoch = study.images or in_an_epoch
+    ends = [
+        (trainer.max_epochs, in_an_epoch),
+        (trainer.max_steps, batch_size),
+        (getattr(cli.model, "max_generator_steps", None), batch_size),
+    ]
+    images = [times * count for times, count in ends if count is not None and times is not None and times >= 0]
+    return Work(data, min(images, default=None), macs_of(cli.model, cli.datamodule))
+
+
+def describe(datamodule: LightningDataModule) -> tuple[str, int | None]:
+    """Return the name of the data and the number of its training images; None where only its files say it."""
+    if isinstance(datamodule, TorchvisionDataModule):
+        return datamodule.dataset, _TRAINING_IMAGES[datamodule.dataset] - datamodule.val_size
+    if isinstance(datamodule, DigitsDataModule):
+        return "Digits", _DIGITS
+    if isinstance(datamodule, MultiTaskDataModule):
+        names, numbers = zip(*map(describe, datamodule.datasets), strict=True)
+        return " + ".join(names), None if None in numbers else sum(numbers)
+    root = getattr(datamodule, "root", None)
+    return type(datamodule).__name__.removesuffix("DataModule") if root is None else Path(root).name, None
+
+
+def macs_of(model: LightningModule, datamodule: Any) -> int:
+    """Count the multiply-accumulates of the forward passes that a training step makes for one image.
+
+    Args:
+        model: on any device, ``meta`` too.
+        datamodule: has ``in_channels`` and ``image_size``.
+    """
+    image = (datamodule.in_channels, datamodule.image_size, datamodule.image_size)
+    if isinstance(model, DCGAN):
+        # Two batches are generated, and the discriminator sees both and the real one.
+        return 2 * _macs(model.generator, (model.latent_features,)) + 3 * _macs(model.discriminator, image)
+    return _macs(model, image)
+
+
+def _macs(network: nn.Module, shape: tuple[int, ...]) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.eval()(torch.zeros(1, *shape, device=next(network.parameters()).device))
+    return int(counter.get_total_flops()) // 2  # which counts a multiplication and an addition
+
+
+class _BuildingCLI(MNLightningCLI):
+    """Makes the model and the data module, and nothing else."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        super().__init__(
+            trainer_class=ListingTrainer,
+            save_config_callback=None,
+            parser_kwargs=raising("mn-lightning studies"),
+            args=[*arguments, "--seed_everything=false"],
+            run=False,
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Leave out what might look for files or devices."""
+        self.config.trainer.callbacks = None
+        self.config.trainer.logger = None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make none."""
+        return cast(Trainer, None)
