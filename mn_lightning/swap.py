@@ -1,7 +1,7 @@
 """Replace BatchNorm layers in any ``nn.Module``."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,12 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 from mn_lightning._fusion import Fusable, find_activation
 from mn_lightning._processes import all_processes
 from mn_lightning._selection import LayerSpec, select
+from mn_lightning._swap_record import MARK, describe, record_settings, recorded_settings, settings_of, unsaved
 from mn_lightning.layers import MixtureNorm, ModeNorm
 from mn_lightning.layers._batch_norm import placement
 from mn_lightning.layers.queue import BatchQueue
 from mn_lightning.registry import check_norm_arguments, norm_arguments, norm_builder
-
-_MARK = "_swapped_for"
 
 
 class SwappedLayer(NamedTuple):
@@ -61,7 +60,7 @@ def norm_candidates(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) or hasattr(module, _MARK)
+        if isinstance(module, _BatchNorm) or hasattr(module, MARK)
     }
 
 
@@ -117,6 +116,14 @@ def swap_norms(
         ValueError: a pattern that matches nothing, an unknown norm, an argument that the norm does not take, a layer
             that was swapped with other settings before, or one that computes more than BatchNorm.
     """
+    chosen = select(layers, list(norm_candidates(model)), layer_aliases(model))
+    return _swap(
+        model, {name: {**norm_args, **layer_args} for name, layer_args in chosen.items()}, norm, fuse_activation
+    )
+
+
+def _swap(model: nn.Module, chosen: Mapping[str, dict[str, Any]], norm: str, fuse_activation: bool) -> SwapReport:
+    """Swap the layers with the names ``chosen``, each with arguments of its own."""
     builder = norm_builder(norm)
     if fuse_activation and "activation" not in (norm_arguments(norm) or {"activation"}):
         raise ValueError(f"norm {norm!r} has no activation to fuse; use fuse_activation with 'mixture'")
@@ -128,16 +135,16 @@ def swap_norms(
     not_fused: dict[str, str] = {}
     # Building a layer draws random numbers; the rest of the run must not depend on which layers were swapped.
     with torch.random.fork_rng(devices=[]):
-        for name, layer_args in select(layers, list(candidates), layer_aliases(model)).items():
+        for name, given in chosen.items():
             old = candidates[name]
-            arguments = {**norm_args, **layer_args}
+            arguments = dict(given)
             check_norm_arguments(norm, arguments)
-            mark = _mark(norm, arguments, fuse_activation)
-            if hasattr(old, _MARK):
-                if getattr(old, _MARK) != mark:
+            mark = settings_of(norm, arguments, fuse_activation)
+            if hasattr(old, MARK):
+                if getattr(old, MARK) != mark:
                     raise ValueError(
-                        f"{name} was swapped for {getattr(old, _MARK)} before and is now asked to be {mark}; "
-                        f"start from a model with BatchNorm there"
+                        f"{name} was swapped for {describe(getattr(old, MARK))} before and is now asked to be "
+                        f"{describe(mark)}; start from a model with BatchNorm there"
                     )
                 unchanged.append(name)
                 continue
@@ -155,13 +162,59 @@ def swap_norms(
                 raise ValueError(f"cannot swap {name} for norm {norm!r}: {error}") from error
             swapped.append(SwappedLayer(name, _describe(old), _describe(new), _shape(old)))
             _carry_over(name, old, new)
-            setattr(new, _MARK, mark)
+            setattr(new, MARK, mark)
+            new.register_state_dict_post_hook(record_settings)  # type: ignore[no-untyped-call]
             plan[old] = new
     _replace(model, plan)
     _keep_queues_apart(model)
     for path in removals:
         model.set_submodule(path, nn.Identity())
     return SwapReport(tuple(swapped), tuple(unchanged), not_fused)
+
+
+def swap_as_saved(model: nn.Module, state_dict: Mapping[str, Any]) -> SwapReport:
+    """Swap the layers of ``model`` that had been swapped when ``state_dict`` was taken, with the same settings.
+
+    ``model.load_state_dict(state_dict)`` then finds the layers that it needs. Settings are read from the metadata
+    that a module's ``state_dict()`` carries, also through ``torch.save`` and ``torch.load(..., weights_only=True)``.
+
+    Args:
+        model: as it was before its layers were swapped.
+        state_dict: what ``model.state_dict()`` returned after that.
+
+    Returns:
+        What was replaced.
+
+    Raises:
+        ValueError: ``state_dict`` has no record of a swap; the model has no such layer; a setting that cannot be
+            saved, as an ``activation`` that was given as a function.
+    """
+    recorded = recorded_settings(state_dict)
+    if not recorded:
+        raise ValueError(
+            "the state dict has no record of swapped layers; if there were any, swap them with swap_norms before you "
+            "load it, otherwise load it as it is"
+        )
+    candidates = norm_candidates(model)
+    first_names = {layer: name for name, layer in candidates.items()}
+    shared = {path: first_names.get(layer) for path, layer in model.named_modules(remove_duplicate=False)}
+    groups: dict[tuple[str, bool], dict[str, dict[str, Any]]] = {}
+    for path, settings in recorded.items():
+        name = shared.get(path)
+        if name is None:
+            raise ValueError(f"{path} was swapped for {describe(settings)}, but the model has no norm layer there")
+        for argument, text in unsaved(settings).items():
+            raise ValueError(
+                f"{path} was swapped with {argument}={text}, which a checkpoint cannot hold; swap it with swap_norms "
+                "and load the state dict then"
+            )
+        groups.setdefault((settings["norm"], settings["fuse_activation"]), {})[name] = settings["arguments"]
+    reports = [_swap(model, chosen, norm, fuse) for (norm, fuse), chosen in groups.items()]
+    return SwapReport(
+        tuple(layer for report in reports for layer in report),
+        tuple(name for report in reports for name in report.unchanged),
+        {name: reason for report in reports for name, reason in report.not_fused.items()},
+    )
 
 
 def refit_mixtures(model: nn.Module) -> int:
@@ -253,12 +306,6 @@ def _keep_queues_apart(model: nn.Module) -> None:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
             model, list(ignored)
         )
-
-
-def _mark(norm: str, arguments: dict[str, Any], fuse_activation: bool) -> str:
-    """Text that is equal for equal settings, also after the model was copied or pickled."""
-    settings = [f"{key}={arguments[key]!r}" for key in sorted(arguments)]
-    return f"{norm}({', '.join(settings + ['fuse_activation=True'] * fuse_activation)})"
 
 
 def _describe(layer: Any) -> str:

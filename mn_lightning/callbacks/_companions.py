@@ -1,9 +1,13 @@
+from typing import Any
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
 
+from mn_lightning._swap_record import check_layers
 from mn_lightning.layers import MixtureNorm, ModeNorm
 from mn_lightning.swap import has_mixtures
 
@@ -14,12 +18,19 @@ class MixtureCompanion(Callback):
     purpose = ""
     """What goes wrong without the callback; empty for one that can be left out."""
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Have Lightning's StochasticWeightAveraging refresh our statistics, too.
+    def __init__(self) -> None:
+        super().__init__()
+        self._check: RemovableHandle | None = None
 
-        It looks for BatchNorm layers to decide whether to run the training batches once more under the averaged
-        weights.
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Prepare for the checkpoint that may be loaded next, and for averages of weights.
+
+        A checkpoint with other norm layers than the model's is refused in one line. Lightning's
+        StochasticWeightAveraging is to refresh our statistics, too: it looks for BatchNorm layers to decide whether to
+        run the training batches once more under the averaged weights.
         """
+        self._remove_check()
+        self._check = pl_module.register_load_state_dict_pre_hook(_check_before_loading)  # type: ignore[no-untyped-call]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, StochasticWeightAveraging):
                 callback.pl_module_contains_batch_norm = _has_statistics  # type: ignore[method-assign]
@@ -36,6 +47,20 @@ class MixtureCompanion(Callback):
                     f"The model holds MixtureNorm layers, but the trainer has no {needed.__name__}: {needed.purpose}. "
                     f"Add {needed.__name__}() to the trainer's callbacks."
                 )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Undo what was done to the module."""
+        self._remove_check()
+
+    def _remove_check(self) -> None:
+        if self._check is not None:
+            self._check.remove()
+            self._check = None
+
+
+def _check_before_loading(module: nn.Module, state_dict: Any, prefix: str, *_: Any) -> None:
+    if getattr(module, "strict_loading", True):
+        check_layers(module, state_dict, prefix)
 
 
 def _has_statistics(pl_module: nn.Module) -> bool:

@@ -51,6 +51,7 @@ class GMMRefitCallback(MixtureCompanion):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Undo what was done to the module."""
+        super().teardown(trainer, pl_module, stage)
         self._remove_hook()
 
     def _remove_hook(self) -> None:

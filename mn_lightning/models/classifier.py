@@ -1,5 +1,6 @@
 """A classifier around any network."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from mn_lightning._checks import check_choice
+from mn_lightning._swap_record import check_layers
 
 Batch = tuple[Tensor, Tensor]
 SchedulerInterval = Literal["epoch", "step"]
@@ -59,6 +61,12 @@ class ImageClassifier(LightningModule):
         self.val_acc = self.train_acc.clone()
         self.test_acc = self.train_acc.clone()
         self.example_input_array = getattr(network, "example_input_array", None)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights as torch does; a checkpoint with other norm layers is refused in one line if ``strict``."""
+        if strict:
+            check_layers(self, state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, ``(N, num_classes)``, of ``images``, in the shape that the network takes."""

@@ -1,5 +1,6 @@
 """DCGAN as Kalayeh & Shah train it."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mn_lightning._checks import check_at_least
+from mn_lightning._swap_record import check_layers
 from mn_lightning.models.dcgan_networks import DCGANDiscriminator, DCGANGenerator, DiscriminatorNorm
 
 
@@ -92,6 +94,12 @@ class DCGAN(LightningModule):
     def generator_steps(self) -> int:
         """Updates of the generator so far, which papers count; ``trainer.global_step`` counts both optimizers'."""
         return self._generator_steps
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights as torch does; a checkpoint with other norm layers is refused in one line if ``strict``."""
+        if strict:
+            check_layers(self, state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return images in [-1, 1], ``(N, channels, image_size, image_size)``, of ``(N, latent_features)``."""

@@ -1,0 +1,199 @@
+"""Checkpoints of swapped models come back, and say so where they cannot."""
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from tiny import classifier, digits, mixture_callbacks, mixtures, network, trainer, weights_of
+from torch import nn
+
+import mn_lightning as mn
+from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
+from mn_lightning.checkpoints import load_from_checkpoint
+from mn_lightning.models import DCGAN, ImageClassifier
+from mn_lightning.swap import swap_as_saved
+
+SWAPS: list[dict[str, Any]] = [
+    {"layers": "all", "norm": "mixture"},
+    {"layers": ["first"], "norm": "mixture", "n_components": 5, "affine": "component", "granularity": "channel"},
+    {"layers": {"first": {"n_components": 2}, "last": {"em_iters": 3}}, "norm": "mixture", "fuse_activation": True},
+    {"layers": "last", "norm": "mode", "n_components": 3},
+    {"layers": "all", "norm": "mode_group"},
+    {"layers": "first", "norm": "group", "num_groups": 3},
+    {"layers": "all", "norm": "batch"},
+]
+
+
+def save(folder: Path, swap: dict[str, Any], *more: Callback, **checkpoint: Any) -> tuple[Path, ImageClassifier]:
+    model = classifier()
+    callbacks = [NormSwapCallback(**swap), GMMRefitCallback(), QueueResetCallback(), *more]
+    saver = ModelCheckpoint(folder, filename="last", **checkpoint)
+    trainer(folder, [*callbacks, saver], enable_checkpointing=True, max_epochs=1).fit(model, digits())
+    return folder / "last.ckpt", model.eval()
+
+
+def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("swap", SWAPS, ids=str)
+@pytest.mark.parametrize("save_weights_only", [False, True])
+def test_loaded_in_one_call(swap: dict[str, Any], save_weights_only: bool, tmp_path: Path) -> None:
+    path, model = save(tmp_path, swap, save_weights_only=save_weights_only)
+    loaded = load_from_checkpoint(ImageClassifier, path, network=network(), weights_only=True).eval()
+    assert type(loaded) is ImageClassifier
+    assert str(loaded.network) == str(model.network)
+    for name, value in weights_of(model).items():
+        assert torch.equal(weights_of(loaded)[name], value)
+    images = torch.randn(4, 1, 8, 8)
+    assert torch.equal(loaded(images), model(images))
+    pickle.loads(pickle.dumps(copy.deepcopy(loaded)))
+
+
+def test_a_loaded_model_trains_on_and_can_be_saved_again(tmp_path: Path) -> None:
+    path, _ = save(tmp_path, SWAPS[2])
+    loaded = load_from_checkpoint(ImageClassifier, path, network=network())
+    run = trainer(tmp_path, [NormSwapCallback(**SWAPS[2]), GMMRefitCallback(), QueueResetCallback()], max_epochs=1)
+    run.fit(loaded, digits())  # the swap finds its own work and leaves it
+    run.save_checkpoint(tmp_path / "again.ckpt")
+    again = load_from_checkpoint(ImageClassifier, tmp_path / "again.ckpt", network=network())
+    for name, value in weights_of(loaded).items():
+        assert torch.equal(weights_of(again)[name], value)
+
+
+def test_the_average_of_weights_is_loaded(tmp_path: Path) -> None:
+    path, model = save(tmp_path, SWAPS[0], EMAWeightAveraging(decay=0.5))
+    loaded = load_from_checkpoint(ImageClassifier, path, network=network())
+    assert len(mixtures(loaded)) == 2
+    assert torch.equal(loaded.network[0].weight, torch.load(path)["state_dict"]["network.0.weight"])
+    assert torch.equal(loaded.network[0].weight, model.network[0].weight)  # the average, after the fit
+
+
+def test_hyperparameters_of_the_class_are_used(tmp_path: Path) -> None:
+    class Saved(ImageClassifier):
+        def __init__(self, width: int = 3) -> None:
+            super().__init__(
+                nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.BatchNorm1d(width), nn.Linear(width, 10))
+            )
+            self.save_hyperparameters()
+
+    run = trainer(tmp_path, mixture_callbacks(), fast_dev_run=True)
+    run.fit(Saved(7), digits())
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    (layer,) = mixtures(load_from_checkpoint(Saved, tmp_path / "last.ckpt"))
+    assert layer.num_features == 7
+
+
+def test_a_checkpoint_without_a_swap_is_loaded_too(tmp_path: Path) -> None:
+    run = trainer(tmp_path, [], fast_dev_run=True)
+    run.fit(model := classifier(), digits())
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    loaded = load_from_checkpoint(ImageClassifier, tmp_path / "last.ckpt", network=network())
+    assert torch.equal(loaded.network[1].running_var, model.network[1].running_var)
+
+
+# --- without Lightning --------------------------------------------------------------------------------------------
+
+
+def test_a_state_dict_alone_says_what_to_swap(tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        block = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        return nn.Sequential(block, nn.ReLU(), nn.Conv2d(4, 3, 1), block, nn.BatchNorm2d(4))  # the block is shared
+
+    model = build()
+    mn.swap_norms(model, {"0.1": {"n_components": 2}, "4": {"n_components": 4}})
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    state = torch.load(tmp_path / "weights.pt", weights_only=True)
+    other = build()
+    assert [layer.name for layer in swap_as_saved(other, state)] == ["0.1", "4"]
+    assert other[0] is other[3]
+    other.load_state_dict(state)
+    assert str(other) == str(model)
+
+
+def test_what_a_checkpoint_cannot_hold_is_said() -> None:
+    model = network()
+    mn.swap_norms(model, "first", activation=torch.nn.functional.silu)
+    with pytest.raises(ValueError, match=r"^1 was swapped with activation=torch\.nn\.functional\.silu") as error:
+        swap_as_saved(network(), model.state_dict())
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [(lambda model: dict(model.state_dict()), "no record"), (lambda model: model.state_dict(), "no norm layer there")],
+)
+def test_what_cannot_be_swapped_is_said(state: Any, message: str) -> None:
+    model = network()
+    mn.swap_norms(model)
+    with pytest.raises(ValueError, match=message) as error:
+        swap_as_saved(nn.Sequential(nn.Linear(2, 2)), state(model))
+    one_line(error)
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+def test_a_classifier_without_the_swap_refuses(tmp_path: Path) -> None:
+    path, _ = save(tmp_path, SWAPS[1])
+    with pytest.raises(RuntimeError, match=r"network\.1 was mixture\(affine='component'.*is BatchNorm2d now") as error:
+        ImageClassifier.load_from_checkpoint(path, network=network())
+    assert "mn_lightning.checkpoints.load_from_checkpoint(ImageClassifier, path, ...)" in one_line(error)
+    ImageClassifier.load_from_checkpoint(path, network=network(), strict=False)  # asked for
+
+
+def test_a_gan_without_the_swap_refuses() -> None:
+    swapped = DCGAN(base_channels=4)
+    mn.swap_norms(swapped.generator, "first", "mode")
+    with pytest.raises(RuntimeError, match=r"generator\..* was mode\(\).*load_from_checkpoint\(DCGAN") as error:
+        DCGAN(base_channels=4).load_state_dict(swapped.state_dict())
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        ([], "network.1 was mixture(n_components=5) when the checkpoint was saved and is BatchNorm2d now"),
+        ([NormSwapCallback("last")], "network.1 was mixture(n_components=5) when"),
+        ([NormSwapCallback("all", n_components=5)], "network.5 was one with weight, bias, running_mean"),
+        ([NormSwapCallback("first", "mode")], "saved and is mode() now"),
+        ([NormSwapCallback("first", n_components=4)], "saved and is mixture(n_components=4) now"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_a_trainer_with_another_swap_refuses(
+    callbacks: list[Callback], message: str, stage: str, tmp_path: Path
+) -> None:
+    path, _ = save(tmp_path, {"layers": "first", "norm": "mixture", "n_components": 5})
+
+    class Foreign(ImageClassifier):
+        load_state_dict = nn.Module.load_state_dict  # as that of a class that knows nothing of swaps
+
+    run = trainer(tmp_path, [*callbacks, GMMRefitCallback()])
+    with pytest.raises(RuntimeError) as error:
+        getattr(run, stage)(Foreign(network()), digits(), ckpt_path=path)
+    assert run.global_step == 0
+    assert message in one_line(error)
+
+
+def test_other_settings_of_the_same_shape_are_no_mistake(tmp_path: Path) -> None:
+    path, _ = save(tmp_path, SWAPS[0])
+    run = trainer(tmp_path, mixture_callbacks(em_iters=4), max_epochs=2)
+    with pytest.warns(UserWarning, match="em_iters was the default and is 4"):
+        run.fit(classifier(), digits(), ckpt_path=path)
+
+
+def test_layers_that_stood_there_from_the_start_are_no_mistake() -> None:
+    swapped = ImageClassifier(network())
+    mn.swap_norms(swapped, n_components=2)
+    built = network()
+    built[1], built[5] = mn.MixtureNorm(6, 2), mn.MixtureNorm(16, 2)
+    ImageClassifier(built).load_state_dict(swapped.state_dict())
