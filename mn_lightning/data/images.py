@@ -42,12 +42,17 @@ class EpochKeys(Sampler[tuple[int, int]]):
     def __init__(self, shuffle: EpochShuffle) -> None:
         self.shuffle = shuffle
 
+    @property
+    def epoch(self) -> int:
+        """The epoch whose order is given, counted from 0."""
+        return self.shuffle.epoch
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of ``epoch``, counted from 0."""
         self.shuffle.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((self.shuffle.epoch, index) for index in self.shuffle)
+        return ((self.epoch, index) for index in self.shuffle)
 
     def __len__(self) -> int:
         return len(self.shuffle)

@@ -1,5 +1,6 @@
 """Shuffling as a function of seed and epoch, so that runs can be compared and resumed."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -49,11 +50,59 @@ class EpochShuffle(Sampler[int]):
 
 
 class EpochDataLoader(DataLoader[_T_co]):
-    """A DataLoader whose workers start with the first batch that is asked for, not with ``iter()``.
+    """A DataLoader that a resumed Trainer can go on with, in the middle of an epoch too.
 
-    A resumed Trainer calls ``iter()`` before it tells the sampler the epoch. Worker processes would have fetched the
-    first batches in the order of epoch 0 by then.
+    Its workers start with the first batch that is asked for, not with ``iter()``: a resumed Trainer calls ``iter()``
+    before it tells the sampler the epoch, and workers would have fetched the first batches in the order of epoch 0 by
+    then.
+
+    Lightning saves :meth:`state_dict` in its checkpoints. The batches that had been used up are not read again.
     """
 
+    # Not in __init__: Lightning builds the loader anew under DDP, from the arguments that it knows of DataLoader.
+    _used = 0
+    _used_before: dict[str, int] | None = None
+    _skipped = 0
+
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # DataLoader promises its private iterator class
-        yield from super().__iter__()
+        before, self._used_before = self._used_before, None
+        # A checkpoint from the end of an epoch says how many batches that had; the next one starts from its first.
+        first = before["batches"] if before and before["epoch"] == self._epoch else 0
+        self._skipped = first
+        batches = super().__iter__()
+        self._skipped = 0
+        for used, batch in enumerate(batches, first + 1):
+            self._used = used
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, counted from 0, and the number of its batches that were used up."""
+        return {"epoch": self._epoch, "batches": self._used}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Leave out what had been used up, if the next epoch that is asked for is the one of ``state_dict``."""
+        self._used_before = state_dict
+
+    @property
+    def _epoch(self) -> int:
+        return getattr(self.sampler, "epoch", 0)
+
+    @property
+    def _index_sampler(self) -> Any:
+        # torch's iterators, with workers or without, take the indices of each batch from here.
+        indices = super()._index_sampler  # type: ignore[misc]
+        return _WithoutFirst(indices, self._skipped) if self._skipped else indices
+
+
+class _WithoutFirst:
+    """The indices of an epoch's batches, without those of the first ``count``."""
+
+    def __init__(self, batches: Any, count: int) -> None:
+        self.batches = batches
+        self.count = count
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(self.batches, self.count, None)
+
+    def __len__(self) -> int:
+        return len(self.batches)

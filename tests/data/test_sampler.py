@@ -149,3 +149,30 @@ def test_the_seed_of_the_run_changes_the_order_and_not_the_split(monkeypatch: py
     assert not torch.equal(labels["1"][0], labels["2"][0])
     assert torch.equal(labels["1"][0].sort().values, labels["2"][0].sort().values)
     assert torch.equal(labels["1"][1], labels["2"][1])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_what_was_used_up_is_not_read_again(num_workers: int) -> None:
+    loader, resumed = (numbers(EpochShuffle(N, 1), num_workers) for _ in range(2))
+    batches = [batch.tolist() for (batch,) in loader]
+    reader = iter(loader)
+    for _ in range(3):
+        next(reader)
+    resumed.load_state_dict(loader.state_dict())
+    assert len(resumed) == len(batches)
+    if num_workers == 0:
+        read_indices: list[int] = []
+        resumed.dataset.__getitems__ = lambda keys: [read_indices.append(key) or (torch.tensor(key),) for key in keys]
+    assert [batch.tolist() for (batch,) in resumed] == batches[3:]
+    if num_workers == 0:
+        assert read_indices == [index for batch in batches[3:] for index in batch]
+        del resumed.dataset.__getitems__
+    assert [batch.tolist() for (batch,) in resumed] == batches  # only once
+
+
+def test_the_end_of_an_epoch_is_no_part_of_the_next() -> None:
+    loader, resumed = (numbers(EpochShuffle(N, 1), 0) for _ in range(2))
+    read(loader)
+    resumed.load_state_dict(loader.state_dict())
+    resumed.sampler.set_epoch(1)
+    assert read(resumed) == order(1, 1)
