@@ -1,7 +1,15 @@
 from mn_lightning.callbacks.fid import FIDCallback
 from mn_lightning.callbacks.gmm_refit import GMMRefitCallback
+from mn_lightning.callbacks.mixture_monitor import MixtureMonitor
 from mn_lightning.callbacks.norm_swap import NormSwapCallback
 from mn_lightning.callbacks.queue_reset import QueueResetCallback
 from mn_lightning.callbacks.sample_grid import SampleGridCallback
 
-__all__ = ["FIDCallback", "GMMRefitCallback", "NormSwapCallback", "QueueResetCallback", "SampleGridCallback"]
+__all__ = [
+    "FIDCallback",
+    "GMMRefitCallback",
+    "MixtureMonitor",
+    "NormSwapCallback",
+    "QueueResetCallback",
+    "SampleGridCallback",
+]

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm  # type: ignore[import-untyped, unused-ignore]
 
 from mn_lightning._checks import check_at_least, check_choice
 from mn_lightning._steps import training_steps
+from mn_lightning.callbacks._logging import log_now
 from mn_lightning.features.extraction import Extraction, Generated
 from mn_lightning.features.fidelity import INCEPTION, FidelityFeatures
 from mn_lightning.features.images import RealImages, content_digest, to_bytes
@@ -184,7 +185,7 @@ class FIDCallback(Callback):
         with rng_untouched(device), self._ready_extractor(device) as extractor:
             self._statistics = self._real_statistics(trainer, ranks, extractor, device)
         if self.log_floor:
-            _log(trainer, {f"{self.name}/floor": ranks.on_rank_zero(lambda: float(self._on_rank_zero().floor))})
+            log_now(trainer, {f"{self.name}/floor": ranks.on_rank_zero(lambda: float(self._on_rank_zero().floor))})
         if ranks.rank == 0 and not _is_fast_dev_run(trainer):
             self._warn_of_bias(self._on_rank_zero())
 
@@ -292,7 +293,7 @@ class FIDCallback(Callback):
             self.best, self.steps_to_best = values[self.name], steps
         values |= {f"{self.name}/best": self.best, f"{self.name}/steps_to_best": float(self.steps_to_best)}
         self.values = values
-        _log(trainer, values, after_epoch)
+        log_now(trainer, values, after_epoch)
         self.seconds += time.monotonic() - started
 
     def examples(self, trainer: Trainer, pl_module: LightningModule, n: int) -> Tensor:
@@ -364,21 +365,6 @@ def _is_last_epoch(trainer: Trainer) -> bool:
     out_of_steps = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
     out_of_epochs = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
     return bool(trainer.should_stop or out_of_steps or out_of_epochs)
-
-
-def _log(trainer: Trainer, values: dict[str, float], after_epoch: bool = False) -> None:
-    """Log as Lightning's LearningRateMonitor does: at any step, also at the end, and once.
-
-    ``LightningModule.log`` would write a value that belongs to one step only every ``log_every_n_steps``, or repeat it
-    until the epoch ends, and is forbidden at the training's end.
-    """
-    trainer.callback_metrics.update(
-        {name: torch.tensor(value, device=trainer.strategy.root_device) for name, value in values.items()}
-    )
-    # Loggers count batches from 0; the last one of an epoch has been counted when the epoch's end is reached.
-    step = trainer.fit_loop.epoch_loop._batches_that_stepped - after_epoch
-    for logger in trainer.loggers:
-        logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=step)
 
 
 def _progress_bar(trainer: Trainer, total: int, what: str) -> Any:

@@ -1,0 +1,221 @@
+import math
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from mn_lightning._processes import all_processes
+from mn_lightning._steps import training_steps
+from mn_lightning.callbacks._logging import log_now
+from mn_lightning.gmm import Mixture
+from mn_lightning.history import History
+from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
+from mn_lightning.statistics import (
+    gate_statistics,
+    gate_sums,
+    gates,
+    mixture_statistics,
+    row_statistics,
+    row_sums,
+)
+from mn_lightning.swap import refit_mixtures
+
+COLLAPSED = 0.99
+"""A layer has collapsed if one mode holds more than this share."""
+
+EVERY_N_BATCHES = 32
+"""Gates are computed once more for one batch in so many, because doing it for all would take time."""
+
+Gated = ModeNorm | ModeGroupNorm
+
+
+class MixtureMonitor(Callback):
+    """Log after each training epoch what the MixtureNorm, ModeNorm and ModeGroupNorm layers do with their data.
+
+    Names are ``LAYER/NUMBER``. For a MixtureNorm, of the stored mixture and the queued rows that it is fitted to:
+    ``components`` (in use), ``entropy`` of their weights, ``smallest_weight`` and ``largest_weight``, ``separation``
+    (distance between their means in units of their spread), ``confident`` (share of rows whose largest posterior
+    exceeds 0.9), and ``log_likelihood_gain`` over a single Gaussian, in nats per row and dimension. For the gated
+    layers, over the epoch's last batch and every 32nd: ``gate_0``, ``gate_1``, ... (mean gate of each mode),
+    ``share_0``, ... (share of samples, or channels, with their largest gate there), and ``gate_entropy``, in nats. See
+    :mod:`mn_lightning.statistics`. A number that cannot be had is left out, as the separation of one component is.
+
+    Stale mixtures are refitted first, so that the place among the trainer's callbacks does not matter. Numbers are
+    taken before checkpoints are saved, and serve ``ModelCheckpoint(monitor=...)`` too. Under DDP they are those of the
+    rows of all processes. Nothing waits for the device between two ends of epochs.
+
+    The numbers, and at most 20 mixtures of at most 64 channels of each layer, are kept in checkpoints: for K components
+    up to 4·20·K·(2·64 + 1) bytes a layer, 31 kB for K = 3, and 4 bytes for each number and epoch.
+    ``mn-lightning inspect`` draws them.
+
+    A layer of which one component or mode has held more than 99% for an epoch is said once.
+
+    Attributes:
+        histories: what was recorded, by the layer's name.
+
+    Example::
+
+        Trainer(callbacks=[NormSwapCallback(), GMMRefitCallback(), QueueResetCallback(), MixtureMonitor()])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.histories: dict[str, History] = {}
+        self._recorded_at = 0
+        self._mixtures: dict[str, MixtureNorm] = {}
+        self._gated: dict[str, Gated] = {}
+        self._watch = _GateWatch()
+        self._handles: list[RemovableHandle] = []
+        self._said: set[str] = set()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget what another trainer has done."""
+        if stage == "fit" and trainer.global_step == 0:  # what a checkpoint holds is loaded after this
+            self.histories, self._recorded_at = {}, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the histories."""
+        histories = {name: history.state_dict() for name, history in self.histories.items()}
+        return {"recorded_at": self._recorded_at, "histories": histories}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the checkpoint was saved."""
+        self._recorded_at = state_dict["recorded_at"]
+        self.histories = {name: History.from_state_dict(state) for name, state in state_dict["histories"].items()}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the layers, and watch the gates."""
+        self._remove_hooks()  # after an error there was no teardown
+        modules = dict(pl_module.named_modules())
+        self._mixtures = {name: layer for name, layer in modules.items() if isinstance(layer, MixtureNorm)}
+        self._gated = {name: layer for name, layer in modules.items() if isinstance(layer, Gated)}
+        self._watch = _GateWatch()
+        # For the whole training and not for single batches: torch.compile sees only hooks that were there before it.
+        self._handles = [
+            layer.register_forward_pre_hook(_GateHook(self._watch, name)) for name, layer in self._gated.items()
+        ]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin new sums."""
+        self._watch.sums = {}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Look at every 32nd batch and at the last."""
+        self._watch.looking = batch_idx % EVERY_N_BATCHES == 0 or trainer.is_last_batch
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        """Look away."""
+        self._watch.looking = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record if this was the validation after the epoch's last batch: checkpoints are saved next."""
+        in_fit = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if in_fit and trainer.is_last_batch:
+            self._record(trainer, pl_module, after_epoch=False)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record, unless a validation has been the occasion."""
+        self._record(trainer, pl_module, after_epoch=True)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Undo what was done to the module."""
+        self._remove_hooks()
+        self._mixtures, self._gated = {}, {}
+
+    def _remove_hooks(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    @torch.no_grad()
+    def _record(self, trainer: Trainer, pl_module: LightningModule, after_epoch: bool) -> None:
+        # A resumed run may come to the end of an epoch whose checkpoint it started from.
+        if trainer.global_step == self._recorded_at or not (self._mixtures or self._gated):
+            return
+        self._recorded_at = trainer.global_step
+        refit_mixtures(pl_module)
+        epoch, step = trainer.current_epoch + 1, training_steps(trainer)
+        found = self._measure(pl_module.device)
+        for name, values in found.items():
+            history = self.histories.setdefault(name, History())
+            history.record(epoch, step, values, self._mixture_of(name, values))
+            self._say_if_collapsed(name, values, epoch)
+        named = {f"{name}/{key}": value for name, values in found.items() for key, value in values.items()}
+        log_now(trainer, named, after_epoch)
+
+    def _measure(self, device: torch.device) -> dict[str, dict[str, float]]:
+        """Return the numbers of each layer that has seen data, the same in all processes."""
+        sums = {name: _row_sums(layer) for name, layer in self._mixtures.items()}
+        for name, layer in self._gated.items():
+            nothing = layer.gate.bias.new_zeros(2 + 2 * layer.n_components, dtype=torch.float32)
+            sums[name] = self._watch.sums.get(name, nothing)
+        # One message for all layers.
+        total = all_processes().sum(*(value.to(device, torch.float32) for value in sums.values()))
+        totals = dict(zip(sums, total, strict=True))
+        numbers: dict[str, dict[str, Tensor]] = {}
+        for name, mixture in self._mixtures.items():
+            shape = mixture_statistics(mixture.mixture, mixture.eps, mixture.granularity)
+            numbers[name] = {**shape, **row_statistics(totals[name])}
+        numbers |= {name: gate_statistics(totals[name]) for name in self._gated}
+        # And one wait for the device.
+        flat = torch.stack([totals[name][0] for name in numbers] + [v for n in numbers.values() for v in n.values()])
+        counts, values = flat[: len(numbers)].tolist(), iter(flat[len(numbers) :].tolist())
+        floats = [{key: next(values) for key in found} for found in numbers.values()]
+        return {
+            name: {key: value for key, value in found.items() if not math.isnan(value)}
+            for name, found, count in zip(numbers, floats, counts, strict=True)
+            if count > 0
+        }
+
+    def _mixture_of(self, name: str, values: dict[str, float]) -> Mixture | None:
+        """Return what stands for the layer's density: of a ModeNorm the mean gates with the running moments."""
+        if name in self._mixtures:
+            return self._mixtures[name].mixture
+        layer = self._gated[name]
+        if isinstance(layer, ModeGroupNorm):
+            return None
+        weights = torch.tensor([values[f"gate_{k}"] for k in range(layer.n_components)])
+        return Mixture(weights, layer.running_mean, layer.running_var)
+
+    def _say_if_collapsed(self, name: str, values: dict[str, float], epoch: int) -> None:
+        mixture = self._mixtures.get(name)
+        what, count = ("component", mixture.n_components) if mixture else ("mode", self._gated[name].n_components)
+        largest = values["largest_weight"] if mixture else max(values[f"gate_{k}"] for k in range(count))
+        if count == 1 or name in self._said or largest <= COLLAPSED:
+            return
+        self._said.add(name)
+        rank_zero_warn(
+            f"{name} has collapsed: one of its {count} {what}s held {largest:.1%} of the data in epoch {epoch}. It "
+            f"now normalizes as a layer with one {what} does, which is cheaper; give it fewer if it stays so."
+        )
+
+
+class _GateWatch:
+    """Sums over the batches of an epoch that are looked at, by layer."""
+
+    def __init__(self) -> None:
+        self.looking = False
+        self.sums: dict[str, Tensor] = {}
+
+
+class _GateHook:
+    """Adds up the gates of one layer. Holds nothing of the trainer, which copies of the model must not drag along."""
+
+    def __init__(self, watch: _GateWatch, name: str) -> None:
+        self.watch = watch
+        self.name = name
+
+    def __call__(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if self.watch.looking and layer.training:
+            new = gate_sums(gates(args[0].detach(), cast(Gated, layer))).float()
+            self.watch.sums[self.name] = self.watch.sums[self.name] + new if self.name in self.watch.sums else new
+
+
+def _row_sums(layer: MixtureNorm) -> Tensor:
+    """Sums over the rows that the stored mixture was fitted to: the queue draws the same at the same step."""
+    rows = layer.queue.draw(layer.queue_decay, layer.num_batches_tracked)
+    return row_sums(rows, layer.mixture, layer.eps, layer.granularity)

@@ -1,0 +1,115 @@
+"""What is kept of a layer's training, in a checkpoint, for the pictures of it."""
+
+from typing import Any, NamedTuple
+
+import torch
+
+from mn_lightning.gmm import Mixture
+
+MAX_SNAPSHOTS = 20
+"""Mixtures kept: enough for one within 5% of any share of the training."""
+
+MAX_CHANNELS = 64
+"""Channels of the mixtures kept: a picture has room for a few."""
+
+
+class Snapshot(NamedTuple):
+    """The mixture of a layer's chosen channels after an epoch.
+
+    Attributes:
+        epoch: epochs trained, from 1.
+        step: optimizer steps trained.
+        mixture: weights ``(K,)`` or ``(K, c)``, means and variances ``(K, c)``.
+    """
+
+    epoch: int
+    step: int
+    mixture: Mixture
+
+
+class History:
+    """A layer's numbers after each epoch, and its mixtures at a few moments spread evenly over the training.
+
+    How long the training will be is not known. So every mixture is kept at first; when there are more than 20, only
+    those of every second epoch, then of every fifth, tenth, twentieth and so on.
+
+    Attributes:
+        steps: optimizer steps at which the numbers were taken.
+        values: by name, as many numbers as ``steps``.
+        channels: of the mixtures kept, at most 64 spread evenly over all.
+        snapshots: the mixtures kept.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.values: dict[str, list[float]] = {}
+        self.channels: list[int] = []
+        self.snapshots: list[Snapshot] = []
+        self._stride = 1
+
+    def record(self, epoch: int, step: int, values: dict[str, float], mixture: Mixture | None) -> None:
+        """Add what was found after ``epoch`` epochs, counted from 1.
+
+        Args:
+            epoch: epochs trained.
+            step: optimizer steps trained.
+            values: the numbers; one that was not there before is NaN for the past.
+            mixture: of all channels; None for a layer without.
+        """
+        for name in (*self.values, *values):
+            past = self.values.setdefault(name, [float("nan")] * len(self.steps))
+            if len(past) == len(self.steps):
+                past.append(values.get(name, float("nan")))
+        self.steps.append(step)
+        if mixture is not None and epoch % self._stride == 0:
+            self.channels = self.channels or spread_evenly(mixture.means.shape[1], MAX_CHANNELS)
+            self.snapshots.append(Snapshot(epoch, step, _of_channels(mixture, self.channels)))
+        while len(self.snapshots) > MAX_SNAPSHOTS:
+            self._stride = _next_stride(self._stride)
+            self.snapshots = [snapshot for snapshot in self.snapshots if snapshot.epoch % self._stride == 0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as plain values and tensors that ``torch.load(weights_only=True)`` reads."""
+        mixtures = [snapshot.mixture for snapshot in self.snapshots]
+        return {
+            "steps": torch.tensor(self.steps),
+            "names": list(self.values),
+            "values": torch.tensor(list(self.values.values()), dtype=torch.float32),
+            "channels": torch.tensor(self.channels, dtype=torch.long),
+            "stride": self._stride,
+            "kept": [(snapshot.epoch, snapshot.step) for snapshot in self.snapshots],
+            # Few large tensors: each costs some hundred bytes in a file beside its numbers.
+            "mixtures": [torch.stack(parts) for parts in zip(*mixtures, strict=True)],
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> "History":
+        """Make what :meth:`state_dict` was made of."""
+        history = cls()
+        history.steps = state["steps"].tolist()
+        history.values = dict(zip(state["names"], state["values"].tolist(), strict=True))
+        history.channels = state["channels"].tolist()
+        mixtures = zip(*state["mixtures"], strict=True)
+        history.snapshots = [
+            Snapshot(epoch, step, Mixture(*parts)) for (epoch, step), parts in zip(state["kept"], mixtures, strict=True)
+        ]
+        history._stride = state["stride"]
+        return history
+
+
+def spread_evenly(total: int, most: int) -> list[int]:
+    """Return up to ``most`` of the indices 0..total - 1, evenly spaced, the first and the last among them."""
+    if total <= most:
+        return list(range(total))
+    return [round(i * (total - 1) / max(1, most - 1)) for i in range(most)]
+
+
+def _next_stride(stride: int) -> int:
+    """Go on in 1, 2, 5, 10, 20, 50: the fifths of a training of a round number of epochs are then among those kept."""
+    first_digit = int(str(stride)[0])
+    return {1: 2 * stride, 2: stride * 5 // 2, 5: 2 * stride}[first_digit]
+
+
+def _of_channels(mixture: Mixture, channels: list[int]) -> Mixture:
+    # Copies, as the layer's buffers go on changing; and no views, which would be saved with all they are views of.
+    return Mixture(*(t[:, channels].cpu() if t.dim() == 2 else t.detach().cpu().clone() for t in mixture))
