@@ -97,8 +97,8 @@ def row_statistics(sums: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 @full_precision
-def sample_posteriors(input: Tensor, mixture: Mixture, eps: float = 1e-5) -> Tensor:
-    """Return how much each component of a layer's mixture claims of each sample.
+def posteriors(input: Tensor, mixture: Mixture, eps: float = 1e-5) -> Tensor:
+    """Return how much each component of a layer's mixture claims of each row.
 
     Args:
         input: ``(N, C, *)``.
@@ -106,10 +106,11 @@ def sample_posteriors(input: Tensor, mixture: Mixture, eps: float = 1e-5) -> Ten
         eps: added to the variances, as in the densities.
 
     Returns:
-        ν (Eq. 31), averaged over ``*``, ``(N, K)``.
+        ν (Eq. 31), ``(N, K, *)``.
     """
     x, packed, _ = _centred(input, mixture, single_gaussian(mixture), "layer")
-    return gmm.posteriors(x, packed, eps).reshape(len(input), -1, len(mixture.weights)).mean(1)
+    nu = gmm.posteriors(x, packed, eps)
+    return nu.reshape(len(input), *input.shape[2:], len(mixture.weights)).movedim(-1, 1)
 
 
 def _centred(

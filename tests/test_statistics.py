@@ -15,9 +15,9 @@ from mn_lightning.statistics import (
     gate_sums,
     gates,
     mixture_statistics,
+    posteriors,
     row_statistics,
     row_sums,
-    sample_posteriors,
     single_gaussian,
 )
 
@@ -118,15 +118,15 @@ def test_mixtures_of_channels_are_averaged() -> None:
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_posteriors_of_samples_against_scikit_learn(memory_format: torch.memory_format) -> None:
+def test_posteriors_against_scikit_learn(memory_format: torch.memory_format) -> None:
     ours = mixture()
     x = samples(ours, 6 * 12).reshape(6, 4, 3, 5).permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
-    found = sample_posteriors(x, ours, EPS)
+    found = posteriors(x, ours, EPS)
     rows = x.permute(0, 2, 3, 1).reshape(-1, 5).numpy()
-    expected = sklearn_mixture(ours).predict_proba(rows).reshape(6, 12, 3).mean(1)
-    np.testing.assert_allclose(found[:, [0, 2, 3]], expected, atol=1e-7)
+    expected = sklearn_mixture(ours).predict_proba(rows).reshape(6, 4, 3, 3)
+    np.testing.assert_allclose(found[:, [0, 2, 3]].permute(0, 2, 3, 1), expected, atol=1e-7)
     assert (found[:, 1] == 0).all()
-    assert sample_posteriors(x[:, :, 0, 0], ours, EPS).shape == (6, 4)
+    torch.testing.assert_close(posteriors(x[:, :, 0, 0], ours, EPS), found[:, :, 0, 0])
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (6, 4, 3, 5)])

@@ -1,0 +1,128 @@
+"""Activations before and after their normalization, Figure 1 of Kalayeh & Shah."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mn_lightning.activations import (
+    flat_rows,
+    layer_mixture,
+    log_likelihood_gains,
+    normalized,
+    shape,
+    typical_channels,
+)
+from mn_lightning.layers import MixtureNorm, ModeNorm
+from mn_lightning.plots._style import DATA, REFERENCE, WHOLE, as_numpy, densities, few_ticks, line_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BINS = 60
+TAIL = 0.001
+"""Share of the values beyond either end of a panel: one far outlier would press all others into a single bin."""
+SHOWN_IN_LEGEND = 12
+
+
+def plot_activations(
+    input: Tensor, layer: MixtureNorm | ModeNorm, channels: Sequence[int] | None = None, title: str = ""
+) -> "Figure":
+    """Draw histograms of a layer's input, of what BatchNorm makes of it, and of what the layer makes of it.
+
+    A row for each channel. On the left, over the input, the mixture that the layer takes it for with its components,
+    and the Gaussian that BatchNorm takes it for; in the middle and on the right, after normalization without affine
+    map, a Gaussian of the same mean and variance. The outermost 0.1% at each side are beyond the panels.
+
+    Args:
+        input: what the layer is given, ``(N, C, *)``.
+        layer: in the state in which evaluation uses it.
+        channels: which to draw; by default four, from the one that a single Gaussian describes best to the one for
+            which the mixture gains most.
+        title: above all, such as the layer's name.
+
+    Returns:
+        A figure of 2.1 inches' height for each channel.
+
+    Raises:
+        ValueError: a channel that the layer does not have, or none.
+    """
+    from matplotlib.figure import Figure
+
+    rows = flat_rows(input)
+    mixture = layer_mixture(input, layer)
+    if channels is None:
+        channels = typical_channels(log_likelihood_gains(rows, mixture, layer.eps))
+    check_channels_exist(channels, rows.shape[1])
+    before = as_numpy(rows[:, list(channels)])
+    batch = (before - before.mean(0)) / np.sqrt(before.var(0) + layer.eps)
+    after = as_numpy(flat_rows(normalized(input, layer))[:, list(channels)])
+    weights, means, variances = (as_numpy(part) for part in mixture)
+    part, whole = ("component", "mixture") if isinstance(layer, MixtureNorm) else ("mode", "all modes")
+
+    figure = Figure(figsize=(10.5, 2.1 * len(channels) + 1.4), layout="constrained")
+    panels = figure.subplots(len(channels), 3, squeeze=False)
+    headings = [f"input of {type(layer).__name__}", "after BatchNorm", f"after {type(layer).__name__}"]
+    for row, (channel, (left, middle, right)) in enumerate(zip(channels, panels, strict=True)):
+        x = _histogram(left, before[:, row])
+        weight = weights[:, channel] if weights.ndim == 2 else weights
+        parts = densities(x, weight, means[:, channel], variances[:, channel] + layer.eps)
+        for k in np.flatnonzero(weight > 0):
+            label = f"{part} {k + 1}" if k < SHOWN_IN_LEGEND else "_"  # matplotlib leaves names with _ out
+            left.plot(x, parts[k], linewidth=1.3, label=label, **line_style(int(k)))
+        left.plot(x, parts.sum(0), color=WHOLE, linewidth=1.6, label=f"{whole}, the sum of these")
+        left.plot(x, _gaussian(x, before[:, row]), label="Gaussian of the same mean and variance", **REFERENCE)
+        left.set_ylabel(f"channel {channel}\ndensity", fontsize="small")
+        for panel, values in ((middle, batch[:, row]), (right, after[:, row])):
+            x = _histogram(panel, values)
+            panel.plot(x, _gaussian(x, values), **REFERENCE)
+        for panel, heading, values in zip(
+            panels[row], headings, (before[:, row], batch[:, row], after[:, row]), strict=True
+        ):
+            found = shape(torch.from_numpy(values).unsqueeze(1))
+            text = f"skewness {found.skewness[0]:.2f}, excess kurtosis {found.kurtosis[0]:.2f}"
+            panel.set_title(f"{heading}\n{text}" if row == 0 else text, fontsize="small", linespacing=1.5)
+            panel.set_ylim(bottom=0)
+    for panel, text in zip(panels[-1], ("activation", *["normalized activation"] * 2), strict=True):
+        panel.set_xlabel(text, fontsize="small")
+    if title:
+        figure.suptitle(title)
+    _add_legend(figure, panels)
+    return figure
+
+
+def check_channels_exist(channels: Sequence[int], count: int) -> None:
+    """Refuse channels that a layer of ``count`` channels does not have."""
+    if not channels or not all(0 <= channel < count for channel in channels):
+        raise ValueError(f"channels got {list(channels)}; the layer has 0 to {count - 1}, give one or more of them")
+
+
+def _histogram(axes: "Axes", values: np.ndarray) -> np.ndarray:
+    """Draw the histogram of ``values``, and return where to draw densities over it."""
+    low, high = np.quantile(values, (TAIL, 1 - TAIL))
+    margin = 0.05 * (high - low) or 0.5  # all values may be the same
+    low, high = low - margin, high + margin
+    counts, edges = np.histogram(values, bins=BINS, range=(low, high))
+    # A share of all values, also of those beyond the panel: the densities over it are of all, too.
+    axes.stairs(counts / (len(values) * np.diff(edges)), edges, fill=True, color=DATA, label="activations")
+    axes.set_xlim(low, high)
+    few_ticks(axes)
+    return np.linspace(low, high, 400)
+
+
+def _gaussian(x: np.ndarray, values: np.ndarray) -> Any:
+    floor = np.finfo(float).tiny  # a constant channel has variance 0
+    mean, variance = values.mean(keepdims=True), values.var(keepdims=True)
+    return densities(x, np.ones(1), mean, np.maximum(variance, floor)).sum(0)
+
+
+def _add_legend(figure: "Figure", panels: Any) -> None:
+    entries = {
+        label: handle for axes in panels.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        entries.values(), entries.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize="small"
+    )

@@ -1,0 +1,55 @@
+"""How many components stay in use, Figure 6 of Kalayeh & Shah."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mn_lightning.history import History
+from mn_lightning.plots._style import few_ticks, line_style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NUMBER = "components"
+ENTRIES_IN_A_COLUMN = 20
+SHIFT = 0.5
+"""Lines of equal numbers are drawn beside each other, within this distance, or all but one would be hidden."""
+
+
+def plot_components(histories: Mapping[str, History]) -> "Figure":
+    """Draw how many components each mixture had in use after each epoch.
+
+    Args:
+        histories: by layer's name, as MixtureMonitor recorded them; layers without that number are left out.
+
+    Returns:
+        A figure with a line for each layer. Lines of several layers are shifted by up to a quarter of a component.
+
+    Raises:
+        ValueError: no layer has the number.
+    """
+    from matplotlib.figure import Figure
+
+    drawn = {name: history for name, history in histories.items() if NUMBER in history.values}
+    if not drawn:
+        raise ValueError("no history of a MixtureNorm was given; train with MixtureMonitor, for one epoch at least")
+    columns = -(-len(drawn) // ENTRIES_IN_A_COLUMN)
+    longest = max(map(len, drawn))
+    rows = min(len(drawn), ENTRIES_IN_A_COLUMN)
+    figure = Figure(figsize=(7 + columns * (0.09 * longest + 0.7), max(3.2, 0.2 * rows + 1)), layout="constrained")
+    axes = figure.add_subplot()
+    shifts = np.linspace(SHIFT / 2, -SHIFT / 2, len(drawn)) if len(drawn) > 1 else np.zeros(1)
+    for index, (name, history) in enumerate(drawn.items()):
+        values = np.asarray(history.values[NUMBER]) + shifts[index]
+        axes.plot(history.steps, values, label=name, marker="o", markersize=3, linewidth=1.5, **line_style(index))
+    most = max(np.nanmax(history.values[NUMBER]) for history in drawn.values())
+    axes.set_ylim(0, most + 0.6)
+    axes.set_xlim(left=0)
+    few_ticks(axes)
+    axes.set_yticks(range(0, round(most) + 1, max(1, round(most) // 10)))
+    axes.grid(alpha=0.3)
+    axes.set_xlabel("optimizer steps")
+    axes.set_ylabel("components in use")
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small", ncols=columns, handlelength=3.5)
+    return figure

@@ -1,0 +1,106 @@
+"""A mixture in the course of its training, Figure 5 of Kalayeh & Shah."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mn_lightning.gmm import Mixture
+from mn_lightning.history import History, Snapshot, spread_evenly
+from mn_lightning.plots._style import WHOLE, as_numpy, densities, few_ticks, line_style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FRACTIONS = (0.2, 0.4, 0.6, 0.8, 1.0)
+CHANNELS = 4
+
+
+def plot_evolution(history: History, channels: Sequence[int] | None = None, title: str = "") -> "Figure":
+    """Draw a layer's mixture at about 20, 40, 60, 80 and 100% of the training: weights, and densities by channel.
+
+    Components are numbered by their weight at that time, the heaviest first, as the paper does: a fit does not know
+    which component of the next fit is the same.
+
+    Args:
+        history: as MixtureMonitor recorded it, with at least one mixture.
+        channels: which to draw, of those that ``history`` holds; by default four, spread evenly over them.
+        title: above all, such as the layer's name.
+
+    Returns:
+        A figure with a column for each moment and a row for each channel, under one for the weights.
+
+    Raises:
+        ValueError: ``history`` holds no mixture, or not those of a channel.
+    """
+    from matplotlib.figure import Figure
+
+    if not history.snapshots:
+        raise ValueError("the history holds no mixture; train with MixtureMonitor, for one epoch at least")
+    if channels is None:
+        channels = [history.channels[i] for i in spread_evenly(len(history.channels), CHANNELS)]
+    missing = [channel for channel in channels if channel not in history.channels]
+    if missing or not channels:
+        kept = ", ".join(map(str, history.channels))
+        raise ValueError(f"channels got {list(channels)}; the history holds {kept}, give one or more of them")
+    columns = [history.channels.index(channel) for channel in channels]
+    moments = at_fractions(history.snapshots)
+
+    figure = Figure(figsize=(2.2 * len(moments) + 0.8, 1.5 * (len(channels) + 1) + 0.9), layout="constrained")
+    panels = figure.subplots(len(channels) + 1, len(moments), squeeze=False)
+    sorted_by_weight = [_by_weight(snapshot.mixture) for snapshot in moments]
+    end = moments[-1].step
+    for panel, snapshot, (weights, _, _) in zip(panels[0], moments, sorted_by_weight, strict=True):
+        share = f" ({snapshot.step / end:.0%})" if end else ""
+        panel.set_title(f"epoch {snapshot.epoch}{share}", fontsize="medium")
+        heights = weights.mean(1)
+        for k, height in enumerate(heights):
+            panel.bar(k + 1, height, color=line_style(k)["color"])
+        panel.set_ylim(0, 1)
+        panel.set_xlim(0.4, len(heights) + 0.6)
+        few_ticks(panel)
+        panel.set_xticks([i + 1 for i in spread_evenly(len(heights), 5)])
+    panels[0, 0].set_ylabel("weight λ", fontsize="small")
+    for row, (channel, column) in enumerate(zip(channels, columns, strict=True), start=1):
+        ranges = [_range(parts[1][:, column], parts[2][:, column], parts[0][:, column]) for parts in sorted_by_weight]
+        x = np.linspace(min(low for low, _ in ranges), max(high for _, high in ranges), 400)
+        for panel, parts in zip(panels[row], sorted_by_weight, strict=True):
+            curves = densities(x, *(part[:, column] for part in parts))
+            for rank in np.flatnonzero(parts[0][:, column] > 0):
+                panel.plot(x, curves[rank], linewidth=1.3, **line_style(int(rank)))
+            panel.plot(x, curves.sum(0), color=WHOLE, linewidth=1.0, zorder=1)
+            panel.set_xlim(x[0], x[-1])
+            panel.set_ylim(bottom=0)
+            few_ticks(panel)
+        panels[row, 0].set_ylabel(f"channel {channel}\ndensity", fontsize="small")
+    panels[0, len(moments) // 2].set_xlabel("component, by weight", fontsize="small")
+    panels[-1, len(moments) // 2].set_xlabel(
+        "activation (colours as above; black: the whole mixture)", fontsize="small"
+    )
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def at_fractions(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+    """Choose those nearest to the fifths of the training that ends with the last of them; each once."""
+    end = snapshots[-1].step
+    nearest = [min(snapshots, key=lambda snapshot: abs(snapshot.step - share * end)) for share in FRACTIONS]
+    return list({snapshot.step: snapshot for snapshot in nearest}.values())
+
+
+def _by_weight(mixture: Mixture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sort by decreasing weight, in each channel; weights are ``(K, c)`` afterwards."""
+    weights, means, variances = (as_numpy(part) for part in mixture)
+    weights = np.broadcast_to(weights[:, None] if weights.ndim == 1 else weights, means.shape)
+    order = np.argsort(-weights, axis=0, kind="stable")
+    return (
+        np.take_along_axis(weights, order, 0),
+        np.take_along_axis(means, order, 0),
+        np.maximum(np.take_along_axis(variances, order, 0), 1e-12),
+    )
+
+
+def _range(means: np.ndarray, variances: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    used, spread = weights > 0, 3 * np.sqrt(variances)
+    return float((means - spread)[used].min()), float((means + spread)[used].max())

@@ -1,0 +1,1 @@
+"""``mn-lightning inspect``: a page of pictures and numbers about the layers of a checkpoint."""

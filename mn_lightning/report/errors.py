@@ -1,0 +1,2 @@
+class InspectionError(ValueError):
+    """What a user has to change before a checkpoint can be inspected, in one line."""
