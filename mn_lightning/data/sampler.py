@@ -90,7 +90,7 @@ class EpochDataLoader(DataLoader[_T_co]):
     @property
     def _index_sampler(self) -> Any:
         # torch's iterators, with workers or without, take the indices of each batch from here.
-        indices = super()._index_sampler  # type: ignore[misc]
+        indices = super()._index_sampler  # type: ignore[misc, unused-ignore]
         return _WithoutFirst(indices, self._skipped) if self._skipped else indices
 
 
