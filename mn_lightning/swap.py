@@ -237,6 +237,14 @@ def reset_queues(model: nn.Module) -> None:
         layer.reset_queue()
 
 
+@torch.no_grad()
+def copy_mixtures(source: nn.Module, target: nn.Module) -> None:
+    """Give the MixtureNorm layers of ``target``, a copy of ``source``, the mixtures and queues of the latter."""
+    for layer, copied in zip(_mixture_layers(source), _mixture_layers(target), strict=True):
+        for buffer, value in zip(copied.buffers(), layer.buffers(), strict=True):
+            buffer.copy_(value)
+
+
 def set_sync(model: nn.Module, sync: bool) -> None:
     """Turn ``sync`` on or off in every MixtureNorm and ModeNorm in ``model``."""
     for module in model.modules():

@@ -1,13 +1,24 @@
-from lightning.pytorch import LightningModule, Trainer
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from mn_lightning.callbacks._companions import MixtureCompanion
-from mn_lightning.swap import refit_mixtures
+from mn_lightning.swap import copy_mixtures, refit_mixtures
 
 
 def _refit_before_saving(module: nn.Module, prefix: str, keep_vars: bool) -> None:
     refit_mixtures(module)
+
+
+def _give_to_averages(trainer: Trainer, pl_module: LightningModule) -> None:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        average = callback._average_model if isinstance(callback, WeightAveraging) else None
+        if average is not None:
+            copy_mixtures(pl_module, average.module)
 
 
 class GMMRefitCallback(MixtureCompanion):
@@ -16,6 +27,12 @@ class GMMRefitCallback(MixtureCompanion):
     Nothing is evaluated or saved with a stale mixture: layers that have seen batches since their last refit are
     refitted at the end of each training epoch, at the start of each validation (which runs before the epoch's end, or
     in the middle of an epoch), test and prediction, and whenever the model's state dict is taken during a fit.
+
+    Lightning's ``WeightAveraging`` and ``EMAWeightAveraging`` evaluate and save a second model, whose weights are an
+    average. Averages of mixtures mean nothing, as their components stand in another order in each: the average model is
+    given the mixtures of the current one, whatever ``use_buffers`` is. They are those of its activations as long as the
+    average follows the weights closely, which an average over a whole training does not. For one of these, run some
+    training batches through the model, in training mode and without gradients, and refit after the fit.
     """
 
     purpose = "evaluation would use the statistics from before the training"
@@ -36,10 +53,17 @@ class GMMRefitCallback(MixtureCompanion):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refit; checkpoint callbacks come after this one."""
         refit_mixtures(pl_module)
+        _give_to_averages(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refit."""
+        """Refit; only after this an average of weights takes the model's place."""
         refit_mixtures(pl_module)
+        _give_to_averages(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Give averages of weights what the model's state dict has just been refitted to."""
+        # Also if the average is in the checkpoint by now: that holds the average's own tensors.
+        _give_to_averages(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refit."""

@@ -1,6 +1,7 @@
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
@@ -29,7 +30,8 @@ class NormSwapCallback(MixtureCompanion):
         report: what the last ``setup`` did, None before.
 
     Raises:
-        ValueError: in ``setup``, what :func:`~mn_lightning.swap.swap_norms` raises.
+        ValueError: in ``setup``, what :func:`~mn_lightning.swap.swap_norms` raises; a ``WeightAveraging`` callback that
+            stands before this one.
 
     Example::
 
@@ -60,6 +62,13 @@ class NormSwapCallback(MixtureCompanion):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Swap the layers; a no-op on those that an earlier stage has swapped."""
         super().setup(trainer, pl_module, stage)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for callback in callbacks[: callbacks.index(self)]:
+            if isinstance(callback, WeightAveraging) and stage == "fit":
+                raise ValueError(
+                    f"{type(callback).__name__} stands before NormSwapCallback in the trainer's callbacks and averages "
+                    "the model as it was before the swap; put it behind"
+                )
         self.report = swap_norms(pl_module, self.layers, self.norm, self.fuse_activation, **self.norm_args)
         sync = _synchronizes_batch_norm(trainer) if self.sync is None else self.sync
         for name in (*(layer.name for layer in self.report), *self.report.unchanged):

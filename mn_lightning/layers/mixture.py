@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,6 +14,27 @@ from mn_lightning.gmm import Mixture
 from mn_lightning.layers._batch_norm import placement
 from mn_lightning.layers._recompute import is_recomputing
 from mn_lightning.layers.queue import BatchQueue, RowsPerBatch, auto_rows_per_batch
+
+_WEIGHT_TOLERANCE = 0.02
+"""Weights that were rounded to bfloat16 add up to 1 within this."""
+
+
+def _fault(parameters: Iterable[Any]) -> str:
+    """What keeps loaded values from being a mixture's; empty if nothing does, or there are no values to look at."""
+    values = list(parameters)
+    if not all(type(value) in (Tensor, nn.Parameter) and not value.is_meta for value in values):
+        return ""
+    mixture = Mixture(*(value.detach().float() for value in values))
+    for name, value in zip(Mixture._fields, mixture, strict=True):
+        if not value.isfinite().all():
+            return f"{name} that are not finite"
+    for name, value in (("weight", mixture.weights), ("variance", mixture.variances)):
+        if (value < 0).any():
+            return f"a {name} of {float(value.min()):.3g}"
+    totals = mixture.weights.sum(0).flatten()
+    if ((totals - 1).abs() > _WEIGHT_TOLERANCE).any():
+        return f"weights that add up to {float(totals[(totals - 1).abs().argmax()]):.3g}"
+    return ""
 
 
 class MixtureNorm(nn.Module):
@@ -248,10 +269,28 @@ class MixtureNorm(nn.Module):
         """Empty the queue; the stored mixture stays."""
         self.queue.reset()
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        fault = _fault(state_dict.get(f"{prefix}mixture_{name}") for name in Mixture._fields)
+        if fault:
+            error_msgs.append(
+                f"{prefix}mixture has {fault}; a mixture takes finite values, weights >= 0 that add up to 1 and "
+                "variances >= 0: the file was changed or damaged, load another."
+            )
+            return
         # What is queued was made by the weights that are being replaced: a refit must not mix the two.
         self.queue.reset()
-        super()._load_from_state_dict(*args, **kwargs)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def extra_repr(self) -> str:
         """Return what distinguishes the layer, in torch's form."""

@@ -115,6 +115,46 @@ def test_an_exponential_average_of_the_weights(norm: str, tmp_path: Path) -> Non
     assert metrics["val_acc"] > 0.5
 
 
+class Mixtures(Callback):
+    """Keeps the mixtures that each validation uses."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[torch.Tensor]] = []
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        assert not any(layer.stale for layer in mixtures(pl_module))
+        self.seen.append([value.clone() for layer in mixtures(pl_module) for value in layer.mixture])
+
+
+@pytest.mark.parametrize("arguments", [{"val_check_interval": 2}, {"max_steps": 7}], ids=str)
+@pytest.mark.parametrize("use_buffers", [True, False])
+def test_an_average_model_has_the_mixtures_of_the_current_one(
+    use_buffers: bool, arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    """They are those of a fit without an average, which trains the same weights."""
+    seen, weights = [], []
+    for average in ([], [EMAWeightAveraging(decay=0.9, use_buffers=use_buffers)]):
+        model, watch = classifier(), Mixtures()
+        saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=3, enable_version_counter=False)
+        run = trainer(tmp_path, [*mixture_callbacks(), watch, *average, saver], enable_checkpointing=True, **arguments)
+        run.fit(model, digits())
+        run.validate(model, digits(), verbose=False)
+        saved = torch.load(saver.best_model_path, weights_only=True)["state_dict"]
+        seen.append([*watch.seen, [value for name, value in saved.items() if "mixture_" in name]])
+        weights.append(weights_of(model)["0.weight"])
+    assert len(seen[0]) == len(seen[1]) > 3
+    for plain, averaged in zip(*seen, strict=True):
+        for expected, found in zip(plain, averaged, strict=True):
+            assert torch.equal(found, expected)
+    assert not torch.equal(*weights)
+
+
+def test_an_average_of_the_model_before_the_swap_is_refused(tmp_path: Path) -> None:
+    run = trainer(tmp_path, [EMAWeightAveraging(), *mixture_callbacks()])
+    with pytest.raises(ValueError, match=r"^EMAWeightAveraging stands before NormSwapCallback.*put it behind$"):
+        run.fit(classifier(), digits())
+
+
 # --- the tuner ----------------------------------------------------------------------------------------------------
 
 
