@@ -197,3 +197,27 @@ def test_layers_that_stood_there_from_the_start_are_no_mistake() -> None:
     built = network()
     built[1], built[5] = mn.MixtureNorm(6, 2), mn.MixtureNorm(16, 2)
     ImageClassifier(built).load_state_dict(swapped.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "fault"),
+    [
+        ("weights", lambda weights: weights.mul_(1.5), "weights that add up to 1.5"),
+        ("weights", lambda weights: weights.copy_(torch.tensor([1.5, -0.5])), "a weight of -0.5"),
+        ("variances", lambda variances: variances[1, 3].fill_(-2), "a variance of -2"),
+        ("means", lambda means: means[0, 0].fill_(float("nan")), "means that are not finite"),
+        ("variances", lambda variances: variances[0].fill_(float("inf")), "variances that are not finite"),
+    ],
+)
+def test_a_mixture_that_is_none_is_refused(name: str, change: Any, fault: str, tmp_path: Path) -> None:
+    path, _ = save(tmp_path, {"layers": "all", "norm": "mixture", "n_components": 2})
+    content = torch.load(path, weights_only=True)
+    change(content["state_dict"][f"network.1.mixture_{name}"])
+    torch.save(content, path)
+    model = classifier()
+    run = trainer(tmp_path, mixture_callbacks(n_components=2))
+    with pytest.raises(RuntimeError) as error:
+        run.test(model, digits(), ckpt_path=path)
+    (line,) = str(error.value).splitlines()[1:]
+    assert f"network.1.mixture has {fault}" in line
+    assert mixtures(model)[0].mixture_weights.tolist() == [1, 0]  # as the swap left it
