@@ -1,0 +1,87 @@
+"""A trained network leaves Lightning: torch.export, ONNX, and calls with parameters from outside."""
+
+import io
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from tiny import classifier, digits, network, trainer
+from torch import Tensor, nn
+from torch.func import functional_call, grad
+
+from mn_lightning import MixtureNorm, ModeGroupNorm, ModeNorm
+from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
+from mn_lightning.checkpoints import load_from_checkpoint
+from mn_lightning.models import ImageClassifier
+
+NORMS = ["mixture", "mode", "mode_group"]
+BATCH = {0: torch.export.Dim("batch", min=1)}
+
+
+@pytest.fixture(scope="module", params=[*NORMS, "fused mixture"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+    """The network of a checkpoint, to be evaluated."""
+    folder = tmp_path_factory.mktemp("trained")
+    fused = request.param.startswith("fused")
+    swap = NormSwapCallback("all", request.param.split()[-1], fuse_activation=fused)
+    saver = ModelCheckpoint(folder, "last", save_weights_only=True)
+    callbacks = [swap, GMMRefitCallback(), QueueResetCallback(), saver]
+    trainer(folder, callbacks, enable_checkpointing=True, max_epochs=1).fit(classifier(), digits())
+    return load_from_checkpoint(ImageClassifier, folder / "last.ckpt", network=network()).network.eval()
+
+
+def images(count: int) -> Tensor:
+    return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(count))
+
+
+def test_exported(trained: nn.Module) -> None:
+    program = torch.export.export(trained, (images(4),), dynamic_shapes=(BATCH,))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    for count in (1, 7):
+        torch.testing.assert_close(loaded(images(count)), trained(images(count)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_in_onnx(trained: nn.Module) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    program = torch.onnx.export(trained, (images(4),), dynamo=True, dynamic_shapes=(BATCH,), verbose=False)
+    file = io.BytesIO()
+    program.save(file)
+    assert len(file.getvalue()) < 2**20  # no queue in it
+    session = runtime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    for count in (1, 7):
+        (found,) = session.run(None, {session.get_inputs()[0].name: images(count).numpy()})
+        expected = trained(images(count)).detach()
+        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [MixtureNorm, ModeNorm, ModeGroupNorm])
+@pytest.mark.parametrize("training", [True, False])
+def test_called_with_state_from_outside(kind: type[nn.Module], training: bool) -> None:
+    layer, other = kind(3).train(training), kind(3).train(training)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.normal_()
+    before = {name: buffer.clone() for name, buffer in layer.named_buffers()}
+    parameters = dict(other.named_parameters())
+    buffers = {name: buffer.clone() for name, buffer in other.named_buffers()}
+    x = torch.randn(8, 3, 4)
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        return functional_call(layer, {**parameters, **{k: v.clone() for k, v in buffers.items()}}, (x,)).pow(3).sum()
+
+    gradients = grad(loss)(parameters)
+    y = functional_call(layer, {**parameters, **buffers}, (x,))
+    expected = other(x)
+    expected.pow(3).sum().backward()
+    torch.testing.assert_close(y, expected)
+    for name, parameter in other.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad)
+    for name, buffer in other.named_buffers():
+        assert torch.equal(buffers[name], buffer), name  # what was given has been updated
+    for name, buffer in layer.named_buffers():
+        assert torch.equal(buffer, before[name]), name  # and the layer's own has not
