@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 BINS = 60
 TAIL = 0.001
 """Share of the values beyond either end of a panel: one far outlier would press all others into a single bin."""
+TALLEST = 2.5
+"""Height of a panel, at most, in units of the highest density drawn over the bars."""
 SHOWN_IN_LEGEND = 12
 
 
@@ -35,7 +37,8 @@ def plot_activations(
 
     A row for each channel. On the left, over the input, the mixture that the layer takes it for with its components,
     and the Gaussian that BatchNorm takes it for; in the middle and on the right, after normalization without affine
-    map, a Gaussian of the same mean and variance. The outermost 0.1% at each side are beyond the panels.
+    map, a Gaussian of the same mean and variance. The outermost 0.1% at each side are beyond the panels, and so is the
+    top of a bar with a number beside it, its height.
 
     Args:
         input: what the layer is given, ``(N, C, *)``.
@@ -79,13 +82,14 @@ def plot_activations(
         for panel, values in ((middle, batch[:, row]), (right, after[:, row])):
             x = _histogram(panel, values)
             panel.plot(x, _gaussian(x, values), **REFERENCE)
+        for panel in panels[row]:
+            _limit_height(panel)
         for panel, heading, values in zip(
             panels[row], headings, (before[:, row], batch[:, row], after[:, row]), strict=True
         ):
             found = shape(torch.from_numpy(values).unsqueeze(1))
             text = f"skewness {found.skewness[0]:.2f}, excess kurtosis {found.kurtosis[0]:.2f}"
             panel.set_title(f"{heading}\n{text}" if row == 0 else text, fontsize="small", linespacing=1.5)
-            panel.set_ylim(bottom=0)
     for panel, text in zip(panels[-1], ("activation", *["normalized activation"] * 2), strict=True):
         panel.set_xlabel(text, fontsize="small")
     if title:
@@ -111,6 +115,25 @@ def _histogram(axes: "Axes", values: np.ndarray) -> np.ndarray:
     axes.set_xlim(low, high)
     few_ticks(axes)
     return np.linspace(low, high, 400)
+
+
+def _limit_height(axes: "Axes") -> None:
+    """Keep densities readable beside a spike, such as that of a constant background; say how high it is."""
+    curves = max(float(np.max(line.get_ydata())) for line in axes.lines)
+    heights, edges, _ = axes.patches[0].get_data()  # type: ignore[attr-defined]
+    top = max(1.1 * curves, min(1.1 * float(heights.max()), TALLEST * curves))
+    axes.set_ylim(0, top)
+    highest = int(heights.argmax())
+    if heights[highest] > top:
+        middle = (edges[highest] + edges[highest + 1]) / 2
+        left_half = middle < sum(axes.get_xlim()) / 2
+        axes.annotate(
+            f" ▲ {heights[highest]:.2g} " if left_half else f" {heights[highest]:.2g} ▲ ",
+            (middle, top),
+            ha="left" if left_half else "right",
+            va="top",
+            fontsize="x-small",
+        )
 
 
 def _gaussian(x: np.ndarray, values: np.ndarray) -> Any:

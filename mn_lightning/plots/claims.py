@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 IMAGES = 12
+_COLUMN, _ROW, _LABEL = 1.1, 1.35, 2.2
+"""Widths and height in units of an image's."""
 
 
 def plot_claims(
@@ -45,28 +47,26 @@ def plot_claims(
     count, modes = min(IMAGES, len(images)), claims.shape[1]
     values = as_numpy(claims)
     pictures = _displayable(as_numpy(images))
-    maps = 0 if places is None else 1
-    figure = Figure(figsize=(0.85 * (count + maps) + 2, 1.05 * modes + 0.7), layout="constrained")
-    panels = figure.subplots(modes, count + maps, squeeze=False)
+    figure = Figure(figsize=(13, 1.1 * modes + 0.6), layout="constrained")
+    axes = figure.add_subplot()
     largest = values.argmax(1)
     for k in range(modes):
-        if places is not None:
-            panels[k, 0].imshow(as_numpy(places[k]), cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
-            panels[k, 0].set_title("where", fontsize="x-small", pad=2)
+        top = -_ROW * k
         order = np.argsort(-values[:, k], kind="stable")[:count]
-        for panel, index in zip(panels[k, maps:], order, strict=True):
-            panel.imshow(pictures[index], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            panel.set_title(f"{values[index, k]:.3f}", fontsize="x-small", pad=2)
-        panels[k, 0].set_ylabel(
-            f"{what} {k + 1}\nmean claim {values[:, k].mean():.1%}\nlargest in {(largest == k).mean():.1%}",
-            rotation=0,
-            ha="right",
-            va="center",
-            fontsize="small",
-        )
-    for panel in panels.flat:
-        panel.set_xticks([])
-        panel.set_yticks([])
+        tiles = [(pictures[index], "gray", f"{values[index, k]:.3f}") for index in order]
+        if places is not None:
+            tiles.insert(0, (as_numpy(places[k]), "cividis", "where"))
+        for column, (tile, colours, text) in enumerate(tiles):
+            left = _COLUMN * column
+            extent = (left, left + 1, top - 1, top)
+            axes.imshow(tile, extent=extent, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
+            axes.text(left + 0.5, top + 0.04, text, ha="center", va="bottom", fontsize="x-small")
+        shares = f"mean claim {values[:, k].mean():.1%}\nlargest in {(largest == k).mean():.1%}"
+        axes.text(-0.15, top - 0.5, f"{what} {k + 1}\n{shares}", ha="right", va="center", fontsize="small")
+    # One panel for all: a layout of some hundred panels would take a minute.
+    axes.set_axis_off()
+    axes.set_xlim(-_LABEL, _COLUMN * (IMAGES + (places is not None)))
+    axes.set_ylim(-_ROW * modes, 0.3)
     if title:
         figure.suptitle(title)
     return figure

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 NUMBER = "components"
 ENTRIES_IN_A_COLUMN = 20
-SHIFT = 0.5
-"""Lines of equal numbers are drawn beside each other, within this distance, or all but one would be hidden."""
+SHIFT = 0.05
+"""Lines are drawn so far from each other, of equal numbers all but one would be hidden; at most MAX_SHIFT in all."""
+MAX_SHIFT = 0.6
 
 
 def plot_components(histories: Mapping[str, History]) -> "Figure":
@@ -24,7 +25,7 @@ def plot_components(histories: Mapping[str, History]) -> "Figure":
         histories: by layer's name, as MixtureMonitor recorded them; layers without that number are left out.
 
     Returns:
-        A figure with a line for each layer. Lines of several layers are shifted by up to a quarter of a component.
+        A figure with a line for each layer. Lines of several layers are shifted a little, by up to 0.3.
 
     Raises:
         ValueError: no layer has the number.
@@ -39,12 +40,13 @@ def plot_components(histories: Mapping[str, History]) -> "Figure":
     rows = min(len(drawn), ENTRIES_IN_A_COLUMN)
     figure = Figure(figsize=(7 + columns * (0.09 * longest + 0.7), max(3.2, 0.2 * rows + 1)), layout="constrained")
     axes = figure.add_subplot()
-    shifts = np.linspace(SHIFT / 2, -SHIFT / 2, len(drawn)) if len(drawn) > 1 else np.zeros(1)
+    reach = min(SHIFT * (len(drawn) - 1), MAX_SHIFT) / 2
+    shifts = np.linspace(reach, -reach, len(drawn))
     for index, (name, history) in enumerate(drawn.items()):
         values = np.asarray(history.values[NUMBER]) + shifts[index]
         axes.plot(history.steps, values, label=name, marker="o", markersize=3, linewidth=1.5, **line_style(index))
     most = max(np.nanmax(history.values[NUMBER]) for history in drawn.values())
-    axes.set_ylim(0, most + 0.6)
+    axes.set_ylim(0, most + 0.5)
     axes.set_xlim(left=0)
     few_ticks(axes)
     axes.set_yticks(range(0, round(most) + 1, max(1, round(most) // 10)))

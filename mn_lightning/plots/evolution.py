@@ -46,7 +46,7 @@ def plot_evolution(history: History, channels: Sequence[int] | None = None, titl
     columns = [history.channels.index(channel) for channel in channels]
     moments = at_fractions(history.snapshots)
 
-    figure = Figure(figsize=(2.2 * len(moments) + 0.8, 1.5 * (len(channels) + 1) + 0.9), layout="constrained")
+    figure = Figure(figsize=(max(7.0, 2.2 * len(moments) + 0.8), 1.5 * (len(channels) + 1) + 0.9), layout="constrained")
     panels = figure.subplots(len(channels) + 1, len(moments), squeeze=False)
     sorted_by_weight = [_by_weight(snapshot.mixture) for snapshot in moments]
     end = moments[-1].step

@@ -1,6 +1,7 @@
 """From a checkpoint to a folder of pictures with a page around them."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,8 @@ _ACTIVATIONS = (
     "Left: the layer's inputs in four channels, chosen from the one that a single Gaussian describes best to the one "
     "for which the mixture gains most, with the density that the layer assumes (black), its parts, and the Gaussian "
     "that BatchNorm assumes. Middle and right: the same values normalized by each. Skewness and excess kurtosis are 0 "
-    "for a normal distribution; BatchNorm shifts and scales alone, so that it leaves both as they were."
+    "for a normal distribution; BatchNorm shifts and scales alone, so that it leaves both as they were. A number at ▲ is "
+    "the height of a bar that is cut."
 )
 _EVOLUTION = (
     "Top: the weights of the components, the heaviest first. Below: the density in a few channels, on one axis for a "
@@ -42,7 +44,8 @@ _EVOLUTION = (
     "two times need not be the same component."
 )
 _CLAIMS = (
-    "The images that each {what} claims most strongly, the strongest first, with the claim above each: {claim}. Where "
+    "The images that each {what} claims most strongly, the strongest first, with the claim above each: {claim}. On the "
+    "left the mean claim, and the share of images in which the claim is the largest of all {what}s. Where "
     "the claims of a row hardly differ, the {what}s do not sort the images, whatever the images look like."
 )
 _POSTERIOR = (
@@ -159,7 +162,9 @@ def _collect(
     trainer.callbacks = [*kept, collector]  # type: ignore[attr-defined]
     trainer.logger = None
     if is_overridden("validation_step", model):
-        trainer.validate(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`")  # of the callbacks left out
+            trainer.validate(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False)
     elif callable(getattr(model, "sample", None)):
         # Lightning prepares the model, for which it wants data; the collector ends the prediction at the first batch.
         trainer.predict(model, DataLoader(TensorDataset(torch.zeros(1))), ckpt_path=ckpt_path)

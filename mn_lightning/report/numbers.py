@@ -44,7 +44,8 @@ def layer_numbers(collected: Collected) -> list[Number]:
         options = (layer.mixture, layer.eps, layer.granularity)
         found = mixture_statistics(*options) | row_statistics(row_sums(input, *options))
     else:
-        found = gate_statistics(gate_sums(gates(input, layer)))
+        # The claims of all samples, where they could be kept; of the input there are only the first.
+        found = gate_statistics(gate_sums(collected.claims if len(collected.claims) else gates(input, layer)))
     numbers = [Number("kind", f"{type(layer).__name__}, {layer.num_features} channels, K = {layer.n_components}")]
     return numbers + [Number(_name(key), _text(key, float(value))) for key, value in found.items()]
 
