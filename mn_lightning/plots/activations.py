@@ -129,7 +129,7 @@ def _limit_height(axes: "Axes") -> None:
         left_half = middle < sum(axes.get_xlim()) / 2
         axes.annotate(
             f" ▲ {heights[highest]:.2g} " if left_half else f" {heights[highest]:.2g} ▲ ",
-            (middle, top),
+            (middle, 0.97 * top),
             ha="left" if left_half else "right",
             va="top",
             fontsize="x-small",

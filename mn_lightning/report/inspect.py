@@ -35,8 +35,8 @@ _ACTIVATIONS = (
     "Left: the layer's inputs in four channels, chosen from the one that a single Gaussian describes best to the one "
     "for which the mixture gains most, with the density that the layer assumes (black), its parts, and the Gaussian "
     "that BatchNorm assumes. Middle and right: the same values normalized by each. Skewness and excess kurtosis are 0 "
-    "for a normal distribution; BatchNorm shifts and scales alone, so that it leaves both as they were. A number at ▲ is "
-    "the height of a bar that is cut."
+    "for a normal distribution; BatchNorm shifts and scales alone, so that it leaves both as they were. A number at ▲ "
+    "is the height of a bar that is cut."
 )
 _EVOLUTION = (
     "Top: the weights of the components, the heaviest first. Below: the density in a few channels, on one axis for a "
