@@ -166,7 +166,6 @@ def test_a_gan_without_the_swap_refuses() -> None:
         ([NormSwapCallback("first", "mode")], "saved and is mode() now"),
         ([NormSwapCallback("first", n_components=4)], "saved and is mixture(n_components=4) now"),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("stage", ["fit", "test"])
 def test_a_trainer_with_another_swap_refuses(
