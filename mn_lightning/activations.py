@@ -1,5 +1,6 @@
 """What a normalization makes of the distribution of activations."""
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +31,8 @@ def shape(rows: Tensor) -> Shape:
     import scipy.stats  # takes a second to import
 
     values = rows.double().cpu().numpy()
-    with np.errstate(all="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SciPy's, of constant channels
         return Shape(scipy.stats.skew(values, axis=0), scipy.stats.kurtosis(values, axis=0))
 
 

@@ -119,8 +119,9 @@ def _histogram(axes: "Axes", values: np.ndarray) -> np.ndarray:
 
 def _limit_height(axes: "Axes") -> None:
     """Keep densities readable beside a spike, such as that of a constant background; say how high it is."""
-    curves = max(float(np.max(line.get_ydata())) for line in axes.lines)
     heights, edges, _ = axes.patches[0].get_data()  # type: ignore[attr-defined]
+    # Densities of constant activations may all lie outside the panel.
+    curves = max(float(np.max(line.get_ydata())) for line in axes.lines) or float(heights.max())
     top = max(1.1 * curves, min(1.1 * float(heights.max()), TALLEST * curves))
     axes.set_ylim(0, top)
     highest = int(heights.argmax())

@@ -56,11 +56,10 @@ def shape_numbers(collected: Collected) -> list[Number]:
     before = shape(flat_rows(collected.input))
     after = shape(flat_rows(normalized(collected.input, collected.layer)))
     return [
-        Number(f"median |skewness| before, and after BatchNorm | after {name}", _two(before.skewness, after.skewness)),
-        Number(
-            f"median |excess kurtosis| before, and after BatchNorm | after {name}",
-            _two(before.kurtosis, after.kurtosis),
-        ),
+        Number("median |skewness| of the input, and after BatchNorm", _median(before.skewness)),
+        Number(f"median |skewness| after {name}", _median(after.skewness)),
+        Number("median |excess kurtosis| of the input, and after BatchNorm", _median(before.kurtosis)),
+        Number(f"median |excess kurtosis| after {name}", _median(after.kurtosis)),
     ]
 
 
@@ -78,7 +77,7 @@ def _text(key: str, value: float) -> str:
     return f"{value:.1%}" if key.startswith(SHARES) else f"{value:.4g}"
 
 
-def _two(before: np.ndarray, after: np.ndarray) -> str:
+def _median(values: np.ndarray) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # all channels may be constant
-        return f"{np.nanmedian(np.abs(before)):.2f} | {np.nanmedian(np.abs(after)):.2f}"
+        return f"{np.nanmedian(np.abs(values)):.2f}"

@@ -199,9 +199,9 @@ def test_a_generator(tmp_path: Path) -> None:
     swap = NormSwapCallback(["deconv1"], "mixture")
     model = gan()
     swap.setup(run, model, "fit")
-    torch.save(
-        {"state_dict": model.state_dict(), "pytorch-lightning_version": "2.6.1", "callbacks": {}}, tmp_path / "gan.ckpt"
-    )
+    content: dict[str, Any] = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2.6.1", "callbacks": {}}
+    model.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "gan.ckpt")
     page = inspect(
         trainer(tmp_path, [swap]), gan(), None, str(tmp_path / "gan.ckpt"), folder=str(tmp_path / "found"), samples=70
     )
