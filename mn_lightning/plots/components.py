@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 NUMBER = "components"
 ENTRIES_IN_A_COLUMN = 20
+FEW = 8
 SHIFT = 0.05
 """Lines are drawn so far from each other, of equal numbers all but one would be hidden; at most MAX_SHIFT in all."""
 MAX_SHIFT = 0.6
@@ -44,7 +45,10 @@ def plot_components(histories: Mapping[str, History]) -> "Figure":
     shifts = np.linspace(reach, -reach, len(drawn))
     for index, (name, history) in enumerate(drawn.items()):
         values = np.asarray(history.values[NUMBER]) + shifts[index]
-        axes.plot(history.steps, values, label=name, marker="o", markersize=3, linewidth=1.5, **line_style(index))
+        # Points of many lines hide their dashes; a line of one epoch is nothing but a point.
+        marker = "o" if len(drawn) <= FEW or len(history.steps) == 1 else ""
+        width = 1.5 if len(drawn) <= FEW else 1.0
+        axes.plot(history.steps, values, label=name, marker=marker, markersize=3, linewidth=width, **line_style(index))
     most = max(np.nanmax(history.values[NUMBER]) for history in drawn.values())
     axes.set_ylim(0, most + 0.5)
     axes.set_xlim(left=0)
