@@ -1,0 +1,108 @@
+"""torch.compile: one graph, compiled once for training and once for evaluation, and the results of no compilation."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from tiny import digits, trainer, weights_of
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from mn_lightning import MixtureNorm
+from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
+from mn_lightning.models import ImageClassifier
+
+pytestmark = pytest.mark.slow
+
+
+class Count(Callback):
+    """Graphs compiled by the end of each epoch."""
+
+    def __init__(self, counter: CompileCounterWithBackend) -> None:
+        self.counter = counter
+        self.graphs: list[int] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.graphs.append(self.counter.frame_count)
+
+
+def fit(
+    folder: Path, norm: str, compiled: Callable[[LightningModule], Any], *more: Callback, **arguments: Any
+) -> tuple[dict[str, Tensor], float]:
+    """Weights and validation loss. SGD, as the default RMSprop makes a step out of a rounding error."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 6, 3, stride=2), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(54, 10))
+    model = ImageClassifier(network, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.05))
+    fewer = {"n_components": 2} if norm == "mixture" else {}  # a smaller graph
+    callbacks = [NormSwapCallback("all", norm, **fewer), GMMRefitCallback(), QueueResetCallback(), *more]
+    trainer(folder, callbacks, num_sanity_val_steps=0, **arguments).fit(compiled(model), digits())
+    (metrics,) = trainer(folder, []).validate(model, digits(), verbose=False)
+    return {name.removeprefix("_orig_mod."): value for name, value in weights_of(model).items()}, metrics["val_loss"]
+
+
+def close(found: tuple[dict[str, Tensor], float], expected: tuple[dict[str, Tensor], float]) -> None:
+    assert found[0].keys() == expected[0].keys()
+    assert found[1] == pytest.approx(expected[1], abs=1e-4)
+    for name, value in expected[0].items():
+        torch.testing.assert_close(found[0][name], value, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("norm", ["mixture", "mode", "mode_group"])
+def test_a_compiled_network(norm: str, tmp_path: Path) -> None:
+    """``fullgraph=True`` refuses a graph break."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    count = Count(counter)
+
+    def compiled(model: Any) -> Any:
+        model.network = torch.compile(model.network, fullgraph=True, backend=counter)
+        return model
+
+    found = fit(tmp_path, norm, compiled, count, max_epochs=3)
+    close(found, fit(tmp_path, norm, lambda model: model, max_epochs=3))
+    # Training, the smaller last batch that makes the size dynamic, and evaluation.
+    assert count.graphs == [3, 3, 3]
+
+
+class Silent(ImageClassifier):
+    """Logs nothing, which would break the graph."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(self.network(batch[0]), batch[1])
+
+
+def test_a_compiled_lightning_module(tmp_path: Path) -> None:
+    """The swap in ``setup`` comes after ``torch.compile``, and before anything is compiled."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    states = []
+    for compiles in (False, True):
+        torch.manual_seed(0)
+        model = Silent(nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10)))
+        given = torch.compile(model, fullgraph=True, backend=counter) if compiles else model
+        run = trainer(tmp_path, [NormSwapCallback("all", "mode")], max_epochs=1, limit_val_batches=0)
+        run.fit(given, digits())
+        states.append(weights_of(model))
+    assert "2.gate.weight" in states[0]
+    assert counter.frame_count == 2
+    torch.testing.assert_close(states[1], states[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_code_from_the_compiler() -> None:
+    """inductor's C++, which works on other strides and orders of summation than torch's kernels."""
+    torch._dynamo.reset()
+    outputs = []
+    for compiles in (False, True):
+        layer = MixtureNorm(3, n_components=2)
+        forward = torch.compile(layer, fullgraph=True) if compiles else layer
+        x = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        y = forward(x)
+        y.square().mean().backward()
+        assert layer.refit()
+        outputs.append((y.detach(), x.grad, layer.mixture_means))
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1e-4)
