@@ -9,6 +9,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 MARK = "_swapped_for"
 """Attribute of a swapped layer that holds its settings."""
 
+RECORD = "swapped_layers"
+"""Key of Lightning's checkpoints with the settings by the layers' names, as :func:`recorded_settings` returns them."""
+
 _UNSAVED = "not saved"
 
 

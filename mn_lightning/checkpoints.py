@@ -5,8 +5,8 @@ from typing import Any, TypeVar
 
 from lightning.pytorch import LightningModule
 
-from mn_lightning._swap_record import recorded_settings
-from mn_lightning.swap import swap_as_saved
+from mn_lightning._swap_record import RECORD, recorded_settings
+from mn_lightning.swap import swap_as_recorded
 
 _Module = TypeVar("_Module", bound=LightningModule)
 
@@ -28,7 +28,7 @@ def load_from_checkpoint(module_class: type[_Module], checkpoint_path: str | Pat
         The model, with MixtureNorm layers that evaluate as they did.
 
     Raises:
-        ValueError: as :func:`~mn_lightning.swap.swap_as_saved`.
+        ValueError: as :func:`~mn_lightning.swap.swap_as_saved`, but for a checkpoint without a record.
 
     Example::
 
@@ -38,10 +38,10 @@ def load_from_checkpoint(module_class: type[_Module], checkpoint_path: str | Pat
     class Swapped(module_class):  # type: ignore[misc, valid-type]
         # The last that Lightning calls before it loads the weights.
         def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-            # WeightAveraging puts the average model's state in the place of the model's own.
-            saved = checkpoint.get("current_model_state", checkpoint["state_dict"])
-            if recorded_settings(saved):
-                swap_as_saved(self, saved)
+            # Sharded strategies and WeightAveraging build state dicts of their own, without metadata; NormSwapCallback
+            # is not asked where only weights are saved.
+            recorded = checkpoint.get(RECORD) or recorded_settings(checkpoint["state_dict"])
+            swap_as_recorded(self, recorded)
             super().on_load_checkpoint(checkpoint)
 
     Swapped.__name__ = module_class.__name__  # in messages

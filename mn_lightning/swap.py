@@ -172,6 +172,11 @@ def _swap(model: nn.Module, chosen: Mapping[str, dict[str, Any]], norm: str, fus
     return SwapReport(tuple(swapped), tuple(unchanged), not_fused)
 
 
+def swap_settings(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Qualified name of each swapped layer of ``model`` to the settings of the swap, in plain types."""
+    return {name: getattr(layer, MARK) for name, layer in model.named_modules() if hasattr(layer, MARK)}
+
+
 def swap_as_saved(model: nn.Module, state_dict: Mapping[str, Any]) -> SwapReport:
     """Swap the layers of ``model`` that had been swapped when ``state_dict`` was taken, with the same settings.
 
@@ -195,6 +200,11 @@ def swap_as_saved(model: nn.Module, state_dict: Mapping[str, Any]) -> SwapReport
             "the state dict has no record of swapped layers; if there were any, swap them with swap_norms before you "
             "load it, otherwise load it as it is"
         )
+    return swap_as_recorded(model, recorded)
+
+
+def swap_as_recorded(model: nn.Module, recorded: Mapping[str, dict[str, Any]]) -> SwapReport:
+    """Swap the layers with the names ``recorded``, with the settings that :func:`swap_settings` has returned."""
     candidates = norm_candidates(model)
     first_names = {layer: name for name, layer in candidates.items()}
     shared = {path: first_names.get(layer) for path, layer in model.named_modules(remove_duplicate=False)}

@@ -6,9 +6,10 @@ from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from mn_lightning._selection import LayerSpec
+from mn_lightning._swap_record import RECORD
 from mn_lightning._tables import print_table
 from mn_lightning.callbacks._companions import MixtureCompanion
-from mn_lightning.swap import SwapReport, set_sync, swap_norms
+from mn_lightning.swap import SwapReport, set_sync, swap_norms, swap_settings
 
 
 class NormSwapCallback(MixtureCompanion):
@@ -84,6 +85,10 @@ class NormSwapCallback(MixtureCompanion):
             "norm": self.norm,
             "settings": {name: _plain(value) for name, value in settings.items()},
         }
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Record what was swapped, for :func:`~mn_lightning.checkpoints.load_from_checkpoint`."""
+        checkpoint[RECORD] = swap_settings(pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Say in one line what differs from the run that wrote the checkpoint."""
