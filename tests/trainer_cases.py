@@ -53,15 +53,19 @@ def fit(
     swap: dict[str, Any] | None = None,
     epochs: int = 2,
     resume: str | None = None,
+    model_class: type[ImageClassifier] = ImageClassifier,
+    torchrun: bool = False,
     **arguments: Any,
 ) -> dict[str, Any]:
-    if world_size > 1:
+    if torchrun:
+        arguments = {"strategy": "ddp", "devices": 1, **arguments}
+    elif world_size > 1:
         # Lightning takes part in a group of processes that something else has started, as torchrun does.
         os.environ |= {"TORCHELASTIC_RUN_ID": "test", "RANK": str(rank), "LOCAL_RANK": str(rank)}
         os.environ |= {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
         arguments = {"strategy": "ddp", **arguments, "devices": world_size}
     torch.manual_seed(0)
-    model = ImageClassifier(network(), optimizer=sgd)
+    model = model_class(network(), optimizer=sgd)
     watch = Watch()
     trainer = Trainer(
         accelerator="cpu",

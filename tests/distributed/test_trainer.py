@@ -6,6 +6,7 @@ from typing import Any
 import gloo
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from trainer_cases import fit, fit_many
 
 from mn_lightning.plugins import NormLayerSync
@@ -19,6 +20,7 @@ CASES: dict[str, dict[str, Any]] = {
     "sync_batchnorm": {"sync_batchnorm": True},
     "plugin": {"plugins": [NormLayerSync()]},
     "unused parameters": {"swap": {"sync": True}, "strategy": "ddp_find_unused_parameters_true"},
+    "static graph": {"swap": {"sync": True}, "strategy": DDPStrategy(static_graph=True)},
     "without sync": {},
 }
 
@@ -56,7 +58,7 @@ def test_without_sync_they_do_not(fits: dict[str, list[dict[str, Any]]], tmp_pat
 @pytest.mark.parametrize("case", CASES)
 def test_what_turns_synchronization_on(case: str, fits: dict[str, list[dict[str, Any]]], tmp_path: Path) -> None:
     # The plugin has turned it off again after the fit.
-    expected = case in ("mixture", "mode", "sync_batchnorm", "unused parameters")
+    expected = case in ("mixture", "mode", "sync_batchnorm", "unused parameters", "static graph")
     assert fits[case][0]["sync"] == ([] if case == "mode group" else [expected] * 2)
 
 

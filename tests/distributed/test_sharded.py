@@ -1,0 +1,48 @@
+"""Parameters that are sharded over the processes (FSDP), through Lightning's ModelParallelStrategy.
+
+Its FSDPStrategy, with the older FullyShardedDataParallel, refuses CPUs.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import gloo
+import pytest
+import torch
+from sharded_cases import sharded_fits
+from tiny import network
+from trainer_cases import fit
+
+from mn_lightning.checkpoints import load_from_checkpoint
+from mn_lightning.models import ImageClassifier
+
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+NORMS = ["mixture", "mode", "mode_group"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sharded")
+
+
+@pytest.fixture(scope="module")
+def fits(folder: Path) -> list[dict[str, Any]]:
+    return gloo.run(sharded_fits, 2, folder, folder, NORMS)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_two_processes_train_as_one(norm: str, fits: list[dict[str, Any]], tmp_path: Path) -> None:
+    alone = fit(0, tmp_path, norm=norm)["state"]
+    first, second = (found[norm] for found in fits)
+    assert {"0.weight", "1.weight", "1.bias", "5.weight"} <= set(first["sharded"])
+    for name, value in alone.items():
+        assert torch.equal(first["state"][name], second["state"][name]), name
+        if "mixture_" not in name:  # the queues hold other rows of the batches
+            torch.testing.assert_close(first["state"][name], value, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_checkpoint_is_loaded_in_one_process(norm: str, fits: list[dict[str, Any]], folder: Path) -> None:
+    loaded = load_from_checkpoint(ImageClassifier, folder / norm / "last.ckpt", network=network())
+    for name, value in loaded.network.state_dict().items():
+        assert torch.equal(value, fits[0][norm]["state"][name]), name
