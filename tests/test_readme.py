@@ -50,6 +50,6 @@ def test_the_study(tmp_path: Path) -> None:
 
 
 def test_there_is_something_to_test() -> None:
-    assert len(blocks("python")) == 2
+    assert len(blocks("python")) == 3
     assert len(blocks("yaml")) == 4
     assert len(blocks("sh")) == 4
