@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from packaging.version import Version
 from tiny import classifier, digits, network, trainer
 from torch import Tensor, nn
 from torch.func import functional_call, grad
@@ -15,7 +16,10 @@ from mn_lightning.checkpoints import load_from_checkpoint
 from mn_lightning.models import ImageClassifier
 
 NORMS = ["mixture", "mode", "mode_group"]
-BATCH = {0: torch.export.Dim("batch", min=1)}
+# torch 2.6 fails on addcmul of a dynamic size.
+DYNAMIC = Version(torch.__version__) >= Version("2.7")
+SHAPES = ({0: torch.export.Dim("batch", min=1)},) if DYNAMIC else None
+COUNTS = (1, 7) if DYNAMIC else (4,)
 
 
 @pytest.fixture(scope="module", params=[*NORMS, "fused mixture"])
@@ -35,25 +39,26 @@ def images(count: int) -> Tensor:
 
 
 def test_exported(trained: nn.Module) -> None:
-    program = torch.export.export(trained, (images(4),), dynamic_shapes=(BATCH,))
+    program = torch.export.export(trained, (images(4),), dynamic_shapes=SHAPES, strict=False)
     file = io.BytesIO()
     torch.export.save(program, file)
     file.seek(0)
     loaded = torch.export.load(file).module()
-    for count in (1, 7):
+    for count in COUNTS:
         torch.testing.assert_close(loaded(images(count)), trained(images(count)), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not DYNAMIC, reason="onnxruntime refuses some of what torch 2.6 exports")
 def test_in_onnx(trained: nn.Module) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    program = torch.onnx.export(trained, (images(4),), dynamo=True, dynamic_shapes=(BATCH,), verbose=False)
+    program = torch.onnx.export(trained, (images(4),), dynamo=True, dynamic_shapes=SHAPES, verbose=False)
     file = io.BytesIO()
     program.save(file)
     assert len(file.getvalue()) < 2**20  # no queue in it
     session = runtime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
-    for count in (1, 7):
+    for count in COUNTS:
         (found,) = session.run(None, {session.get_inputs()[0].name: images(count).numpy()})
         expected = trained(images(count)).detach()
         torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
