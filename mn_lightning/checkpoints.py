@@ -44,8 +44,8 @@ def load_from_checkpoint(module_class: type[_Module], checkpoint_path: str | Pat
             swap_as_recorded(self, recorded)
             super().on_load_checkpoint(checkpoint)
 
-    Swapped.__name__ = module_class.__name__  # in messages
-    Swapped.__qualname__ = module_class.__qualname__
+    # In messages. Not so __qualname__: LightningCLI looks for classes by their names, and leaves out local ones.
+    Swapped.__name__ = module_class.__name__
     model = Swapped.load_from_checkpoint(checkpoint_path, **kwargs)
     model.__class__ = module_class
     return model  # type: ignore[no-any-return]

@@ -13,6 +13,7 @@ from tiny import classifier, digits, mixture_callbacks, mixtures, network, train
 from torch import nn
 
 import mn_lightning as mn
+from mn_lightning.__main__ import main
 from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
 from mn_lightning.checkpoints import load_from_checkpoint
 from mn_lightning.models import DCGAN, ImageClassifier
@@ -220,3 +221,11 @@ def test_a_mixture_that_is_none_is_refused(name: str, change: Any, fault: str, t
     (line,) = str(error.value).splitlines()[1:]
     assert f"network.1.mixture has {fault}" in line
     assert mixtures(model)[0].mixture_weights.tolist() == [1, 0]  # as the swap left it
+
+
+def test_loading_leaves_no_second_class_of_the_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """LightningCLI looks for short names among all subclasses, also those of this process's past."""
+    path, _ = save(tmp_path, {"n_components": 2})
+    load_from_checkpoint(ImageClassifier, path, network=network())
+    main(["layers", "--config", "digits"])
+    assert "network.conv3.norm" in capsys.readouterr().out

@@ -1,3 +1,4 @@
+import itertools
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -64,7 +65,7 @@ class NormSwapCallback(MixtureCompanion):
         """Swap the layers; a no-op on those that an earlier stage has swapped."""
         super().setup(trainer, pl_module, stage)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        for callback in callbacks[: callbacks.index(self)]:
+        for callback in itertools.takewhile(lambda callback: callback is not self, callbacks):
             if isinstance(callback, WeightAveraging) and stage == "fit":
                 raise ValueError(
                     f"{type(callback).__name__} stands before NormSwapCallback in the trainer's callbacks and averages "
