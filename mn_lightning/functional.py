@@ -9,7 +9,7 @@ Equations 1-39 are those of Kalayeh & Shah (arXiv:1806.02892), Algorithms 1-3 th
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -17,9 +17,12 @@ from torch import Tensor
 from mn_lightning import gmm
 from mn_lightning._autograd import matmul, piecewise_affine, weighted_moments
 from mn_lightning._checks import check_choice, check_input, check_rows
+from mn_lightning._mixture_cpu import Claims, has_parameters, normalize
+from mn_lightning._pieces import is_eager_cpu
 from mn_lightning._precision import full_precision
 from mn_lightning._processes import ALONE, Processes
 from mn_lightning._rows import Granularity, from_rows, pack, per_group, to_rows, unpack, upcast
+from mn_lightning._samples_cpu import sample_affine
 from mn_lightning.gmm import Mixture
 
 Affine = Literal["output", "component"]
@@ -28,6 +31,9 @@ Activation = Callable[[Tensor], Tensor]
 
 # Taken out of the types here because torch.compile cannot look into them.
 AFFINES, GRANULARITIES, SCALES = get_args(Affine), get_args(Granularity), get_args(Scale)
+
+MOMENT_TOLERANCE = 1e-5
+"""Relative error of a variance, from rounding, beyond which it is taken around its own mean in a reading of its own."""
 
 
 # --- mixture normalization ----------------------------------------------------------------------------------------
@@ -66,10 +72,9 @@ def fit_mixture(
         check_rows("fit_mixture", input)
     check_choice("fit_mixture", "granularity", granularity, GRANULARITIES)
     x = to_rows(upcast(input.detach()), granularity)
-    total, rows = processes.sum(x.sum((1, 2), keepdim=True), x.new_full((), x.shape[1] * x.shape[2]))
-    shift = total / rows
-    fitted = gmm.fit(x - shift, n_components, em_iters, step, eps, processes)
-    return unpack(Mixture(fitted.weights, fitted.means + shift.squeeze(1), fitted.variances), granularity)
+    origin = gmm.rough_mean(x, processes)
+    fitted = gmm.fit(x, n_components, em_iters, step, eps, processes, origin)
+    return unpack(Mixture(fitted.weights, fitted.means + origin, fitted.variances), granularity)
 
 
 @torch.no_grad()
@@ -86,18 +91,21 @@ def mixture_moments(
 
     Shapes are those of :func:`fit_mixture`; this is the mixture that inference stores.
     """
-    x, packed, shift = _centre(upcast(input), mixture, granularity)
-    nu, counts = gmm.prune(gmm.log_joint(x, packed, eps), min_weight, processes)
-    mean, var = _batch_moments(x, nu, counts, processes)
-    return unpack(Mixture(_share(counts), mean + shift, var), granularity)
-
-
-def _centre(x: Tensor, mixture: Mixture, granularity: Granularity) -> tuple[Tensor, Mixture, Tensor]:
-    """Move the origin to the mixture's mean, so that a large common offset costs no digits."""
-    rows = to_rows(x, granularity)
     packed = pack(mixture, granularity)
-    shift = (packed.weights.unsqueeze(-1) * packed.means).sum(1, keepdim=True)
-    return rows - shift.unsqueeze(1), Mixture(packed.weights, packed.means - shift, packed.variances), shift
+    origin = _origin(packed)
+    x = to_rows(upcast(input), granularity) - origin.unsqueeze(1)
+    nu, counts = gmm.prune(gmm.log_joint(x, _moved(packed, -origin), eps), min_weight, processes)
+    mean, var = _batch_moments(x, nu, counts, processes)
+    return unpack(_moved(Mixture(_share(counts), mean, var), origin), granularity)
+
+
+def _origin(mixture: Mixture) -> Tensor:
+    """The mixture's mean, ``(G, 1, D)``: taken relative to it, a large common offset of the rows costs no digits."""
+    return (mixture.weights.unsqueeze(-1) * mixture.means).sum(1, keepdim=True)
+
+
+def _moved(mixture: Mixture, by: Tensor) -> Mixture:
+    return Mixture(mixture.weights, mixture.means + by, mixture.variances)
 
 
 def _batch_moments(x: Tensor, nu: Tensor, counts: Tensor, processes: Processes) -> tuple[Tensor, Tensor]:
@@ -158,57 +166,169 @@ def mixture_norm(
     check_choice("mixture_norm", "scale", scale, SCALES)
     if training and processes.size == 1:
         check_rows("mixture_norm", input)
-    x, packed, _ = _centre(upcast(input), mixture, granularity)
-    if training:
-        with torch.no_grad():
-            nu, counts = gmm.prune(gmm.log_joint(x.detach(), packed, eps), min_weight, processes)
-            share = _share(counts)
-        mean, var = _batch_moments(x, nu, counts, processes)
-    else:
-        with torch.no_grad():
-            nu = gmm.posteriors(x.detach(), packed, eps)
-        share, mean, var = packed
-    if scale == "sqrt":
-        nu = nu * torch.where(share > 0, share, 1).rsqrt()[:, None, None]
+    x, packed = to_rows(upcast(input), granularity), pack(mixture, granularity)
     gamma = None if weight is None else per_group(weight, granularity)
     beta = None if bias is None else per_group(bias, granularity)
-    if affine == "component":
-        mean = mean if beta is None else mean + beta
-        var = var if gamma is None else var * gamma
-        gamma = beta = None
-    slope = (var + eps).rsqrt()
-    if gamma is not None:
-        slope = slope * gamma
-    intercept = -mean * slope
+    reading = _Reading(training, eps, affine, scale, activation, min_weight)
+    if granularity == "layer" and processes.size == 1 and is_eager_cpu(x) and not has_parameters(activation):
+        y = _mixture_norm_in_pieces(x, packed, gamma, beta, reading)
+    else:
+        y = _mixture_norm(x, packed, gamma, beta, reading, processes)
+    return from_rows(y, input, granularity).to(input.dtype)
+
+
+class _Reading(NamedTuple):
+    """Which of the papers' readings to compute: the arguments of :func:`mixture_norm` of these names."""
+
+    training: bool
+    eps: float
+    affine: Affine
+    scale: Scale
+    activation: Activation | None
+    min_weight: float
+
+    def maps(
+        self, mean: Tensor, var: Tensor, gamma: Tensor | None, beta: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Slope and intercept of each component's map of a row, ``(G, K, D)``, and what is added to their sum."""
+        if self.affine == "component":
+            mean = mean if beta is None else mean + beta
+            var = var if gamma is None else var * gamma
+            gamma = beta = None
+        slope = (var + self.eps).rsqrt()
+        if gamma is not None:
+            slope = slope * gamma
+        return slope, -mean * slope, beta
+
+    def factor(self, share: Tensor) -> Tensor:
+        """1/√λ_k, ``(G, K)``; 1 for a component that is not in use."""
+        return torch.where(share > 0, share, 1).rsqrt() if self.scale == "sqrt" else torch.ones_like(share)
+
+
+def _mixture_norm(
+    x: Tensor, mixture: Mixture, gamma: Tensor | None, beta: Tensor | None, reading: _Reading, processes: Processes
+) -> Tensor:
+    """Compute :func:`mixture_norm` with operations on all rows ``(G, B, M, D)`` at once."""
+    origin = _origin(mixture)
+    mixture = _moved(mixture, -origin)
+    x = x - origin.unsqueeze(1)
+    with torch.no_grad():
+        if reading.training:
+            joint = gmm.log_joint(x.detach(), mixture, reading.eps)
+            nu, counts = gmm.prune(joint, reading.min_weight, processes)
+        else:
+            nu = gmm.posteriors(x.detach(), mixture, reading.eps)
+    moments = Mixture(_share(counts), *_batch_moments(x, nu, counts, processes)) if reading.training else mixture
+    return _normalize(x, nu, *moments, gamma, beta, reading)
+
+
+def _normalize(
+    x: Tensor,
+    nu: Tensor,
+    share: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    reading: _Reading,
+) -> Tensor:
+    nu = nu * reading.factor(share)[:, None, None]
+    slope, intercept, beta = reading.maps(mean, var, gamma, beta)
     if beta is None:
         beta = slope.new_zeros(())
-    if activation is None:
-        beta = beta.expand(slope.shape[0], 1, slope.shape[2])
-        y = piecewise_affine(x, nu, slope, intercept, beta)
-    else:
-        intercept = intercept + beta
-        y = torch.zeros_like(x)
-        for k in range(nu.shape[-1]):
-            pre = torch.addcmul(intercept[:, None, k : k + 1], x, slope[:, None, k : k + 1])
-            y = y + nu[..., k : k + 1] * activation(pre)
-    return from_rows(y, input, granularity).to(input.dtype)
+    if reading.activation is None:
+        return piecewise_affine(x, nu, slope, intercept, beta.expand(slope.shape[0], 1, slope.shape[2]))
+    intercept = intercept + beta
+    y = torch.zeros_like(x)
+    for k in range(nu.shape[-1]):
+        pre = torch.addcmul(intercept[:, None, k : k + 1], x, slope[:, None, k : k + 1])
+        y = y + nu[..., k : k + 1] * reading.activation(pre)
+    return y
+
+
+def _mixture_norm_in_pieces(
+    x: Tensor, mixture: Mixture, gamma: Tensor | None, beta: Tensor | None, reading: _Reading
+) -> Tensor:
+    """Compute :func:`mixture_norm` as :mod:`mn_lightning._mixture_cpu` does it."""
+    origin = _origin(mixture)
+    centred = _moved(mixture, -origin)
+    with torch.no_grad():
+        detached = x.detach()
+        if reading.training:
+            nu, sums = gmm.claims(detached, centred, reading.eps, reading.min_weight, origin)
+            counts = sums.counts
+            share, mean, var = _share(counts), *_moments_of(detached, nu, sums, origin, reading.eps)
+        else:
+            nu = gmm.posteriors(detached, centred, reading.eps, origin)
+            counts = mixture.weights
+            share, mean, var = mixture
+        factor = reading.factor(share)
+
+    def head(mean: Tensor, var: Tensor, gamma: Tensor | None, beta: Tensor | None) -> tuple[Tensor, Tensor]:
+        slope, intercept, beta = reading.maps(mean, var, gamma, beta)
+        if reading.activation is None:
+            slope, intercept = slope * factor.unsqueeze(-1), intercept * factor.unsqueeze(-1)
+        return slope, intercept if beta is None else intercept + beta  # Σ_k ν_k is 1
+
+    def plain(x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
+        x = x - origin.unsqueeze(1)
+        moments = _batch_moments(x, nu, counts, ALONE) if reading.training else centred[1:]
+        return _normalize(x, nu, share, *moments, gamma, beta, reading)
+
+    claims = Claims(nu, counts, factor)
+    return normalize(x, claims, (mean, var), head, plain, reading.activation, reading.training, (gamma, beta))
+
+
+def _moments_of(x: Tensor, nu: Tensor, sums: gmm.Sums, origin: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each component, from sums around the origin if no digits are lost that way."""
+    total = sums.counts.clamp_min(torch.finfo(x.dtype).tiny).unsqueeze(-1)
+    mean, square = sums.first / total, sums.second / total
+    var = square - mean.square()
+    if ((square * torch.finfo(x.dtype).eps) > MOMENT_TOLERANCE * (var + eps)).any():
+        mean, var = _batch_moments(x - origin.unsqueeze(1), nu, sums.counts, ALONE)
+    return mean + origin, var
 
 
 # --- mode normalization -------------------------------------------------------------------------------------------
 
 
-def _pooled_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each sample and channel over ``*``, both ``(N, C)``."""
-    if x.dim() == 2:
-        return x, torch.zeros_like(x)
-    var, mean = torch.var_mean(x, dim=tuple(range(2, x.dim())), correction=0)
-    return mean, var
+def _sample_affine(
+    x: Tensor, centred: bool, head: Callable[..., tuple[Tensor, ...]], *parameters: Tensor | None
+) -> tuple[Tensor, ...]:
+    """Map each sample and channel of ``(N, C, *)`` by what ``head`` makes of their moments over ``*``.
 
+    Args:
+        x: ``(N, C, *)``.
+        centred: whether ``head`` takes means and variances, or means alone.
+        head: of the moments, ``(N, C)`` each, and ``parameters``; returns slope and offset, ``(N, C)``, and others.
+        parameters: what ``head`` takes.
 
-def _affine_map(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """X · slope + offset with one slope and offset, ``(N, C)``, for each sample and channel."""
-    shape = (*slope.shape, *(1 for _ in range(x.dim() - 2)))
-    return torch.addcmul(offset.reshape(shape), x, slope.reshape(shape))
+    Returns:
+        x · slope + offset, and the others.
+    """
+
+    def plain(x: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+        moments: tuple[Tensor, ...]
+        if not centred:
+            moments = (x if x.dim() == 2 else x.mean(tuple(range(2, x.dim()))),)
+        elif x.dim() == 2:
+            moments = x, torch.zeros_like(x)
+        else:
+            moments = torch.var_mean(x, dim=tuple(range(2, x.dim())), correction=0)[::-1]
+        slope, offset, *others = head(*moments, *parameters)
+        shape = (*x.shape[:2], *(1 for _ in range(x.dim() - 2)))
+        return torch.addcmul(offset.reshape(shape), x, slope.reshape(shape)), *others
+
+    if x.dim() == 2 or x.numel() == 0 or not is_eager_cpu(x):
+        return plain(x, *parameters)
+    rows = x.flatten(2).mT.unsqueeze(0)
+
+    def plain_rows(rows: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+        y, *others = plain(rows.squeeze(0).mT, *parameters)
+        return y.mT.unsqueeze(0), *others
+
+    y, *others = sample_affine(rows, centred, head, plain_rows, parameters)
+    return y.squeeze(0).mT.reshape(x.shape), *others
 
 
 @full_precision
@@ -260,35 +380,55 @@ def mode_norm(
     if use_batch and processes.size == 1:
         check_rows("mode_norm", input)
     x = upcast(input)
-    pooled, within = _pooled_moments(x) if use_batch else (_spatial_mean(x), None)
-    log_gates = (matmul(pooled, gate_weight.to(x.dtype).mT) + gate_bias.to(x.dtype)).log_softmax(-1)
-    if within is None:
-        assert running_mean is not None
-        assert running_var is not None
-        mean, var = running_mean.to(x.dtype), running_var.to(x.dtype)
-    else:
+
+    def from_the_batch(
+        pooled: Tensor, within: Tensor, w: Tensor, b: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        log_gates = _log_gates(pooled, w, b)
         share = _softmax_over_samples(log_gates, processes)
         total, samples = processes.sum(pooled.detach().sum(0), pooled.new_full((), len(pooled)))
         shift = total / samples
         between_mean, between_var = weighted_moments((pooled - shift)[None, None], share[None, None], processes)
         mean = between_mean[0] + shift
         var = between_var[0] + processes.sum(matmul(share.mT, within))[0]
-        if training and running_mean is not None and running_var is not None:
-            rows = samples * input.shape[2:].numel()
-            if isinstance(momentum, Tensor):
-                momentum = momentum.to(x.dtype)
-            with torch.no_grad():
-                running_mean.copy_(running_mean.to(x.dtype).lerp(mean.detach(), momentum))
-                unbiased = var.detach() * (rows / (rows - 1))
-                running_var.copy_(running_var.to(x.dtype).lerp(unbiased, momentum))
+        rows = samples * input.shape[2:].numel()
+        return *_maps_of_gates(log_gates, mean, var, weight, bias, eps), mean, var * (rows / (rows - 1))
+
+    def from_running_moments(
+        pooled: Tensor, w: Tensor, b: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        assert running_mean is not None
+        assert running_var is not None
+        log_gates = _log_gates(pooled, w, b)
+        return _maps_of_gates(log_gates, running_mean.to(x.dtype), running_var.to(x.dtype), weight, bias, eps)
+
+    head = from_the_batch if use_batch else from_running_moments
+    y, *moments = _sample_affine(x, use_batch, head, gate_weight, gate_bias, weight, bias)
+    if training and running_mean is not None and running_var is not None:
+        if isinstance(momentum, Tensor):
+            momentum = momentum.to(x.dtype)
+        with torch.no_grad():
+            for running, new in zip((running_mean, running_var), moments, strict=True):
+                running.copy_(running.to(x.dtype).lerp(new.detach(), momentum))
+    return y.to(input.dtype)
+
+
+def _log_gates(pooled: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return (matmul(pooled, weight.to(pooled.dtype).mT) + bias.to(pooled.dtype)).log_softmax(-1)
+
+
+def _maps_of_gates(
+    log_gates: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Slope and offset, ``(N, C)``, of each sample and channel, from the moments, ``(K, C)``, of each mode."""
     slope = (var + eps).rsqrt()
     if weight is not None:
-        slope = slope * weight.to(x.dtype)
+        slope = slope * weight.to(slope.dtype)
     gates = log_gates.exp()
     offset = matmul(gates, -mean * slope)
     if bias is not None:
-        offset = offset + bias.to(x.dtype)
-    return _affine_map(x, matmul(gates, slope), offset).to(input.dtype)
+        offset = offset + bias.to(slope.dtype)
+    return matmul(gates, slope), offset
 
 
 def _softmax_over_samples(log_gates: Tensor, processes: Processes) -> Tensor:
@@ -300,10 +440,6 @@ def _softmax_over_samples(log_gates: Tensor, processes: Processes) -> Tensor:
     scaled = (log_gates - largest).exp()
     (total,) = processes.sum(scaled.sum(0))
     return scaled / total
-
-
-def _spatial_mean(x: Tensor) -> Tensor:
-    return x if x.dim() == 2 else x.mean(tuple(range(2, x.dim())))
 
 
 @full_precision
@@ -342,20 +478,24 @@ def mode_group_norm(
         raise ValueError(
             f"mode_group_norm expected more than one value per sample, got input of shape {tuple(input.shape)}"
         )
-    x = upcast(input)
-    pooled, within = _pooled_moments(x)
-    logits = pooled.unsqueeze(-1) * gate_weight.to(x.dtype) + gate_bias.to(x.dtype)
-    share = logits.log_softmax(-1).softmax(1)  # g_ck / Σ_c g_ck, finite for a mode that no channel uses
-    mean = (share * pooled.unsqueeze(-1)).sum(1, keepdim=True)
-    var = (share * (within.unsqueeze(-1) + (pooled.unsqueeze(-1) - mean).square())).sum(1)
-    inverse = (var + eps).rsqrt()
-    slope = inverse.mean(-1, keepdim=True)
-    offset = -(mean.squeeze(1) * inverse).mean(-1, keepdim=True)
-    if weight is not None:
-        slope, offset = slope * weight.to(x.dtype), offset * weight.to(x.dtype)
-    if bias is not None:
-        offset = offset + bias.to(x.dtype)
-    return _affine_map(x, slope.expand_as(pooled), offset.expand_as(pooled)).to(input.dtype)
+
+    def head(
+        pooled: Tensor, within: Tensor, w: Tensor, b: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        logits = pooled.unsqueeze(-1) * w.to(pooled.dtype) + b.to(pooled.dtype)
+        share = logits.log_softmax(-1).softmax(1)  # g_ck / Σ_c g_ck, finite for a mode that no channel uses
+        mean = (share * pooled.unsqueeze(-1)).sum(1, keepdim=True)
+        var = (share * (within.unsqueeze(-1) + (pooled.unsqueeze(-1) - mean).square())).sum(1)
+        inverse = (var + eps).rsqrt()
+        slope = inverse.mean(-1, keepdim=True)
+        offset = -(mean.squeeze(1) * inverse).mean(-1, keepdim=True)
+        if weight is not None:
+            slope, offset = slope * weight.to(pooled.dtype), offset * weight.to(pooled.dtype)
+        if bias is not None:
+            offset = offset + bias.to(pooled.dtype)
+        return slope.expand_as(pooled), offset.expand_as(pooled)
+
+    return _sample_affine(upcast(input), True, head, gate_weight, gate_bias, weight, bias)[0].to(input.dtype)
 
 
 # --- the theory ---------------------------------------------------------------------------------------------------
@@ -387,7 +527,9 @@ def fisher_vector(x: Tensor, weights: Tensor, means: Tensor, variances: Tensor) 
             f"fisher_vector got x {tuple(x.shape)}, weights {tuple(weights.shape)}, means {tuple(means.shape)} and "
             f"variances {tuple(variances.shape)}; it takes (M, D), (K,), (K, D) and (K, D)"
         )
-    rows, mixture, _ = _centre(upcast(x), Mixture(weights, means, variances), "layer")
+    mixture = pack(Mixture(weights, means, variances), "layer")
+    origin = _origin(mixture)
+    mixture, rows = _moved(mixture, -origin), to_rows(upcast(x), "layer") - origin.unsqueeze(1)
     nu = gmm.posteriors(rows, mixture, reg_covar=0.0)[0, 0] * torch.where(weights > 0, weights, 1).rsqrt()
     z = (rows[0, 0].unsqueeze(1) - mixture.means[0]) * mixture.variances[0].rsqrt()
     return nu.unsqueeze(-1) * z, nu.unsqueeze(-1) * (z.square() - 1) / 2**0.5

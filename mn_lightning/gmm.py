@@ -6,20 +6,23 @@ each to B blocks of M rows with D features. A matrix ``X`` of shape (M, D) as sc
 copy. Where a batch is spread over several processes, each passes its own rows, and all get the same mixture: sums over
 rows go through :class:`~mn_lightning._processes.Processes`.
 
-The functions expect centred data: distances and densities are expanded into matrix products, which lose digits
-when the data's mean is large against its spread. :func:`mn_lightning.functional.fit_mixture` does the centring.
+Distances and densities are expanded into matrix products of rows and their squares, which lose digits when the data's
+mean is large against its spread. Rows are therefore taken relative to an ``origin`` ``(G, 1, D)`` somewhere in the data
+(see :func:`rough_mean`), and so are all means that go in and come out.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from mn_lightning._pieces import Place, with_squares
 from mn_lightning._processes import ALONE, Processes
 from mn_lightning._random import integers, uniform
 
-SEED_ROWS = 4096
+SEED_ROWS = 1024
 """k-means++ looks at no more than this many random rows: seeds need a picture of the data, not all of it."""
 
 
@@ -37,9 +40,44 @@ class Mixture(NamedTuple):
     variances: Tensor
 
 
-def _sum_over_rows(resp: Tensor, x: Tensor) -> Tensor:
-    """Σ_i resp_ik x_id over all blocks and rows: ``(G, B, M, K), (G, B, M, D) -> (G, K, D)``."""
-    return (resp.mT @ x).sum(1)
+class Sums(NamedTuple):
+    """Sums over rows under responsibilities: all that an M step, or the moments of Eqs. 35-36, need of the data.
+
+    Attributes:
+        counts: Σ_i r_ik, ``(G, K)``.
+        first: Σ_i r_ik x_i, ``(G, K, D)``.
+        second: Σ_i r_ik x_i², ``(G, K, D)``.
+    """
+
+    counts: Tensor
+    first: Tensor
+    second: Tensor
+
+
+def _sums(
+    x: Tensor, responsibilities: Callable[[Place, Tensor], Tensor], origin: Tensor | None, processes: Processes = ALONE
+) -> Sums:
+    """Read the rows once: find each piece's responsibilities ``(G, b, K, m)``, and sum up under them."""
+    parts = [_sums_of(z, responsibilities(place, z)) for place, z in with_squares(x, origin)]
+    counts, moments = zip(*parts, strict=True)
+    features = x.shape[-1]
+    total = _add(moments)
+    return Sums(*processes.sum(_add(counts), total[..., :features], total[..., features:]))
+
+
+def _sums_of(z: Tensor, resp: Tensor) -> tuple[Tensor, Tensor]:
+    return resp.sum((1, 3)), (resp @ z.mT).sum(1)
+
+
+def _add(parts: tuple[Tensor, ...]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+
+
+def rough_mean(x: Tensor, processes: Processes = ALONE) -> Tensor:
+    """Mean of some rows of every block, ``(G, B, M, D) -> (G, 1, D)``: an origin, found without reading them all."""
+    some = x[:, :, : max(1, SEED_ROWS // max(1, x.shape[1]))]
+    total, rows = processes.sum(some.sum((1, 2)), x.new_full((), some.shape[1] * some.shape[2]))
+    return (total / rows).unsqueeze(1)
 
 
 def squared_distances(x: Tensor, centers: Tensor) -> Tensor:
@@ -106,67 +144,115 @@ def _masked(distances: Tensor, own: Tensor | None) -> Tensor:
     return distances if own is None else distances * own
 
 
-def maximization(x: Tensor, resp: Tensor, previous_means: Tensor, processes: Processes = ALONE) -> Mixture:
-    """M step: the mixture that maximizes the expected log-likelihood under responsibilities ``(G, B, M, K)``.
+def maximization(sums: Sums, previous_means: Tensor) -> Mixture:
+    """M step: the mixture that maximizes the expected log-likelihood under responsibilities.
 
     A component with no responsibility for any row keeps its previous mean and gets weight 0.
     """
-    counts, first, second = processes.sum(resp.sum((1, 2)), _sum_over_rows(resp, x), _sum_over_rows(resp, x.square()))
-    occupied = (counts > 0).unsqueeze(-1)
-    total = counts.clamp_min(torch.finfo(x.dtype).tiny).unsqueeze(-1)
-    means = torch.where(occupied, first / total, previous_means)
-    variances = second / total - means.square()
-    return Mixture(counts / counts.sum(-1, keepdim=True), means, variances.clamp_min(0))
+    occupied = (sums.counts > 0).unsqueeze(-1)
+    total = sums.counts.clamp_min(torch.finfo(sums.counts.dtype).tiny).unsqueeze(-1)
+    means = torch.where(occupied, sums.first / total, previous_means)
+    variances = sums.second / total - means.square()
+    return Mixture(sums.counts / sums.counts.sum(-1, keepdim=True), means, variances.clamp_min(0))
 
 
-def lloyd(x: Tensor, centers: Tensor, n_iter: int, processes: Processes = ALONE) -> Mixture:
+def lloyd(
+    x: Tensor, centers: Tensor, n_iter: int, processes: Processes = ALONE, origin: Tensor | None = None
+) -> Mixture:
     """Run ``n_iter`` >= 1 Lloyd iterations of k-means from ``centers`` ``(G, K, D)``.
 
     Returns:
         The mixture of the last hard assignment: share of the rows, mean and variance of each cluster. A cluster
         that lost all its rows keeps its centre and has weight 0.
     """
-    index = torch.arange(centers.shape[1], device=x.device)
-    for _ in range(n_iter - 1):
-        resp = _nearest(x, centers, index)
-        counts, sums = processes.sum(resp.sum((1, 2)), _sum_over_rows(resp, x))
-        counts = counts.unsqueeze(-1)
-        centers = torch.where(counts > 0, sums / counts.clamp_min(1), centers)
-    return maximization(x, _nearest(x, centers, index), centers, processes)
+    for _ in range(n_iter):
+        mixture = maximization(_sums(x, _Nearest(centers), origin, processes), centers)
+        centers = mixture.means
+    return mixture
 
 
-def _nearest(x: Tensor, centers: Tensor, index: Tensor) -> Tensor:
-    """One-hot assignment to the nearest centre, ``(G, B, M, K)``; |x|² is the same for all and left out."""
-    affinity = x @ centers.mT.unsqueeze(1) - centers.square().sum(-1)[:, None, None] / 2
-    return (affinity.argmax(-1, keepdim=True) == index).to(x.dtype)
+class _Nearest:
+    """One-hot assignment of rows with squares ``(G, b, 2D, m)`` to the nearest centre, the first of several."""
+
+    def __init__(self, centers: Tensor) -> None:
+        self.centers = centers.unsqueeze(1)
+        self.half_norm = self.centers.square().sum(-1, keepdim=True) / 2
+
+    def __call__(self, _: Place, z: Tensor) -> Tensor:
+        # |x|² is the same for all and left out.
+        affinity = self.centers @ z[:, :, : self.centers.shape[-1]] - self.half_norm
+        # argmax over any dimension but the last is slow on CPUs, and it would have to be made one-hot afterwards.
+        nearest = (affinity == affinity.amax(2, keepdim=True)).to(z.dtype)
+        return nearest * (nearest.cumsum(2) <= 1)
 
 
-def log_joint(x: Tensor, mixture: Mixture, reg_covar: float) -> Tensor:
+class _LogJoint:
+    """:func:`log_joint` of rows with squares, ``(G, b, 2D, m) -> (G, b, K, m)``."""
+
+    def __init__(self, mixture: Mixture, reg_covar: float) -> None:
+        variances = mixture.variances + reg_covar
+        precision = variances.reciprocal()
+        scaled_means = mixture.means * precision
+        constant = (variances.log() + mixture.means * scaled_means + math.log(2 * math.pi)).sum(-1)
+        self.factors = torch.cat([scaled_means, -precision / 2], dim=-1).unsqueeze(1)
+        self.constant = (mixture.weights.log() - constant / 2)[:, None, :, None]
+        # One -inf for all components would make a NaN of the softmax over them.
+        self.lowest = torch.finfo(variances.dtype).min / 4
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return (self.factors @ z + self.constant).clamp_min(self.lowest)
+
+
+class _Posteriors:
+    """:func:`posteriors` of rows with squares, ``(G, b, 2D, m) -> (G, b, K, m)``."""
+
+    def __init__(self, mixture: Mixture, reg_covar: float) -> None:
+        self.log_joint = _LogJoint(mixture, reg_covar)
+        self.unused = (mixture.weights == 0)[:, None, :, None]
+
+    def __call__(self, _: Place, z: Tensor) -> Tensor:
+        return self.log_joint(z).masked_fill(self.unused, -math.inf).softmax(2)
+
+
+def log_joint(x: Tensor, mixture: Mixture, reg_covar: float, origin: Tensor | None = None) -> Tensor:
     """Return log λ_k + log p_k(x_i) (Eqs. 26-27), ``(G, B, M, K)``; finite also far from all components.
 
     ``reg_covar`` is added to the variances, as in scikit-learn.
     """
-    variances = mixture.variances + reg_covar
-    precision = variances.reciprocal()
-    scaled_means = mixture.means * precision
-    constant = (variances.log() + mixture.means * scaled_means + math.log(2 * math.pi)).sum(-1)
-    quadratic = x.square() @ precision.mT.unsqueeze(1) - 2 * (x @ scaled_means.mT.unsqueeze(1))
-    joint = mixture.weights.log()[:, None, None] - (quadratic + constant[:, None, None]) / 2
-    # One -inf for all components would make a NaN of the softmax over them.
-    return joint.clamp_min(torch.finfo(x.dtype).min / 4)
+    function = _LogJoint(mixture, reg_covar)
+    return _for_each_row(x, lambda _, z: function(z), mixture, origin)
 
 
-def em(x: Tensor, mixture: Mixture, n_iter: int, reg_covar: float, processes: Processes = ALONE) -> Mixture:
+def _for_each_row(
+    x: Tensor, function: Callable[[Place, Tensor], Tensor], mixture: Mixture, origin: Tensor | None
+) -> Tensor:
+    """Values ``(G, B, M, K)`` of all rows, with the component's row in memory in one piece."""
+    parts = [(place, function(place, z)) for place, z in with_squares(x, origin)]
+    if len(parts) == 1:
+        return parts[0][1].mT
+    values = x.new_empty(x.shape[0], x.shape[1], mixture.weights.shape[-1], x.shape[2])
+    for (blocks, rows), part in parts:
+        values[:, blocks, :, rows] = part
+    return values.mT
+
+
+def em(
+    x: Tensor,
+    mixture: Mixture,
+    n_iter: int,
+    reg_covar: float,
+    processes: Processes = ALONE,
+    origin: Tensor | None = None,
+) -> Mixture:
     """Run ``n_iter`` >= 0 iterations of expectation maximization from ``mixture``."""
     for _ in range(n_iter):
-        mixture = maximization(x, posteriors(x, mixture, reg_covar), mixture.means, processes)
+        mixture = maximization(_sums(x, _Posteriors(mixture, reg_covar), origin, processes), mixture.means)
     return mixture
 
 
-def posteriors(x: Tensor, mixture: Mixture, reg_covar: float) -> Tensor:
+def posteriors(x: Tensor, mixture: Mixture, reg_covar: float, origin: Tensor | None = None) -> Tensor:
     """Return ν_k(x_i) (Eq. 31), ``(G, B, M, K)``; exactly 0 for a component of weight 0."""
-    unused = (mixture.weights == 0)[:, None, None]
-    return log_joint(x, mixture, reg_covar).masked_fill(unused, -math.inf).softmax(-1)
+    return _for_each_row(x, _Posteriors(mixture, reg_covar), mixture, origin)
 
 
 def prune(joint: Tensor, min_weight: float, processes: Processes = ALONE) -> tuple[Tensor, Tensor]:
@@ -184,37 +270,76 @@ def prune(joint: Tensor, min_weight: float, processes: Processes = ALONE) -> tup
         ν renormalized over the components in use, ``(G, B, M, K)``, and its sum λM over the rows, ``(G, K)``; both
         are 0 for a dropped component.
     """
-    (counts,) = processes.sum(joint.softmax(-1).sum((1, 2)))
+    joint = joint.mT  # a component's values for all rows are in one piece of memory, which makes the softmax a fast one
+    (counts,) = processes.sum(joint.softmax(2).sum((1, 3)))
+    nu = joint.masked_fill(~_kept(counts, min_weight)[:, None, :, None], -math.inf).softmax(2)
+    (counts,) = processes.sum(nu.sum((1, 3)))
+    return nu.mT, counts
+
+
+def _kept(counts: Tensor, min_weight: float) -> Tensor:
     share = counts / counts.sum(-1, keepdim=True)
-    kept = (share >= min_weight) | (share == share.amax(-1, keepdim=True))
-    nu = joint.masked_fill(~kept[:, None, None], -math.inf).softmax(-1)
-    (counts,) = processes.sum(nu.sum((1, 2)))
-    return nu, counts
+    return (share >= min_weight) | (share == share.amax(-1, keepdim=True))
+
+
+def claims(
+    x: Tensor, mixture: Mixture, reg_covar: float, min_weight: float, origin: Tensor | None = None
+) -> tuple[Tensor, Sums]:
+    """What :func:`prune` makes of the rows' posteriors, and the sums under them, for CPUs.
+
+    It takes one reading of the rows, and more only if a component has to be dropped.
+
+    Returns:
+        ν, ``(G, B, M, K)``, and its sums over the rows.
+    """
+    log_joint_of = _LogJoint(mixture, reg_covar)
+    nu = x.new_empty(x.shape[0], x.shape[1], mixture.weights.shape[-1], x.shape[2])
+
+    def posterior(place: Place, z: Tensor) -> Tensor:
+        part = log_joint_of(z).softmax(2)
+        nu[:, place[0], :, place[1]] = part
+        return part
+
+    sums = _sums(x, posterior, origin)
+    if not _kept(sums.counts, min_weight).all():
+        nu = prune(log_joint(x, mixture, reg_covar, origin), min_weight)[0].mT
+        sums = _sums(x, lambda place, _: nu[:, place[0], :, place[1]], origin)
+    return nu.mT, sums
 
 
 def fit(
-    x: Tensor, n_components: int, n_iter: int, step: Tensor, reg_covar: float, processes: Processes = ALONE
+    x: Tensor,
+    n_components: int,
+    n_iter: int,
+    step: Tensor,
+    reg_covar: float,
+    processes: Processes = ALONE,
+    origin: Tensor | None = None,
 ) -> Mixture:
     """Fit by greedy k-means++, then Lloyd iterations, then EM; ``n_iter`` counts both phases, as the papers do.
 
     An odd count gives the extra iteration to Lloyd.
 
     Args:
-        x: centred observations, ``(G, B, M, D)``.
+        x: observations, ``(G, B, M, D)``.
         n_components: K >= 1.
         n_iter: iterations in all, >= 1.
         step: int64 tensor with one element, from which all random choices are made.
         reg_covar: added to the variances in densities.
         processes: those that have the rows between them; each passes its own and gets the mixture of all.
+        origin: what observations and means are relative to, ``(G, 1, D)``, 0 by default.
     """
     n_em = n_iter // 2
     draws = uniform(step, n_seeding_draws(n_components))
     if processes.size == 1:
-        centers = kmeans_plus_plus(_seed_rows(x, step), n_components, draws)
+        seeds = _seed_rows(x, step)
+        centers = kmeans_plus_plus(seeds if origin is None else seeds - origin, n_components, draws)
     else:
         seeds, own, total = _shared_seed_rows(x, step, processes)
+        seeds = seeds if origin is None else (seeds - origin) * own.unsqueeze(-1)
         centers = kmeans_plus_plus(seeds, n_components, draws, own, total, processes)
-    return em(x, lloyd(x, centers, n_iter - n_em, processes), n_em, reg_covar, processes)
+    mixture = lloyd(x, centers, n_iter - n_em, processes, origin)
+    return em(x, mixture, n_em, reg_covar, processes, origin)
 
 
 def _seed_rows(x: Tensor, step: Tensor) -> Tensor:

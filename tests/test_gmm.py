@@ -180,7 +180,9 @@ def test_maximization_keeps_the_mean_of_a_component_without_rows() -> None:
     resp = torch.zeros(1, 1, 10, 2, dtype=torch.float64)
     resp[..., 0] = 1
     previous = torch.tensor([[[0.0, 0.0], [7.0, -7.0]]], dtype=torch.float64)
-    mixture = gmm.maximization(x, resp, previous)
+    z = x[0, 0]
+    sums = gmm.Sums(resp.sum((1, 2)), (resp[0, 0].mT @ z)[None], (resp[0, 0].mT @ z**2)[None])
+    mixture = gmm.maximization(sums, previous)
     assert mixture.weights.tolist() == [[1, 0]]
     assert mixture.means[0, 1].tolist() == [7, -7]
     torch.testing.assert_close(mixture.means[0, 0], x[0, 0].mean(0))

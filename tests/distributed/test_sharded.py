@@ -1,7 +1,7 @@
 """Parameters that are sharded over the processes (FSDP), through Lightning's ModelParallelStrategy.
 
-Its FSDPStrategy, with the older FullyShardedDataParallel, refuses CPUs; so did ``fully_shard`` in torch's first versions
-of it, whose streams of the CPU cannot record an event (2.6).
+Its FSDPStrategy, with the older FullyShardedDataParallel, refuses CPUs; so does ``fully_shard`` in torch 2.6, where a
+CPU's streams cannot record an event.
 """
 
 from pathlib import Path

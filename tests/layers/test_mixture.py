@@ -654,7 +654,7 @@ def test_compiled_as_one_graph_equals_eager(name: str, training: bool) -> None:
         assert value.shape == expected.shape, key
         close(value, expected, 1e-6)
     for mine, theirs in zip(other.parameters(), layer.parameters(), strict=True):
-        close(mine.grad, theirs.grad, 1e-5)
+        close(mine.grad, theirs.grad, 5e-5)  # sums of three batches, in another order
 
 
 @ALL

@@ -1,0 +1,54 @@
+"""The small graph between the large passes: from moments and parameters to the map that is applied to the activation.
+
+The norms read an activation once or twice to get a few numbers for each channel, compute with these, and apply what
+comes out to the activation. The large passes have backward passes by hand; what is between them is left to autograd.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Maps = tuple[Tensor, ...]
+
+
+class ThinGraph:
+    """``function(*moments, *parameters)``, with a graph that ends at the moments and the parameters.
+
+    Args:
+        function: returns tensors of which the first two are those that gradients come from.
+        moments: what a large pass has found, without a graph.
+        parameters: with the graph that they come with; ``None`` for those that there are not.
+        wanted: whether there will be a backward pass.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Maps],
+        moments: Sequence[Tensor],
+        parameters: Sequence[Tensor | None],
+        wanted: bool = True,
+    ) -> None:
+        self.moments = [moment.detach().requires_grad_(wanted) for moment in moments]
+        self.parameters = parameters
+        with torch.set_grad_enabled(wanted):
+            self._outputs = function(*self.moments, *parameters)
+        self.outputs = tuple(output.detach() for output in self._outputs)
+
+    def backward(self, *grads: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Gradients of the moments and of the parameters from those of the first outputs."""
+        learned = [p for p in self.parameters if p is not None and p.requires_grad]
+        found = torch.autograd.grad(
+            self._outputs[: len(grads)],
+            [*self.moments, *learned],
+            grads,
+            retain_graph=True,  # a caller who keeps the graph of the whole may come again
+            allow_unused=True,
+        )
+        n = len(self.moments)
+        moments = [
+            torch.zeros_like(moment) if grad is None else grad
+            for moment, grad in zip(self.moments, found[:n], strict=True)
+        ]
+        of_learned = iter(found[n:])
+        return moments, [next(of_learned) if p is not None and p.requires_grad else None for p in self.parameters]
