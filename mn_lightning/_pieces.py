@@ -12,8 +12,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-PIECE_BYTES = 2**19
-"""A piece and two or three buffers of its size fit into the second-level cache of two cores."""
+PIECE_BYTES = 2**21
+"""A piece and two or three buffers of its size fit into a last-level cache, and are work enough for several threads."""
+
+BLOCKS = 8
+"""Where rows lie one after the other, a piece is cut into at least this many blocks, which threads share out."""
 
 Place = tuple[slice, slice]
 """Which blocks and which rows of them a piece is."""
@@ -31,6 +34,14 @@ def is_eager_cpu(x: Tensor) -> bool:
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and not torch._C._are_functorch_transforms_active()
     )
+
+
+def in_blocks(rows: Tensor) -> Tensor:
+    """View rows that lie one after the other, ``(M, D)``, as blocks of the same length, ``(B, M / B, D)``."""
+    total, features = rows.shape
+    longest = max(1, PIECE_BYTES // (BLOCKS * max(1, features) * rows.element_size()))
+    length = next((n for n in range(min(total, longest), longest // 8, -1) if total % n == 0), total)
+    return rows.reshape(-1 if total else 1, length, features)
 
 
 def places(x: Tensor) -> Iterator[Place]:

@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mn_lightning._pieces import in_blocks, is_eager_cpu
 from mn_lightning.gmm import Mixture
 
 Granularity = Literal["layer", "channel"]
@@ -18,11 +19,13 @@ def upcast(x: Tensor) -> Tensor:
 def to_rows(x: Tensor, granularity: Granularity) -> Tensor:
     """View ``(N, C, *)`` as observations ``(G, B, M, D)`` of :mod:`mn_lightning.gmm`, with no copy if it is dense.
 
-    One mixture over C-vectors is G = 1, D = C; one mixture per channel is G = C, D = 1.
+    One mixture over C-vectors is G = 1, D = C; one mixture per channel is G = C, D = 1. Blocks are samples, or cut out of
+    rows that lie one after the other.
     """
     last = x.movedim(1, -1)
     if last.is_contiguous():  # (N, C), and channels_last
-        rows = last.reshape(1, 1, -1, x.shape[1])
+        rows = last.reshape(-1, x.shape[1])
+        rows = (in_blocks(rows) if is_eager_cpu(x) else rows.unsqueeze(0)).unsqueeze(0)
     else:
         rows = (x.unsqueeze(2) if x.dim() == 2 else x.flatten(2)).mT.unsqueeze(0)
     return rows if granularity == "layer" else rows.permute(3, 1, 2, 0)
