@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mn_lightning._pieces import Buffer, blend, places, take
+from mn_lightning._pieces import Buffer, Place, blend, places, take, with_squares
 from mn_lightning._precision import full_precision
 from mn_lightning._thin import ThinGraph
 
@@ -26,6 +26,34 @@ class Claims(NamedTuple):
 def has_parameters(activation: Activation | None) -> bool:
     """Whether an activation learns, so that its gradient cannot be left out."""
     return isinstance(activation, nn.Module) and any(True for _ in activation.parameters())
+
+
+def any_requires_grad(*tensors: Tensor | None) -> bool:
+    """Whether there is one that needs a gradient."""
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+class _Writer:
+    """Σ_k ν_k act(x slope_k + offset_k) for one piece after the other, all with their features first."""
+
+    def __init__(self, x: Tensor, slope: Tensor, offset: Tensor, activation: Activation | None, factor: Tensor) -> None:
+        self.slope, self.offset, self.activation, self.factor = slope, offset, activation, factor
+        self.maps = torch.cat([slope, offset], dim=-1)
+        self.buffer = Buffer(x, 2)
+
+    def __call__(self, x: Tensor, share: Tensor, out: Tensor) -> None:
+        first, second, both = self.buffer.like(x)
+        if self.activation is None:
+            blend(share, self.maps, out=both)
+            torch.addcmul(second, x, first, out=out)
+            return
+        for k in range(self.maps.shape[1]):
+            active = self.activation(_before(x, self.slope, self.offset, k, out=first))
+            weight = share[:, :, k : k + 1] * self.factor[0, k]
+            if k == 0:
+                torch.mul(active, weight, out=out)
+            else:
+                out.add_(torch.mul(active, weight, out=second))
 
 
 class _Normalize(torch.autograd.Function):
@@ -50,26 +78,12 @@ class _Normalize(torch.autograd.Function):
         ctx.save_for_backward(x, *claims, *parameters)
         ctx.plain, ctx.activation, ctx.through_moments = plain, activation, through_moments
         ctx.thin = ThinGraph(head, moments, parameters, wanted=any(ctx.needs_input_grad))
-        nu, _, factor = claims
-        slope, offset = ctx.thin.outputs
-        shares = nu.mT
         y = torch.empty_like(x)
-        buffer = Buffer(x, 2)
-        maps = torch.cat([slope, offset], dim=-1)
+        shares = claims.nu.mT
+        slope, offset = ctx.thin.outputs
+        write = _Writer(x, slope, offset, activation, claims.factor)
         for place in places(x):
-            piece, result, share = take(x, place), take(y, place), shares[:, place[0], :, place[1]]
-            slopes, offsets, both = buffer.like(piece)
-            if activation is None:
-                blend(share, maps, out=both)
-                torch.addcmul(offsets, piece, slopes, out=result)
-                continue
-            for k in range(nu.shape[-1]):
-                active = activation(_before(piece, slope, offset, k, out=slopes))
-                weight = share[:, :, k : k + 1] * factor[0, k]
-                if k == 0:
-                    torch.mul(active, weight, out=result)
-                else:
-                    result.add_(torch.mul(active, weight, out=offsets))
+            write(take(x, place), shares[:, place[0], :, place[1]], take(y, place))
         return y
 
     @staticmethod
@@ -177,4 +191,32 @@ def normalize(
         parameters: what ``head`` takes.
     """
     y: Tensor = _Normalize.apply(x, claims, moments, head, plain, activation, through_moments, *parameters)
+    return y
+
+
+@torch.no_grad()
+def evaluate(
+    x: Tensor,
+    posteriors: Callable[[Place, Tensor], Tensor],
+    slope: Tensor,
+    offset: Tensor,
+    activation: Activation | None,
+    factor: Tensor,
+    origin: Tensor,
+) -> Tensor:
+    """Σ_k ν_ik (x_i slope_k + offset_k) in one reading, for nobody who wants gradients.
+
+    Args:
+        x: ``(1, B, M, D)``.
+        posteriors: of a piece of ``x``, relative to ``origin`` and with its squares.
+        slope: ``(1, K, D)``.
+        offset: ``(1, K, D)``, for x relative to ``origin``.
+        activation: as in :func:`normalize`.
+        factor: 1/√λ_k, ``(1, K)``, for the sum over activations.
+        origin: ``(1, 1, D)``.
+    """
+    y = torch.empty_like(x)
+    write = _Writer(x, slope, offset, activation, factor)
+    for place, z in with_squares(x, origin):
+        write(z[:, :, : x.shape[-1]], posteriors(place, z), take(y, place))
     return y

@@ -46,6 +46,23 @@ def integers(step: Tensor, size: int, high: int | Tensor, stream: int = 0) -> Te
     return (_bits(step, size, stream) * high) >> 24
 
 
+def stratified(step: Tensor, size: int, total: int, stream: int = 0) -> Tensor:
+    """Return ``size`` different integers in 0..total - 1, one at random from each of ``size`` strides of that range.
+
+    Args:
+        step: as in :func:`uniform`.
+        size: how many, at most ``total``.
+        total: length of the range; the strides' lengths differ by one at most.
+        stream: as in :func:`uniform`.
+    """
+    u = uniform(step, size + 1, stream)
+    bounds = torch.arange(size + 1, device=step.device) * total // size
+    start, length = bounds[:-1], bounds.diff()
+    inside = torch.minimum((u[:size] * length).long(), length - 1)
+    # Strides differ by one row: the shift along the ring makes all rows equally likely.
+    return (start + inside + (u[size] * total).long()) % total
+
+
 def _bits(step: Tensor, size: int, stream: int) -> Tensor:
     """Return ``size`` integers of 24 random bits."""
     index = torch.arange(size, device=step.device)

@@ -19,7 +19,7 @@ def upcast(x: Tensor) -> Tensor:
 def to_rows(x: Tensor, granularity: Granularity) -> Tensor:
     """View ``(N, C, *)`` as observations ``(G, B, M, D)`` of :mod:`mn_lightning.gmm`, with no copy if it is dense.
 
-    One mixture over C-vectors is G = 1, D = C; one mixture per channel is G = C, D = 1. Blocks are samples, or cut out of
+    One mixture over C-vectors is G = 1, D = C; one mixture per channel is G = C, D = 1. Blocks are samples, or cut from
     rows that lie one after the other.
     """
     last = x.movedim(1, -1)

@@ -17,7 +17,7 @@ from torch import Tensor
 from mn_lightning import gmm
 from mn_lightning._autograd import matmul, piecewise_affine, weighted_moments
 from mn_lightning._checks import check_choice, check_input, check_rows
-from mn_lightning._mixture_cpu import Claims, has_parameters, normalize
+from mn_lightning._mixture_cpu import Claims, any_requires_grad, evaluate, has_parameters, normalize
 from mn_lightning._pieces import is_eager_cpu
 from mn_lightning._precision import full_precision
 from mn_lightning._processes import ALONE, Processes
@@ -49,6 +49,7 @@ def fit_mixture(
     eps: float = 1e-5,
     granularity: Granularity = "layer",
     processes: Processes = ALONE,
+    fit_rows: int | None = None,
 ) -> Mixture:
     """Fit the mixture of Section 3.2 to the rows of an activation, outside the graph.
 
@@ -60,6 +61,8 @@ def fit_mixture(
         eps: added to the variances in densities, as it is in the normalization.
         granularity: ``"layer"`` fits one mixture to C-vectors, ``"channel"`` fits C mixtures to numbers.
         processes: those that hold the batch between them; all get the same mixture.
+        fit_rows: fit to this many of the rows, drawn at random, instead of all; of several processes, each gives its
+            part of them.
 
     Returns:
         Mixture with weights ``(K,)`` (``(K, C)`` per channel), means and variances ``(K, C)``.
@@ -72,6 +75,8 @@ def fit_mixture(
         check_rows("fit_mixture", input)
     check_choice("fit_mixture", "granularity", granularity, GRANULARITIES)
     x = to_rows(upcast(input.detach()), granularity)
+    if fit_rows is not None:
+        x = gmm.subsample(x, -(-fit_rows // processes.size), step)
     origin = gmm.rough_mean(x, processes)
     fitted = gmm.fit(x, n_components, em_iters, step, eps, processes, origin)
     return unpack(Mixture(fitted.weights, fitted.means + origin, fitted.variances), granularity)
@@ -252,6 +257,20 @@ def _mixture_norm_in_pieces(
     """Compute :func:`mixture_norm` as :mod:`mn_lightning._mixture_cpu` does it."""
     origin = _origin(mixture)
     centred = _moved(mixture, -origin)
+
+    def head(
+        mean: Tensor, var: Tensor, gamma: Tensor | None, beta: Tensor | None, factor: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        slope, intercept, beta = reading.maps(mean, var, gamma, beta)
+        if reading.activation is None:
+            slope, intercept = slope * factor.unsqueeze(-1), intercept * factor.unsqueeze(-1)
+        return slope, intercept if beta is None else intercept + beta  # Σ_k ν_k is 1
+
+    if not reading.training and not (torch.is_grad_enabled() and any_requires_grad(x, gamma, beta)):
+        factor = reading.factor(mixture.weights)
+        slope, offset = head(centred.means, centred.variances, gamma, beta, factor)
+        posteriors = gmm.Posteriors(centred, reading.eps)
+        return evaluate(x, posteriors, slope, offset, reading.activation, factor, origin)
     with torch.no_grad():
         detached = x.detach()
         if reading.training:
@@ -264,19 +283,14 @@ def _mixture_norm_in_pieces(
             share, mean, var = mixture
         factor = reading.factor(share)
 
-    def head(mean: Tensor, var: Tensor, gamma: Tensor | None, beta: Tensor | None) -> tuple[Tensor, Tensor]:
-        slope, intercept, beta = reading.maps(mean, var, gamma, beta)
-        if reading.activation is None:
-            slope, intercept = slope * factor.unsqueeze(-1), intercept * factor.unsqueeze(-1)
-        return slope, intercept if beta is None else intercept + beta  # Σ_k ν_k is 1
-
-    def plain(x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
+    def plain(x: Tensor, gamma: Tensor | None, beta: Tensor | None, factor: Tensor) -> Tensor:
         x = x - origin.unsqueeze(1)
         moments = _batch_moments(x, nu, counts, ALONE) if reading.training else centred[1:]
         return _normalize(x, nu, share, *moments, gamma, beta, reading)
 
     claims = Claims(nu, counts, factor)
-    return normalize(x, claims, (mean, var), head, plain, reading.activation, reading.training, (gamma, beta))
+    parameters = (gamma, beta, factor)
+    return normalize(x, claims, (mean, var), head, plain, reading.activation, reading.training, parameters)
 
 
 def _moments_of(x: Tensor, nu: Tensor, sums: gmm.Sums, origin: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -529,7 +543,7 @@ def fisher_vector(x: Tensor, weights: Tensor, means: Tensor, variances: Tensor) 
         )
     mixture = pack(Mixture(weights, means, variances), "layer")
     origin = _origin(mixture)
-    mixture, rows = _moved(mixture, -origin), to_rows(upcast(x), "layer") - origin.unsqueeze(1)
-    nu = gmm.posteriors(rows, mixture, reg_covar=0.0)[0, 0] * torch.where(weights > 0, weights, 1).rsqrt()
-    z = (rows[0, 0].unsqueeze(1) - mixture.means[0]) * mixture.variances[0].rsqrt()
+    mixture, rows = _moved(mixture, -origin), upcast(x) - origin[0]
+    nu = gmm.posteriors(rows[None, None], mixture, reg_covar=0.0)[0, 0] * torch.where(weights > 0, weights, 1).rsqrt()
+    z = (rows.unsqueeze(1) - mixture.means[0]) * mixture.variances[0].rsqrt()
     return nu.unsqueeze(-1) * z, nu.unsqueeze(-1) * (z.square() - 1) / 2**0.5

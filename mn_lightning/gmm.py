@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mn_lightning._pieces import Place, with_squares
 from mn_lightning._processes import ALONE, Processes
-from mn_lightning._random import integers, uniform
+from mn_lightning._random import integers, stratified, uniform
 
 SEED_ROWS = 1024
 """k-means++ looks at no more than this many random rows: seeds need a picture of the data, not all of it."""
@@ -203,14 +203,15 @@ class _LogJoint:
         return (self.factors @ z + self.constant).clamp_min(self.lowest)
 
 
-class _Posteriors:
-    """:func:`posteriors` of rows with squares, ``(G, b, 2D, m) -> (G, b, K, m)``."""
+class Posteriors:
+    """:func:`posteriors` of one piece of the rows, with their squares, ``(G, b, 2D, m) -> (G, b, K, m)``."""
 
     def __init__(self, mixture: Mixture, reg_covar: float) -> None:
         self.log_joint = _LogJoint(mixture, reg_covar)
         self.unused = (mixture.weights == 0)[:, None, :, None]
 
     def __call__(self, _: Place, z: Tensor) -> Tensor:
+        """Return ν of the piece."""
         return self.log_joint(z).masked_fill(self.unused, -math.inf).softmax(2)
 
 
@@ -246,13 +247,13 @@ def em(
 ) -> Mixture:
     """Run ``n_iter`` >= 0 iterations of expectation maximization from ``mixture``."""
     for _ in range(n_iter):
-        mixture = maximization(_sums(x, _Posteriors(mixture, reg_covar), origin, processes), mixture.means)
+        mixture = maximization(_sums(x, Posteriors(mixture, reg_covar), origin, processes), mixture.means)
     return mixture
 
 
 def posteriors(x: Tensor, mixture: Mixture, reg_covar: float, origin: Tensor | None = None) -> Tensor:
     """Return ν_k(x_i) (Eq. 31), ``(G, B, M, K)``; exactly 0 for a component of weight 0."""
-    return _for_each_row(x, _Posteriors(mixture, reg_covar), mixture, origin)
+    return _for_each_row(x, Posteriors(mixture, reg_covar), mixture, origin)
 
 
 def prune(joint: Tensor, min_weight: float, processes: Processes = ALONE) -> tuple[Tensor, Tensor]:
@@ -349,6 +350,18 @@ def _seed_rows(x: Tensor, step: Tensor) -> Tensor:
         return x.reshape(groups, blocks * rows, features)
     index = integers(step, SEED_ROWS, blocks * rows, stream=1)
     return x[:, index // rows, index % rows]
+
+
+def subsample(x: Tensor, count: int, step: Tensor) -> Tensor:
+    """``count`` of the rows, at random without replacement: ``(G, 1, count, D)``, or all if there are less.
+
+    ``step`` is an int64 tensor with one element, of which the choice is a function.
+    """
+    rows = x.shape[2]
+    if x.shape[1] * rows <= count:
+        return x
+    index = stratified(step, count, x.shape[1] * rows, stream=2)
+    return x[:, index // rows, index % rows].unsqueeze(1)
 
 
 def _shared_seed_rows(x: Tensor, step: Tensor, processes: Processes) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,6 +15,8 @@ from mn_lightning import functional as F
 from mn_lightning._autograd import piecewise_affine, weighted_moments
 from mn_lightning.gmm import Mixture
 
+pytestmark = pytest.mark.usefixtures("reading")
+
 EPS = 1e-3  # not the default, so that one that is forgotten shows
 SHAPES = [(9, 2), (3, 2, 3), (2, 3, 2, 2), (2, 2, 2, 1, 2)]
 # (N, C) twice: once as it is, once with spatial dimensions of size 1 only, which is dense in every memory format.

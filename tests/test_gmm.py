@@ -17,6 +17,8 @@ from mn_lightning import functional, gmm
 from mn_lightning._random import uniform
 from mn_lightning.gmm import Mixture
 
+pytestmark = pytest.mark.usefixtures("small_pieces")
+
 REG = 1e-5
 
 

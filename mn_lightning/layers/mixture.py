@@ -68,6 +68,8 @@ class MixtureNorm(nn.Module):
         queue_decay: a batch of age a (0 is the newest) gives ``queue_decay ** a`` of its rows to :meth:`refit`.
         queue_rows_per_batch: rows kept of each batch; ``"auto"`` keeps up to 1,024, as many as keep the queue within
             48 MiB; ``None`` keeps all.
+        fit_rows: fit to this many rows of each batch in training, drawn at random, which costs less; posteriors and
+            moments are those of all rows either way. ``None``, as published, fits to all of them.
         refit_iters: iterations of the fit in :meth:`refit`. Fits that have not converged differ from one refit to the
             next, and with them what the network evaluates to.
         min_weight: a component with a smaller share of the rows is dropped, its rows go to the others.
@@ -106,6 +108,7 @@ class MixtureNorm(nn.Module):
         queue_size: int = 20,
         queue_decay: float = 0.9,
         queue_rows_per_batch: RowsPerBatch = "auto",
+        fit_rows: int | None = None,
         refit_iters: int = 100,
         min_weight: float = 0.01,
         sync: bool = False,
@@ -134,6 +137,8 @@ class MixtureNorm(nn.Module):
             queue_rows_per_batch = auto_rows_per_batch(num_features, queue_size)
         elif queue_rows_per_batch is not None:
             check_at_least("MixtureNorm", "queue_rows_per_batch", queue_rows_per_batch, 1, "'auto', None")
+        if fit_rows is not None:
+            check_at_least("MixtureNorm", "fit_rows", fit_rows, n_components, "None")
         self.num_features = num_features
         self.n_components = n_components
         self.em_iters = em_iters
@@ -143,6 +148,7 @@ class MixtureNorm(nn.Module):
         self.scale = scale
         self.activation = activation
         self.queue_decay = queue_decay
+        self.fit_rows = fit_rows
         self.refit_iters = refit_iters
         self.min_weight = min_weight
         self.sync = sync
@@ -232,11 +238,15 @@ class MixtureNorm(nn.Module):
     def _fit_batch(self, input: Tensor, processes: Processes) -> Mixture:
         again = is_recomputing()
         step = self.num_batches_tracked if again else self.num_batches_tracked + 1
-        mixture = F.fit_mixture(input, self.n_components, self.em_iters, step, self.eps, self.granularity, processes)
+        mixture = F.fit_mixture(
+            input, self.n_components, self.em_iters, step, self.eps, self.granularity, processes, self.fit_rows
+        )
         if again:
             return mixture
-        # A value that is not finite anywhere in the batch has reached the means by now.
+        # A value that is not finite anywhere in the batch has reached the means by now, if all of it is fitted to.
         finite = mixture.means.isfinite().all() & mixture.variances.isfinite().all()
+        if self.fit_rows is not None:
+            finite = finite & input.detach().sum().isfinite()
         self.queue.push(input, step, finite)
         self.num_batches_tracked.copy_(step)
         return mixture
@@ -295,7 +305,8 @@ class MixtureNorm(nn.Module):
     def extra_repr(self) -> str:
         """Return what distinguishes the layer, in torch's form."""
         text = f"{self.num_features}, n_components={self.n_components}, em_iters={self.em_iters}, eps={self.eps}"
-        defaults = {"affine": "output", "granularity": "layer", "scale": "sqrt", "activation": None, "sync": False}
+        defaults: dict[str, Any] = {"affine": "output", "granularity": "layer", "scale": "sqrt", "activation": None}
+        defaults |= {"fit_rows": None, "sync": False}
         for name, default in defaults.items():
             value = getattr(self, name)
             if value != default and not isinstance(value, nn.Module):

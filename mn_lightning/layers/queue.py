@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mn_lightning._random import uniform
+from mn_lightning._random import stratified, uniform
 
 MAX_QUEUE_BYTES = 48 * 2**20
 MAX_AUTO_ROWS = 1024
@@ -76,7 +76,9 @@ class BatchQueue(nn.Module):
             self.rows = grown
         capacity = self.rows.shape[1]
         count = min(total, capacity)
-        chosen = _take_rows(batch, _stratified(total, count, step)) if total > capacity else batch.flatten(0, -2)
+        chosen = (
+            _take_rows(batch, stratified(step, count, total, stream=2)) if total > capacity else batch.flatten(0, -2)
+        )
         slot = (self.pushes % self.size).reshape(1)
         old = self.rows.index_select(0, slot)
         new = torch.cat([chosen.to(old.dtype), old[0, count:]])[None]
@@ -98,16 +100,6 @@ class BatchQueue(nn.Module):
             order = uniform(step, count, stream=3 + age).argsort()
             parts.append(self.rows[slot, order[: max(1, round(count * decay**age))]])
         return torch.cat(parts) if parts else self.rows.new_zeros(0, self.rows.shape[2])
-
-
-def _stratified(total: int, count: int, step: Tensor) -> Tensor:
-    """Indices of ``count`` of ``total`` rows: one at random from each of ``count`` strides of nearly equal length."""
-    u = uniform(step, count + 1, stream=2)
-    bounds = torch.arange(count + 1, device=step.device) * total // count
-    start, length = bounds[:-1], bounds.diff()
-    inside = torch.minimum((u[:count] * length).long(), length - 1)
-    # Strides differ by one row: the shift along the ring makes all rows equally likely.
-    return (start + inside + (u[count] * total).long()) % total
 
 
 def _take_rows(batch: Tensor, index: Tensor) -> Tensor:
