@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from mn_lightning import functional, gmm
-from mn_lightning._random import uniform
+from mn_lightning._random import stratified, uniform
 from mn_lightning.gmm import Mixture
 
 pytestmark = pytest.mark.usefixtures("small_pieces")
@@ -494,3 +494,40 @@ def test_uniform_numbers_are_a_function_of_step_and_stream_alone() -> None:
     assert not torch.equal(first, uniform(torch.tensor(6), 100, stream=2))
     assert not torch.equal(first, uniform(torch.tensor(5), 100, stream=3))
     assert uniform(torch.tensor(2**62), 100).isfinite().all()
+
+
+# --- a fit to some of the rows ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(300, 3), (30, 3, 10), (10, 3, 6, 5)])
+def test_a_fit_to_some_rows_is_a_fit_of_these_rows(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, dtype=torch.float64) * 2 + 50
+    step = torch.tensor(3)
+    fitted = functional.fit_mixture(x, 3, 4, step, REG, fit_rows=90)
+    rows = oracle.rows_of(x)
+    chosen = rows[stratified(step, 90, 300, stream=2)]
+    assert len(chosen.unique(dim=0)) == 90
+    expected = functional.fit_mixture(chosen, 3, 4, step, REG)
+    for value, reference in zip(fitted, expected, strict=True):
+        torch.testing.assert_close(value, reference, rtol=0, atol=1e-9)
+    assert not torch.allclose(fitted.means, functional.fit_mixture(x, 3, 4, step, REG).means)
+
+
+def test_a_fit_to_more_rows_than_there_are_is_a_fit_to_all() -> None:
+    x = torch.randn(40, 3, dtype=torch.float64)
+    step = torch.tensor(3)
+    for value, reference in zip(
+        functional.fit_mixture(x, 3, 4, step, REG, fit_rows=41), functional.fit_mixture(x, 3, 4, step, REG), strict=True
+    ):
+        assert torch.equal(value, reference)
+
+
+@pytest.mark.parametrize(("size", "total"), [(10, 10), (10, 15), (7, 100)])
+def test_rows_of_a_stratified_choice_are_different_and_equally_likely(size: int, total: int) -> None:
+    counts = np.zeros(total)
+    for step in range(4000):
+        chosen = stratified(torch.tensor(step), size, total)
+        assert len(chosen.unique()) == size
+        counts[chosen.numpy()] += 1
+    # Choices of one step exclude each other, so that counts vary less than independent ones would.
+    assert stats.chisquare(counts).pvalue > 1e-3

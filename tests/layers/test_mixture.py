@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import relu
 
+from mn_lightning import functional as F
 from mn_lightning import gmm
 from mn_lightning._random import uniform
 from mn_lightning.functional import Granularity
@@ -435,6 +436,7 @@ LAYERS: dict[str, Callable[..., nn.Module]] = {
     "mixture with components' affine and relu": lambda *a, **k: MixtureNorm(
         *a, affine="component", activation=relu, **k
     ),
+    "mixture fitted to some rows": lambda *a, **k: MixtureNorm(*a, fit_rows=5, **k),
     "mode": ModeNorm,
     "mode, cumulative": lambda *a, **k: ModeNorm(*a, momentum=None, **k),
     "mode group": ModeGroupNorm,
@@ -701,3 +703,31 @@ def test_built_on_the_meta_device_and_initialized_later(name: str) -> None:
     if isinstance(layer, MixtureNorm):
         assert layer.refit()
     assert layer.eval()(torch.randn(8, 3)).isfinite().all()
+
+
+def test_fit_rows_changes_the_fit_and_neither_the_rows_normalized_nor_what_is_queued() -> None:
+    x = torch.randn(64, 3, 4, 4) + 3 * (torch.arange(64) % 2).reshape(-1, 1, 1, 1)
+    some, whole = (MixtureNorm(3, n_components=2, em_iters=2, fit_rows=rows) for rows in (50, None))
+    y = some(x)
+    expected = F.mixture_norm(x, F.fit_mixture(x, 2, 2, torch.tensor(1), fit_rows=50), some.weight, some.bias, True)
+    close(y, expected, 1e-6)
+    assert not torch.allclose(y, whole(x), atol=1e-4)
+    assert torch.equal(some.queue.rows, whole.queue.rows)
+
+
+def test_fit_rows_keeps_a_batch_out_of_the_queue_whose_other_rows_are_not_finite() -> None:
+    layer = MixtureNorm(3, fit_rows=50)
+    x = torch.randn(64, 3, 4, 4)
+    for row in range(64):
+        bad = x.clone()
+        bad[row, 1, 2, 3] = torch.inf
+        layer(bad)
+    assert not layer.stale
+    layer(x)
+    assert layer.stale
+
+
+@pytest.mark.parametrize("value", [0, 2, -5, "many"])
+def test_fit_rows_that_cannot_be(value: object) -> None:
+    with pytest.raises(ValueError, match=r"MixtureNorm got fit_rows=.*; it takes fit_rows >= 3, None"):
+        MixtureNorm(4, n_components=3, fit_rows=value)  # type: ignore[arg-type]
