@@ -1,0 +1,25 @@
+"""A MkDocs hook: equations become MathML when the site is built, which browsers show without a script or the network."""
+
+import html
+import re
+from typing import Any
+
+from latex2mathml.converter import convert
+
+_FORMULA = re.compile(r'<(span|div) class="arithmatex">(?:\\\((.*?)\\\)|\\\[(.*?)\\\])</\1>', re.S)
+_WORD = re.compile(r"\\mathrm\{([a-z]{2,})\}")
+
+
+def on_page_content(content: str, **kwargs: Any) -> str:
+    """Convert what ``pymdownx.arithmatex`` has marked."""
+    return _FORMULA.sub(_mathml, content)
+
+
+def _mathml(match: re.Match[str]) -> str:
+    inline = match[2] is not None
+    formula = html.unescape(match[2] if inline else match[3]).strip()
+    words = _WORD.sub(r"\\operatorname{\1}", formula)
+    mathml = convert(words, display="inline" if inline else "block")
+    if "&</m" in mathml or "\\" in mathml:
+        raise ValueError(f"latex2mathml does not know all of {formula!r}; write it otherwise")
+    return f'<{match[1]} class="math">{mathml}</{match[1]}>'
