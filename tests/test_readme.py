@@ -1,5 +1,9 @@
-"""The README's Python and YAML, as they stand; its shell commands are run by ``.ci/run``."""
+"""The README's and the guide's Python and YAML, as they stand, and the messages that docs/faq.md quotes.
 
+The README's shell commands are run by ``.ci/run``. What cannot be run here stands in a fence without a language.
+"""
+
+import ast
 import re
 from pathlib import Path
 
@@ -10,11 +14,27 @@ from mn_lightning import registry
 from mn_lightning.__main__ import main
 from mn_lightning.compare.study import load_study
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+MODEL = "docs/guide/command-line.md"
+"""The page with the configuration that studies on other pages take for their base."""
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def named(language: str) -> list[object]:
+    """All blocks, named after their page and their place on it."""
+    return [
+        pytest.param(block, id=f"{page.relative_to(ROOT)}-{i}")
+        for page in PAGES
+        for i, block in enumerate(blocks(page, language))
+    ]
+
+
+def is_study(text: str) -> bool:
+    return "variants:" in text
 
 
 @pytest.fixture(autouse=True)
@@ -24,32 +44,67 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", blocks("python"))
+@pytest.mark.parametrize("code", named("python"))
 def test_python(code: str) -> None:
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, "page.md", "exec"), {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("text", [block for block in blocks("yaml") if "variants:" not in block])
+@pytest.mark.parametrize("text", [block for block in named("yaml") if not is_study(block.values[0])])
 def test_configurations(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "readme.yaml").write_text(text)
+    (tmp_path / "page.yaml").write_text(text)
     whole = [] if "model:" in text else ["--config", "digits"]
-    main(["layers", *whole, "--config", "readme.yaml"])
+    main(["layers", *whole, "--config", "page.yaml"])
     assert "Norm layers" in capsys.readouterr().out
 
 
-def test_the_study(tmp_path: Path) -> None:
-    base = yaml.safe_load(next(block for block in blocks("yaml") if "resnet18" in block))
+@pytest.mark.parametrize("text", [block for block in named("yaml") if is_study(block.values[0])])
+def test_studies(text: str, tmp_path: Path) -> None:
+    base = yaml.safe_load(blocks(ROOT / MODEL, "yaml")[0])
     swap = base["trainer"]["callbacks"].pop(0)
     assert swap["class_path"] == "NormSwapCallback"
     (tmp_path / "my_model.yaml").write_text(yaml.safe_dump(base))
-    (tmp_path / "my_study.yaml").write_text(next(block for block in blocks("yaml") if "variants:" in block))
+    (tmp_path / "my_study.yaml").write_text(text)
     study = load_study("my_study.yaml")
-    assert len(study.runs) == 9
+    assert len(study.runs) == len(study.variants) * len(study.seeds)
     for variant in study.variants:
         main(["layers", *study.arguments(variant, 0)[1:]])
 
 
 def test_there_is_something_to_test() -> None:
-    assert len(blocks("python")) == 3
-    assert len(blocks("yaml")) == 4
-    assert len(blocks("sh")) == 4
+    assert len(blocks(ROOT / "README.md", "python")) == 1
+    assert len(blocks(ROOT / "README.md", "sh")) == 4
+    assert len(named("python")) >= 10
+    assert len(named("yaml")) >= 5
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+    for link in links:
+        if "://" not in link:
+            assert (page.parent / link).exists(), link
+
+
+def literals() -> str:
+    """Every string of the package's code, with … for what an f-string fills in; joined strings are one."""
+    texts = []
+    for path in (ROOT / "mn_lightning").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                texts.append(
+                    "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return "\n".join(texts)
+
+
+def test_quoted_messages_are_those_of_the_code() -> None:
+    code = literals().replace("`", "'")
+    quotes = re.findall(r"^> `(.*)`$", (ROOT / "docs/faq.md").read_text(), re.MULTILINE)
+    assert len(quotes) > 30
+    for quote in quotes:
+        if quote.startswith("It looks like your LightningModule"):
+            continue  # Lightning's
+        for part in quote.split("…"):
+            assert part.strip(" ,;:.()") in code, quote
