@@ -12,7 +12,9 @@ from typing import Any
 import griffe
 
 _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):`(~?)([\w.]+)`")
-_MATH = re.compile(r"^(?P<indent> *)\.\. math:: *(?P<first>.*)\n(?P<rest>(?:(?P=indent)[ ]+\S.*\n|[ ]*\n(?=(?P=indent)[ ]+\S))*)", re.M)
+_MATH = re.compile(
+    r"^(?P<indent> *)\.\. math:: *(?P<first>.*)\n(?P<rest>(?:(?P=indent)[ ]+\S.*\n|[ ]*\n(?=(?P=indent)[ ]+\S))*)", re.M
+)
 
 
 class RstDocstrings(griffe.Extension):
