@@ -69,6 +69,14 @@ def fit_mixture(
 
     Raises:
         ValueError: wrong rank or dtype, fewer than two rows, an unknown granularity.
+
+    Examples:
+        >>> x = torch.cat([torch.randn(60, 4) - 5, torch.randn(20, 4) + 5])
+        >>> mixture = fit_mixture(x, n_components=2, em_iters=4, step=torch.tensor(0))
+        >>> mixture.weights.sort().values
+        tensor([0.2500, 0.7500])
+        >>> mixture.means.shape, mixture.variances.shape
+        (torch.Size([2, 4]), torch.Size([2, 4]))
     """
     check_input("fit_mixture", input)
     if processes.size == 1:
@@ -95,6 +103,23 @@ def mixture_moments(
     """Return what training would normalize these rows with: λ, μ and σ² of Eqs. 35-36 after pruning.
 
     Shapes are those of :func:`fit_mixture`; this is the mixture that inference stores.
+
+    Args:
+        input: ``(N, C, *)``.
+        mixture: as :func:`fit_mixture` returns it.
+        eps: added to the variances in densities.
+        granularity: of the mixture.
+        min_weight: components with a smaller share λ of the rows are dropped.
+        processes: those that hold the rows between them.
+
+    Returns:
+        Mixture in which a dropped component has weight 0.
+
+    Examples:
+        >>> x = torch.randn(32, 4, 8, 8)
+        >>> stored = mixture_moments(x, fit_mixture(x, 3, 2, torch.tensor(0)))
+        >>> torch.allclose(stored.weights @ stored.means, x.mean((0, 2, 3)), atol=1e-5)
+        True
     """
     packed = pack(mixture, granularity)
     origin = _origin(packed)
@@ -164,6 +189,19 @@ def mixture_norm(
 
     Raises:
         ValueError: wrong rank or dtype, an unknown option; in training, fewer than two rows.
+
+    Examples:
+        >>> x = torch.randn(16, 4, 8, 8)
+        >>> mixture = fit_mixture(x, n_components=3, em_iters=2, step=torch.tensor(0))
+        >>> mixture_norm(x, mixture, training=True).shape
+        torch.Size([16, 4, 8, 8])
+
+        One component is BatchNorm:
+
+        >>> one = fit_mixture(x, n_components=1, em_iters=2, step=torch.tensor(0))
+        >>> expected = torch.nn.functional.batch_norm(x, None, None, training=True)
+        >>> torch.allclose(mixture_norm(x, one, training=True), expected, atol=1e-5)
+        True
     """
     check_input("mixture_norm", input)
     check_choice("mixture_norm", "affine", affine, AFFINES)
@@ -388,6 +426,20 @@ def mode_norm(
 
     Raises:
         ValueError: wrong rank or dtype; in training, fewer than two values per channel.
+
+    Examples:
+        >>> x, weight, bias = torch.randn(16, 4, 8, 8), torch.randn(2, 4), torch.zeros(2)
+        >>> mean, var = torch.zeros(2, 4), torch.ones(2, 4)
+        >>> mode_norm(x, weight, bias, mean, var, training=True).shape
+        torch.Size([16, 4, 8, 8])
+        >>> bool((mean != 0).all())  # updated in place
+        True
+
+        Gates that are the same for all samples make it BatchNorm:
+
+        >>> expected = torch.nn.functional.batch_norm(x, None, None, training=True)
+        >>> torch.allclose(mode_norm(x, 0 * weight, bias), expected, atol=1e-5)
+        True
     """
     check_input("mode_norm", input)
     use_batch = training or running_mean is None or running_var is None
@@ -486,6 +538,17 @@ def mode_group_norm(
 
     Raises:
         ValueError: wrong rank or dtype; fewer than two values per sample.
+
+    Examples:
+        >>> x = torch.randn(2, 6, 8, 8)
+        >>> mode_group_norm(x, gate_weight=torch.randn(3), gate_bias=torch.zeros(3)).shape
+        torch.Size([2, 6, 8, 8])
+
+        One mode is GroupNorm with one group:
+
+        >>> expected = torch.nn.functional.group_norm(x, num_groups=1)
+        >>> torch.allclose(mode_group_norm(x, torch.ones(1), torch.zeros(1)), expected, atol=1e-5)
+        True
     """
     check_input("mode_group_norm", input)
     if input.shape[1:].numel() == 1:
@@ -535,6 +598,15 @@ def fisher_vector(x: Tensor, weights: Tensor, means: Tensor, variances: Tensor) 
 
     Raises:
         ValueError: ``x`` is no matrix, or the shapes do not agree.
+
+    Examples:
+        >>> x = torch.randn(50, 4)
+        >>> mixture = fit_mixture(x, n_components=3, em_iters=4, step=torch.tensor(0), eps=0.0)
+        >>> mean_part, deviation_part = fisher_vector(x, *mixture)
+        >>> mean_part.shape
+        torch.Size([50, 3, 4])
+        >>> torch.allclose(mean_part.sum(1), mixture_norm(x, mixture, eps=0.0), atol=1e-4)
+        True
     """
     if not (x.dim() == 2 and weights.dim() == 1 and means.shape == variances.shape == (*weights.shape, x.shape[1])):
         raise ValueError(

@@ -9,6 +9,14 @@ rows go through :class:`~mn_lightning._processes.Processes`.
 Distances and densities are expanded into matrix products of rows and their squares, which lose digits when the data's
 mean is large against its spread. Rows are therefore taken relative to an ``origin`` ``(G, 1, D)`` somewhere in the data
 (see :func:`rough_mean`), and so are all means that go in and come out.
+
+Examples:
+    >>> x = torch.cat([torch.randn(300, 2) - 4, torch.randn(100, 2) + 4])[None, None]
+    >>> mixture = fit(x, n_components=2, n_iter=6, step=torch.tensor(0), reg_covar=1e-5)
+    >>> mixture.weights.sort().values
+    tensor([[0.2500, 0.7500]])
+    >>> posteriors(x, mixture, reg_covar=1e-5).shape
+    torch.Size([1, 1, 400, 2])
 """
 
 import math
@@ -33,6 +41,10 @@ class Mixture(NamedTuple):
         weights: mixing proportions λ (Eq. 26), ``(G, K)``, each row summing to 1.
         means: component means μ, ``(G, K, D)``.
         variances: component variances σ², biased and without regularization, ``(G, K, D)``.
+
+    Examples:
+        >>> mixture = Mixture(torch.tensor([[0.5, 0.5]]), torch.randn(1, 2, 3), torch.ones(1, 2, 3))
+        >>> weights, means, variances = mixture
     """
 
     weights: Tensor
@@ -47,6 +59,10 @@ class Sums(NamedTuple):
         counts: Σ_i r_ik, ``(G, K)``.
         first: Σ_i r_ik x_i, ``(G, K, D)``.
         second: Σ_i r_ik x_i², ``(G, K, D)``.
+
+    Examples:
+        >>> x, resp = torch.randn(100, 3), torch.rand(100, 2).softmax(-1)
+        >>> sums = Sums(resp.sum(0)[None], (resp.mT @ x)[None], (resp.mT @ x.square())[None])
     """
 
     counts: Tensor
@@ -74,21 +90,36 @@ def _add(parts: tuple[Tensor, ...]) -> Tensor:
 
 
 def rough_mean(x: Tensor, processes: Processes = ALONE) -> Tensor:
-    """Mean of some rows of every block, ``(G, B, M, D) -> (G, 1, D)``: an origin, found without reading them all."""
+    """Mean of some rows of every block, ``(G, B, M, D) -> (G, 1, D)``: an origin, found without reading them all.
+
+    Examples:
+        >>> rough_mean(torch.full((1, 2, 10, 1), 7.0))
+        tensor([[[7.]]])
+    """
     some = x[:, :, : max(1, SEED_ROWS // max(1, x.shape[1]))]
     total, rows = processes.sum(some.sum((1, 2)), x.new_full((), some.shape[1] * some.shape[2]))
     return (total / rows).unsqueeze(1)
 
 
 def squared_distances(x: Tensor, centers: Tensor) -> Tensor:
-    """Squared Euclidean distances, ``(G, R, D), (G, T, D) -> (G, T, R)``."""
+    """Squared Euclidean distances, ``(G, R, D), (G, T, D) -> (G, T, R)``.
+
+    Examples:
+        >>> squared_distances(torch.tensor([[[0.0, 0.0], [3.0, 4.0]]]), torch.zeros(1, 1, 2))
+        tensor([[[ 0., 25.]]])
+    """
     cross = centers @ x.mT
     distances = centers.square().sum(-1).unsqueeze(-1) + x.square().sum(-1).unsqueeze(-2) - 2 * cross
     return distances.clamp_min(0)  # the expansion can round a zero distance to just below zero
 
 
 def n_seeding_draws(n_components: int) -> int:
-    """How many uniform numbers :func:`kmeans_plus_plus` needs for ``n_components`` centres."""
+    """How many uniform numbers :func:`kmeans_plus_plus` needs for ``n_components`` centres.
+
+    Examples:
+        >>> n_seeding_draws(3)  # one for the first centre, 2 + int(ln 3) = 3 candidates for each other
+        7
+    """
     return 1 + (n_components - 1) * _n_candidates(n_components)
 
 
@@ -119,6 +150,12 @@ def kmeans_plus_plus(
 
     Returns:
         Centres, ``(G, K, D)``.
+
+    Examples:
+        >>> x = torch.tensor([[[0.0], [0.1], [9.0], [9.1]]])
+        >>> centers = kmeans_plus_plus(x, 2, draws=torch.full((n_seeding_draws(2),), 0.5))
+        >>> centers.round().flatten().sort().values
+        tensor([0., 9.])
     """
     groups, rows, features = x.shape
     candidates = _n_candidates(n_components)
@@ -148,6 +185,20 @@ def maximization(sums: Sums, previous_means: Tensor) -> Mixture:
     """M step: the mixture that maximizes the expected log-likelihood under responsibilities.
 
     A component with no responsibility for any row keeps its previous mean and gets weight 0.
+
+    Args:
+        sums: of the rows under the responsibilities.
+        previous_means: ``(G, K, D)``.
+
+    Returns:
+        Weights ``(G, K)``, means and variances ``(G, K, D)``.
+
+    Examples:
+        >>> rows = torch.tensor([[0.0], [2.0]])  # all of the one component
+        >>> sums = Sums(torch.tensor([[2.0]]), rows.sum(0)[None, None], rows.square().sum(0)[None, None])
+        >>> mixture = maximization(sums, previous_means=torch.zeros(1, 1, 1))
+        >>> float(mixture.means), float(mixture.variances)
+        (1.0, 1.0)
     """
     occupied = (sums.counts > 0).unsqueeze(-1)
     total = sums.counts.clamp_min(torch.finfo(sums.counts.dtype).tiny).unsqueeze(-1)
@@ -161,9 +212,21 @@ def lloyd(
 ) -> Mixture:
     """Run ``n_iter`` >= 1 Lloyd iterations of k-means from ``centers`` ``(G, K, D)``.
 
+    Args:
+        x: observations, ``(G, B, M, D)``.
+        centers: to start from.
+        n_iter: number of assignments to the nearest centre.
+        processes: those that have the rows between them.
+        origin: what observations and means are relative to, ``(G, 1, D)``, 0 by default.
+
     Returns:
         The mixture of the last hard assignment: share of the rows, mean and variance of each cluster. A cluster
         that lost all its rows keeps its centre and has weight 0.
+
+    Examples:
+        >>> x = torch.tensor([0.0, 2.0, 7.0, 9.0]).reshape(1, 1, 4, 1)
+        >>> lloyd(x, centers=torch.tensor([[[0.0], [2.0]]]), n_iter=3).means.flatten()
+        tensor([1., 8.])
     """
     for _ in range(n_iter):
         mixture = maximization(_sums(x, _Nearest(centers), origin, processes), centers)
@@ -219,6 +282,17 @@ def log_joint(x: Tensor, mixture: Mixture, reg_covar: float, origin: Tensor | No
     """Return log λ_k + log p_k(x_i) (Eqs. 26-27), ``(G, B, M, K)``; finite also far from all components.
 
     ``reg_covar`` is added to the variances, as in scikit-learn.
+
+    Args:
+        x: observations, ``(G, B, M, D)``.
+        mixture: weights ``(G, K)``, means and variances ``(G, K, D)``.
+        reg_covar: in squared units of ``x``.
+        origin: what observations and means are relative to, ``(G, 1, D)``, 0 by default.
+
+    Examples:
+        >>> normal = Mixture(torch.ones(1, 1), torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
+        >>> log_joint(torch.zeros(1, 1, 1, 1), normal, reg_covar=0.0).exp()  # 1 / sqrt(2 π)
+        tensor([[[[0.3989]]]])
     """
     function = _LogJoint(mixture, reg_covar)
     return _for_each_row(x, lambda _, z: function(z), mixture, origin)
@@ -245,14 +319,45 @@ def em(
     processes: Processes = ALONE,
     origin: Tensor | None = None,
 ) -> Mixture:
-    """Run ``n_iter`` >= 0 iterations of expectation maximization from ``mixture``."""
+    """Run ``n_iter`` >= 0 iterations of expectation maximization from ``mixture``.
+
+    Args:
+        x: observations, ``(G, B, M, D)``.
+        mixture: weights ``(G, K)``, means and variances ``(G, K, D)``.
+        n_iter: number of E and M steps.
+        reg_covar: added to the variances in densities.
+        processes: those that have the rows between them.
+        origin: what observations and means are relative to, ``(G, 1, D)``, 0 by default.
+
+    Returns:
+        Mixture of the same shapes.
+
+    Examples:
+        >>> x = torch.randn(1, 1, 200, 3)
+        >>> start = lloyd(x, centers=x[:, 0, :2], n_iter=1)
+        >>> before, after = (log_joint(x, m, 1e-6).logsumexp(-1).mean() for m in (start, em(x, start, 10, 1e-6)))
+        >>> bool(after > before)  # the log-likelihood never falls
+        True
+    """
     for _ in range(n_iter):
         mixture = maximization(_sums(x, Posteriors(mixture, reg_covar), origin, processes), mixture.means)
     return mixture
 
 
 def posteriors(x: Tensor, mixture: Mixture, reg_covar: float, origin: Tensor | None = None) -> Tensor:
-    """Return ν_k(x_i) (Eq. 31), ``(G, B, M, K)``; exactly 0 for a component of weight 0."""
+    """Return ν_k(x_i) (Eq. 31), ``(G, B, M, K)``; exactly 0 for a component of weight 0.
+
+    Args:
+        x: observations, ``(G, B, M, D)``.
+        mixture: weights ``(G, K)``, means and variances ``(G, K, D)``.
+        reg_covar: added to the variances.
+        origin: what observations and means are relative to, ``(G, 1, D)``, 0 by default.
+
+    Examples:
+        >>> mixture = Mixture(torch.tensor([[0.5, 0.5]]), torch.tensor([[[-1.0], [1.0]]]), torch.ones(1, 2, 1))
+        >>> posteriors(torch.zeros(1, 1, 1, 1), mixture, reg_covar=0.0)
+        tensor([[[[0.5000, 0.5000]]]])
+    """
     return _for_each_row(x, Posteriors(mixture, reg_covar), mixture, origin)
 
 
@@ -270,6 +375,12 @@ def prune(joint: Tensor, min_weight: float, processes: Processes = ALONE) -> tup
     Returns:
         ν renormalized over the components in use, ``(G, B, M, K)``, and its sum λM over the rows, ``(G, K)``; both
         are 0 for a dropped component.
+
+    Examples:
+        >>> joint = torch.tensor([[0.9, 0.1], [0.995, 0.005]]).log()[None, None]
+        >>> nu, counts = prune(joint, min_weight=0.1)  # the second holds 5% of the rows
+        >>> counts
+        tensor([[2., 0.]])
     """
     joint = joint.mT  # a component's values for all rows are in one piece of memory, which makes the softmax a fast one
     (counts,) = processes.sum(joint.softmax(2).sum((1, 3)))
@@ -290,8 +401,22 @@ def claims(
 
     It takes one reading of the rows, and more only if a component has to be dropped.
 
+    Args:
+        x: observations, ``(G, B, M, D)``.
+        mixture: weights ``(G, K)``, means and variances ``(G, K, D)``.
+        reg_covar: added to the variances in densities.
+        min_weight: smallest share λ_k of the rows to keep a component.
+        origin: what observations and means are relative to, ``(G, 1, D)``, 0 by default.
+
     Returns:
         ν, ``(G, B, M, K)``, and its sums over the rows.
+
+    Examples:
+        >>> x = torch.randn(1, 1, 100, 3)
+        >>> mixture = fit(x, n_components=2, n_iter=2, step=torch.tensor(0), reg_covar=1e-5)
+        >>> nu, sums = claims(x, mixture, reg_covar=1e-5, min_weight=0.01)
+        >>> nu.shape, sums.first.shape
+        (torch.Size([1, 1, 100, 2]), torch.Size([1, 2, 3]))
     """
     log_joint_of = _LogJoint(mixture, reg_covar)
     nu = x.new_empty(x.shape[0], x.shape[1], mixture.weights.shape[-1], x.shape[2])
@@ -329,6 +454,15 @@ def fit(
         reg_covar: added to the variances in densities.
         processes: those that have the rows between them; each passes its own and gets the mixture of all.
         origin: what observations and means are relative to, ``(G, 1, D)``, 0 by default.
+
+    Returns:
+        Weights ``(G, K)``, means and variances ``(G, K, D)``.
+
+    Examples:
+        >>> x = torch.randn(1, 1, 500, 8)
+        >>> mixture = fit(x, n_components=3, n_iter=2, step=torch.tensor(0), reg_covar=1e-5)
+        >>> [tuple(part.shape) for part in mixture]
+        [(1, 3), (1, 3, 8), (1, 3, 8)]
     """
     n_em = n_iter // 2
     draws = uniform(step, n_seeding_draws(n_components))
