@@ -27,7 +27,12 @@ class Shape(NamedTuple):
 
 
 def shape(rows: Tensor) -> Shape:
-    """Measure rows ``(M, C)``, with SciPy's biased estimators; NaN for a constant channel."""
+    """Measure rows ``(M, C)``, with SciPy's biased estimators; NaN for a constant channel.
+
+    Examples:
+        >>> shape(torch.tensor([[0.0], [0.0], [0.0], [4.0]])).skewness.round(2)
+        array([1.15])
+    """
     import scipy.stats  # takes a second to import
 
     values = rows.double().cpu().numpy()
@@ -51,6 +56,10 @@ def layer_mixture(input: Tensor, layer: MixtureNorm | ModeNorm) -> Mixture:
 
     Returns:
         Weights ``(K,)`` or ``(K, C)``, means and variances ``(K, C)``.
+
+    Examples:
+        >>> [tuple(part.shape) for part in layer_mixture(torch.randn(16, 8), ModeNorm(8, n_components=2))]
+        [(2,), (2, 8), (2, 8)]
     """
     if isinstance(layer, MixtureNorm):
         return layer.mixture
@@ -102,6 +111,10 @@ def typical_channels(gains: np.ndarray, count: int = 4) -> list[int]:
 
     Returns:
         Up to ``count`` channels, by increasing gain.
+
+    Examples:
+        >>> typical_channels(np.array([0.3, 0.0, 0.1, 0.2]), count=2)
+        [1, 0]
     """
     order = np.argsort(np.nan_to_num(gains, nan=-np.inf), kind="stable")
     ranks = np.unique(np.linspace(0, len(order) - 1, count).round().astype(int))

@@ -30,9 +30,9 @@ def load_from_checkpoint(module_class: type[_Module], checkpoint_path: str | Pat
     Raises:
         ValueError: as :func:`~mn_lightning.swap.swap_as_saved`, but for a checkpoint without a record.
 
-    Example::
-
-        load_from_checkpoint(ImageClassifier, "last.ckpt", network=CIFARConvNet())
+    Examples:
+        >>> from mn_lightning.models import CIFARConvNet, ImageClassifier
+        >>> load_from_checkpoint(ImageClassifier, "last.ckpt", network=CIFARConvNet())  # doctest: +SKIP
     """
 
     class Swapped(module_class):  # type: ignore[misc, valid-type]

@@ -25,6 +25,12 @@ def frechet_distance(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tenso
 
     Raises:
         ValueError: if the shapes do not belong together.
+
+    Examples:
+        >>> identity = torch.eye(3)
+        >>> distance = frechet_distance(torch.zeros(3), identity, torch.ones(3), 4 * identity)
+        >>> round(float(distance), 6)  # 3 (1 - 0)² + 3 (2 - 1)²
+        6.0
     """
     shapes = [tuple(x.shape) for x in (mean_1, cov_1, mean_2, cov_2)]
     size = mean_1.numel()
@@ -54,8 +60,17 @@ def mean_and_covariance(total: Tensor, outer: Tensor, count: int) -> tuple[Tenso
         outer: sum of their outer products, float64 ``(D, D)``.
         count: number of samples.
 
+    Returns:
+        Mean ``(D,)`` and covariance ``(D, D)``, divided by ``count - 1``.
+
     Raises:
         ValueError: if there are fewer than two samples.
+
+    Examples:
+        >>> x = torch.randn(100, 3).double()
+        >>> mean, covariance = mean_and_covariance(x.sum(0), x.T @ x, len(x))
+        >>> torch.allclose(covariance, x.T.cov())
+        True
     """
     if count < 2:
         raise ValueError(f"mean_and_covariance got {count} samples; a covariance takes 2 or more")

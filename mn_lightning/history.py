@@ -38,6 +38,14 @@ class History:
         values: by name, as many numbers as ``steps``.
         channels: of the mixtures kept, at most 64 spread evenly over all.
         snapshots: the mixtures kept.
+
+    Examples:
+        >>> history = History()
+        >>> mixture = Mixture(torch.ones(1), torch.zeros(1, 8), torch.ones(1, 8))
+        >>> for epoch in range(1, 41):
+        ...     history.record(epoch, 100 * epoch, {"components": 1.0}, mixture)
+        >>> len(history.steps), [snapshot.epoch for snapshot in history.snapshots[:4]]
+        (40, [2, 4, 6, 8])
     """
 
     def __init__(self) -> None:
@@ -98,7 +106,12 @@ class History:
 
 
 def spread_evenly(total: int, most: int) -> list[int]:
-    """Return up to ``most`` of the indices 0..total - 1, evenly spaced, the first and the last among them."""
+    """Return up to ``most`` of the indices 0..total - 1, evenly spaced, the first and the last among them.
+
+    Examples:
+        >>> spread_evenly(101, 5)
+        [0, 25, 50, 75, 100]
+    """
     if total <= most:
         return list(range(total))
     return [round(i * (total - 1) / max(1, most - 1)) for i in range(most)]

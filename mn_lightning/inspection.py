@@ -17,6 +17,10 @@ class NormLayer(NamedTuple):
         num_features: number of channels C; None for a norm of the user's own that does not say.
         input_shape: shape of its input without the batch dimension, ``(C, *)``; None if the model was not run or does
             not call the layer.
+
+    Examples:
+        >>> norm_layers(nn.Sequential(nn.BatchNorm1d(4)))
+        [NormLayer(name='0', kind='BatchNorm1d', num_features=4, input_shape=None)]
     """
 
     name: str
@@ -31,6 +35,15 @@ def norm_layers(model: nn.Module, example_input: Tensor | None = None) -> list[N
     Args:
         model: any module.
         example_input: a batch to run the model on, in evaluation and without gradients, for the layers' input shapes.
+
+    Returns:
+        One entry for each layer.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+        >>> [layer] = norm_layers(model, torch.randn(1, 3, 16, 16))
+        >>> layer.name, layer.kind, layer.input_shape
+        ('1', 'BatchNorm2d', (8, 14, 14))
     """
     candidates = norm_candidates(model)
     shapes = {} if example_input is None else _input_shapes(model, candidates, example_input)

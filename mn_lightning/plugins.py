@@ -12,6 +12,10 @@ class NormLayerSync(TorchSyncBatchNorm):
     It takes the place of ``Trainer(sync_batchnorm=True)``, which knows BatchNorm alone, for models that hold the layers
     from the start; where :class:`~mn_lightning.callbacks.NormSwapCallback` brings them in, that is enough. It has no
     effect in evaluation, nor with one process.
+
+    Examples:
+        >>> from lightning import Trainer
+        >>> trainer = Trainer(plugins=[NormLayerSync()], logger=False, enable_checkpointing=False)
     """
 
     def apply(self, model: nn.Module) -> nn.Module:

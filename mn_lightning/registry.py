@@ -53,6 +53,11 @@ def register_norm(name: str, builder: Builder) -> None:
 
     Raises:
         ValueError: the name is taken.
+
+    Examples:
+        >>> register_norm("local_response", lambda batch_norm, size=5: nn.LocalResponseNorm(size))
+        >>> norm_arguments("local_response")
+        {'size'}
     """
     if name in _NORMS:
         raise ValueError(f"register_norm got {name!r}, which is taken; the names in use are {', '.join(_NORMS)}")
@@ -60,14 +65,27 @@ def register_norm(name: str, builder: Builder) -> None:
 
 
 def norm_builder(name: str) -> Builder:
-    """Look a norm up by name; an unknown name raises a ValueError that lists the known ones."""
+    """Look a norm up by name.
+
+    Raises:
+        ValueError: an unknown name; the message lists the known ones.
+
+    Examples:
+        >>> norm_builder("group")(nn.BatchNorm2d(8), num_groups=4).num_groups
+        4
+    """
     if name not in _NORMS:
         raise ValueError(f"unknown norm {name!r}; the known norms are {', '.join(_NORMS)}")
     return _NORMS[name]
 
 
 def norm_arguments(name: str) -> set[str] | None:
-    """Names of the keyword arguments that a norm takes; None if it takes any."""
+    """Names of the keyword arguments that a norm takes; None if it takes any.
+
+    Examples:
+        >>> sorted(norm_arguments("mode"))
+        ['affine', 'eps', 'momentum', 'n_components', 'sync']
+    """
     builder = norm_builder(name)
     owner = getattr(builder, "__self__", None)
     parameters = inspect.signature(owner if inspect.isclass(owner) else builder).parameters
@@ -78,7 +96,16 @@ def norm_arguments(name: str) -> set[str] | None:
 
 
 def check_norm_arguments(name: str, arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments that the norm does not take, with a line that says which it takes."""
+    """Refuse arguments that the norm does not take, with a line that says which it takes.
+
+    Raises:
+        ValueError: an unknown norm or argument.
+
+    Examples:
+        >>> check_norm_arguments("group", {"groups": 4})
+        Traceback (most recent call last):
+        ValueError: norm 'group' got groups; it takes num_groups
+    """
     accepted = norm_arguments(name)
     unknown = [] if accepted is None else sorted(set(arguments) - accepted)
     if unknown:

@@ -27,6 +27,11 @@ def single_gaussian(mixture: Mixture) -> Mixture:
 
     Returns:
         A mixture with K = 1.
+
+    Examples:
+        >>> mixture = Mixture(torch.tensor([0.5, 0.5]), torch.tensor([[-1.0], [1.0]]), torch.ones(2, 1))
+        >>> single_gaussian(mixture).variances  # 1 within the components, and 1 between them
+        tensor([[2.]])
     """
     weights = mixture.weights if mixture.weights.dim() == 2 else mixture.weights.unsqueeze(-1)
     mean = (weights * mixture.means).sum(0, keepdim=True)
@@ -48,6 +53,12 @@ def mixture_statistics(mixture: Mixture, eps: float = 1e-5, granularity: Granula
         ``smallest_weight`` and ``largest_weight`` of those in use; ``separation``, the mean over pairs of components in
         use of the distance between their means in units of their spread: the root mean square over channels of
         |μ_k - μ_l| / sqrt((σ²_k + σ²_l) / 2). It is NaN where only one is in use.
+
+    Examples:
+        >>> mixture = Mixture(torch.tensor([0.5, 0.5, 0.0]), torch.tensor([[-3.0], [3.0], [0.0]]), torch.ones(3, 1))
+        >>> numbers = mixture_statistics(mixture)
+        >>> int(numbers["components"]), round(float(numbers["separation"]), 2)
+        (2, 6.0)
     """
     weights, means, variances = pack(mixture, granularity)
     used = weights > 0
@@ -77,6 +88,12 @@ def row_sums(input: Tensor, mixture: Mixture, eps: float = 1e-5, granularity: Gr
     Returns:
         ``(3,)``: rows; those whose largest posterior exceeds 0.9; the log-likelihood of the mixture minus that of
         :func:`single_gaussian`, per dimension, in nats.
+
+    Examples:
+        >>> mixture = Mixture(torch.tensor([0.5, 0.5]), torch.tensor([[-3.0], [3.0]]), torch.ones(2, 1))
+        >>> rows, confident, gain = row_sums(torch.tensor([[-3.0], [3.0], [0.0]]), mixture)
+        >>> int(rows), int(confident)  # the row in the middle belongs to neither
+        (3, 2)
     """
     x, packed, gaussian = _centred(input, mixture, single_gaussian(mixture), granularity)
     joint = gmm.log_joint(x, packed, eps)
@@ -91,6 +108,10 @@ def row_statistics(sums: Tensor) -> dict[str, Tensor]:
     Returns:
         0-d tensors: ``confident``, the share of rows whose largest posterior exceeds 0.9; ``log_likelihood_gain``, of
         the mixture over a single Gaussian, in nats per row and dimension. NaN if there was no row.
+
+    Examples:
+        >>> row_statistics(torch.tensor([100.0, 90.0, 20.0]))
+        {'confident': tensor(0.9000), 'log_likelihood_gain': tensor(0.2000)}
     """
     return {"confident": sums[1] / sums[0], "log_likelihood_gain": sums[2] / sums[0]}
 
@@ -107,6 +128,11 @@ def posteriors(input: Tensor, mixture: Mixture, eps: float = 1e-5) -> Tensor:
 
     Returns:
         ν (Eq. 31), ``(N, K, *)``.
+
+    Examples:
+        >>> mixture = Mixture(torch.tensor([0.5, 0.5]), torch.randn(2, 8), torch.ones(2, 8))
+        >>> posteriors(torch.randn(16, 8, 4, 4), mixture).shape
+        torch.Size([16, 2, 4, 4])
     """
     x, packed, _ = _centred(input, mixture, single_gaussian(mixture), "layer")
     nu = gmm.posteriors(x, packed, eps)
@@ -139,6 +165,10 @@ def gates(input: Tensor, layer: ModeNorm | ModeGroupNorm) -> Tensor:
 
     Returns:
         ``(N, K)``; for ModeGroupNorm, which sorts channels, ``(N, C, K)``.
+
+    Examples:
+        >>> gates(torch.randn(16, 8, 4, 4), ModeNorm(8, n_components=2)).shape
+        torch.Size([16, 2])
     """
     x = upcast(input)
     pooled = x if x.dim() == 2 else x.mean(tuple(range(2, x.dim())))
@@ -157,6 +187,10 @@ def gate_sums(gate: Tensor) -> Tensor:
     Returns:
         ``(2 + 2K,)``: how many; the entropy of their gates; for each mode, the gates; for each mode, how many have
         their largest gate there.
+
+    Examples:
+        >>> gate_sums(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+        tensor([3., 0., 2., 1., 2., 1.])
     """
     gate = gate.flatten(0, -2)
     largest = gate.argmax(-1, keepdim=True) == torch.arange(gate.shape[1], device=gate.device)
@@ -177,6 +211,11 @@ def gate_statistics(sums: Tensor) -> dict[str, Tensor]:
         0-d tensors: ``gate_entropy``, the mean over samples of their gates' entropy, in nats, at most ln K; for each
         mode k, from 0, ``gate_k``, its mean gate, and ``share_k``, the share of the samples whose largest gate it has.
         NaN if there was no sample.
+
+    Examples:
+        >>> numbers = gate_statistics(gate_sums(torch.tensor([[0.75, 0.25], [0.25, 0.75]])))
+        >>> sorted(numbers)
+        ['gate_0', 'gate_1', 'gate_entropy', 'share_0', 'share_1']
     """
     means = sums[1:] / sums[0]
     entropy, gate, share = means[0], *means[1:].chunk(2)

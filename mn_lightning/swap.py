@@ -21,7 +21,19 @@ from mn_lightning.registry import check_norm_arguments, norm_arguments, norm_bui
 
 
 class SwappedLayer(NamedTuple):
-    """One line of a :class:`SwapReport`: qualified name, old and new layer as text, shape ``(C,)`` of the weight."""
+    """One line of a :class:`SwapReport`: qualified name, old and new layer as text, shape ``(C,)`` of the weight.
+
+    Attributes:
+        name: qualified name in the model.
+        old: as ``BatchNorm2d(64)``.
+        new: as ``MixtureNorm(64, n_components=3, em_iters=2, eps=1e-05)``.
+        shape: ``(C,)``.
+
+    Examples:
+        >>> [layer] = swap_norms(nn.Sequential(nn.BatchNorm1d(4)), norm="mode")
+        >>> layer.name, layer.old, layer.shape
+        ('0', 'BatchNorm1d(4)', (4,))
+    """
 
     name: str
     old: str
@@ -37,6 +49,13 @@ class SwapReport:
         layers: the layers replaced, in the model's order.
         unchanged: names of layers that had been swapped before.
         not_fused: name to the reason why no activation could be fused, if that was asked for.
+
+    Examples:
+        >>> report = swap_norms(nn.Sequential(nn.BatchNorm1d(4)), norm="mode_group")
+        >>> print(report)
+        0: BatchNorm1d(4) -> ModeGroupNorm(4, n_components=2, eps=1e-05, affine=True)
+        >>> len(report), report.unchanged
+        (1, ())
     """
 
     layers: tuple[SwappedLayer, ...] = ()
@@ -56,7 +75,12 @@ class SwapReport:
 
 
 def norm_candidates(model: nn.Module) -> dict[str, nn.Module]:
-    """Layers of ``model`` that can be swapped or have been, by their first qualified name."""
+    """Layers of ``model`` that can be swapped or have been, by their first qualified name.
+
+    Examples:
+        >>> list(norm_candidates(nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.LayerNorm(4))))
+        ['1']
+    """
     return {
         name: module
         for name, module in model.named_modules()
@@ -71,6 +95,13 @@ def layer_aliases(model: nn.Module) -> dict[str, list[str]]:
     the network: with ``layer_aliases = {"stem": ["conv1.bn", "conv2.bn"]}``, ``stem`` and, where the network is
     ``network`` of a LightningModule, ``network.stem`` can be written under ``layers``. Layers that a network
     does not have, because a user took them out, are passed over.
+
+    Examples:
+        >>> class Network(nn.Sequential):
+        ...     layer_aliases = {"stem": ["0", "2"]}
+        >>> network = Network(nn.BatchNorm1d(4), nn.ReLU(), nn.BatchNorm1d(4), nn.BatchNorm1d(4))
+        >>> layer_aliases(nn.ModuleDict({"network": network}))
+        {'network.stem': ['network.0', 'network.2']}
     """
     names = {layer: name for name, layer in norm_candidates(model).items()}
     aliases: dict[str, list[str]] = {}
@@ -115,6 +146,14 @@ def swap_norms(
     Raises:
         ValueError: a pattern that matches nothing, an unknown norm, an argument that the norm does not take, a layer
             that was swapped with other settings before, or one that computes more than BatchNorm.
+        TypeError: ``layers`` is none of the accepted forms.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+        >>> print(swap_norms(model, layers="last", norm="mixture", n_components=4))
+        3: BatchNorm2d(8) -> MixtureNorm(8, n_components=4, em_iters=2, eps=1e-05)
+        >>> print(swap_norms(model, layers={"1": {"n_components": 2}}, norm="mode"))
+        1: BatchNorm2d(8) -> ModeNorm(8, n_components=2, eps=1e-05, momentum=0.1, affine=True)
     """
     chosen = select(layers, list(norm_candidates(model)), layer_aliases(model))
     return _swap(
@@ -173,7 +212,14 @@ def _swap(model: nn.Module, chosen: Mapping[str, dict[str, Any]], norm: str, fus
 
 
 def swap_settings(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Qualified name of each swapped layer of ``model`` to the settings of the swap, in plain types."""
+    """Qualified name of each swapped layer of ``model`` to the settings of the swap, in plain types.
+
+    Examples:
+        >>> model = nn.Sequential(nn.BatchNorm1d(4))
+        >>> _ = swap_norms(model, norm="mixture", n_components=2)
+        >>> swap_settings(model)
+        {'0': {'norm': 'mixture', 'arguments': {'n_components': 2}, 'fuse_activation': False}}
+    """
     return {name: getattr(layer, MARK) for name, layer in model.named_modules() if hasattr(layer, MARK)}
 
 
@@ -193,6 +239,15 @@ def swap_as_saved(model: nn.Module, state_dict: Mapping[str, Any]) -> SwapReport
     Raises:
         ValueError: ``state_dict`` has no record of a swap; the model has no such layer; a setting that cannot be
             saved, as an ``activation`` that was given as a function.
+
+    Examples:
+        >>> trained = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))
+        >>> _ = swap_norms(trained, norm="mixture", n_components=2)
+        >>> model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))
+        >>> print(swap_as_saved(model, trained.state_dict()))
+        1: BatchNorm1d(4) -> MixtureNorm(4, n_components=2, em_iters=2, eps=1e-05)
+        >>> model.load_state_dict(trained.state_dict())
+        <All keys matched successfully>
     """
     recorded = recorded_settings(state_dict)
     if not recorded:
@@ -204,7 +259,23 @@ def swap_as_saved(model: nn.Module, state_dict: Mapping[str, Any]) -> SwapReport
 
 
 def swap_as_recorded(model: nn.Module, recorded: Mapping[str, dict[str, Any]]) -> SwapReport:
-    """Swap the layers with the names ``recorded``, with the settings that :func:`swap_settings` has returned."""
+    """Swap the layers with the names ``recorded``, with the settings that :func:`swap_settings` has returned.
+
+    Args:
+        model: as it was before its layers were swapped.
+        recorded: qualified name to settings.
+
+    Returns:
+        What was replaced.
+
+    Raises:
+        ValueError: the model has no such layer; a setting that could not be saved.
+
+    Examples:
+        >>> settings = {"norm": "mode", "arguments": {"n_components": 3}, "fuse_activation": False}
+        >>> print(swap_as_recorded(nn.Sequential(nn.BatchNorm1d(4)), {"0": settings}))
+        0: BatchNorm1d(4) -> ModeNorm(4, n_components=3, eps=1e-05, momentum=0.1, affine=True)
+    """
     candidates = norm_candidates(model)
     first_names = {layer: name for name, layer in candidates.items()}
     shared = {path: first_names.get(layer) for path, layer in model.named_modules(remove_duplicate=False)}
@@ -232,6 +303,15 @@ def refit_mixtures(model: nn.Module) -> int:
 
     Under torch.distributed, every process must call it: a layer that is stale in one is refitted in all of them, to all
     their queues.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))
+        >>> _ = swap_norms(model, norm="mixture")
+        >>> _ = model(torch.randn(32, 2))
+        >>> refit_mixtures(model)
+        1
+        >>> refit_mixtures(model)  # it has seen nothing since
+        0
     """
     layers = list(_mixture_layers(model))
     if not layers:
@@ -242,28 +322,56 @@ def refit_mixtures(model: nn.Module) -> int:
 
 
 def reset_queues(model: nn.Module) -> None:
-    """Empty the queue of every MixtureNorm in ``model``."""
+    """Empty the queue of every MixtureNorm in ``model``.
+
+    Examples:
+        >>> model = nn.Sequential(MixtureNorm(4))
+        >>> _ = model(torch.randn(32, 4))
+        >>> reset_queues(model)
+        >>> refit_mixtures(model)
+        0
+    """
     for layer in _mixture_layers(model):
         layer.reset_queue()
 
 
 @torch.no_grad()
 def copy_mixtures(source: nn.Module, target: nn.Module) -> None:
-    """Give the MixtureNorm layers of ``target``, a copy of ``source``, the mixtures and queues of the latter."""
+    """Give the MixtureNorm layers of ``target``, a copy of ``source``, the mixtures and queues of the latter.
+
+    Examples:
+        >>> source, target = nn.Sequential(MixtureNorm(4)), nn.Sequential(MixtureNorm(4))
+        >>> _ = source(torch.randn(32, 4)), refit_mixtures(source)
+        >>> copy_mixtures(source, target)
+        >>> torch.equal(target[0].mixture_means, source[0].mixture_means)
+        True
+    """
     for layer, copied in zip(_mixture_layers(source), _mixture_layers(target), strict=True):
         for buffer, value in zip(copied.buffers(), layer.buffers(), strict=True):
             buffer.copy_(value)
 
 
 def set_sync(model: nn.Module, sync: bool) -> None:
-    """Turn ``sync`` on or off in every MixtureNorm and ModeNorm in ``model``."""
+    """Turn ``sync`` on or off in every MixtureNorm and ModeNorm in ``model``.
+
+    Examples:
+        >>> model = nn.Sequential(MixtureNorm(4), ModeNorm(4))
+        >>> set_sync(model, True)
+        >>> [layer.sync for layer in model]
+        [True, True]
+    """
     for module in model.modules():
         if isinstance(module, (MixtureNorm, ModeNorm)):
             module.sync = sync
 
 
 def has_mixtures(model: nn.Module) -> bool:
-    """Whether ``model`` holds a MixtureNorm."""
+    """Whether ``model`` holds a MixtureNorm.
+
+    Examples:
+        >>> has_mixtures(nn.Sequential(nn.BatchNorm1d(4))), has_mixtures(nn.Sequential(MixtureNorm(4)))
+        (False, True)
+    """
     return any(True for _ in _mixture_layers(model))
 
 

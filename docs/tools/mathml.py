@@ -1,4 +1,4 @@
-"""A MkDocs hook: equations become MathML when the site is built, which browsers show without a script or the network."""
+"""A MkDocs hook: equations become MathML when the site is built, which browsers show without script or network."""
 
 import html
 import re

@@ -1,8 +1,8 @@
 """A griffe extension: the reStructuredText that docstrings use, turned into Markdown for mkdocstrings.
 
 Docstrings are read in an editor and in ``help()`` more often than here, and are written for there: references are roles
-as ``:func:`fit```, and equations are ``.. math::``. Names are looked up where they stand, so that ``:meth:`refit``` finds
-the method of the same class.
+as ``:func:`fit```, and equations are ``.. math::``. Names are looked up where they stand, so that ``:meth:`refit```
+finds the method of the same class.
 """
 
 import re
@@ -13,7 +13,9 @@ import griffe
 
 _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):`(~?)([\w.]+)`")
 _MATH = re.compile(
-    r"^(?P<indent> *)\.\. math:: *(?P<first>.*)\n(?P<rest>(?:(?P=indent)[ ]+\S.*\n|[ ]*\n(?=(?P=indent)[ ]+\S))*)", re.M
+    r"^(?P<indent> *)\.\. math:: *(?P<first>.*)\n"
+    r"(?P<rest>(?:(?P=indent)[ ]+\S.*\n|[ ]*\n(?=(?P=indent)[ ]+\S))*)",
+    re.MULTILINE,
 )
 
 

@@ -75,9 +75,16 @@ class FIDCallback(Callback):
             training, real images of another form or range.
         RuntimeError: in ``setup``, if the weights cannot be had; says which file to put where.
 
-    Example::
+    Examples:
+        >>> from lightning.pytorch.callbacks import ModelCheckpoint
+        >>> fid = FIDCallback(every_n_steps=1000, num_samples=10_000)
+        >>> trainer = Trainer(callbacks=[fid, ModelCheckpoint(monitor="fid", mode="min")], logger=False)
 
-        Trainer(callbacks=[FIDCallback(every_n_steps=1000), ModelCheckpoint(monitor="fid", mode="min")])
+        In features of one's own, where Inception knows little about the images:
+
+        >>> features = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 64))  # uint8 (N, 1, 28, 28) to (N, 64)
+        >>> FIDCallback(feature_extractor=features).name
+        'fd_sequential'
     """
 
     def __init__(

@@ -33,6 +33,11 @@ class GMMRefitCallback(MixtureCompanion):
     given the mixtures of the current one, whatever ``use_buffers`` is. They are those of its activations as long as the
     average follows the weights closely, which an average over a whole training does not. For one of these, run some
     training batches through the model, in training mode and without gradients, and refit after the fit.
+
+    Examples:
+        >>> from mn_lightning.callbacks import NormSwapCallback, QueueResetCallback
+        >>> callbacks = [NormSwapCallback(norm="mixture"), GMMRefitCallback(), QueueResetCallback()]
+        >>> trainer = Trainer(callbacks=callbacks, logger=False)
     """
 
     purpose = "evaluation would use the statistics from before the training"

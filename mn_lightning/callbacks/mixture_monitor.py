@@ -57,9 +57,10 @@ class MixtureMonitor(Callback):
     Attributes:
         histories: what was recorded, by the layer's name.
 
-    Example::
-
-        Trainer(callbacks=[NormSwapCallback(), GMMRefitCallback(), QueueResetCallback(), MixtureMonitor()])
+    Examples:
+        >>> from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
+        >>> callbacks = [NormSwapCallback(), GMMRefitCallback(), QueueResetCallback(), MixtureMonitor()]
+        >>> trainer = Trainer(callbacks=callbacks, logger=False)
     """
 
     def __init__(self) -> None:

@@ -35,9 +35,14 @@ class NormSwapCallback(MixtureCompanion):
         ValueError: in ``setup``, what :func:`~mn_lightning.swap.swap_norms` raises; a ``WeightAveraging`` callback that
             stands before this one.
 
-    Example::
+    Examples:
+        >>> from mn_lightning.callbacks import GMMRefitCallback, QueueResetCallback
+        >>> swap = NormSwapCallback(layers=["conv3"], norm="mixture", n_components=3)
+        >>> trainer = Trainer(callbacks=[swap, GMMRefitCallback(), QueueResetCallback()], logger=False)
 
-        Trainer(callbacks=[NormSwapCallback(["conv3"], "mixture"), GMMRefitCallback(), QueueResetCallback()])
+        With settings of their own for some layers:
+
+        >>> swap = NormSwapCallback({"conv2": {"n_components": 5}, "conv3": {"em_iters": 4}}, norm="mixture")
     """
 
     def __init__(

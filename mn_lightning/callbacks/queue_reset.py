@@ -5,7 +5,13 @@ from mn_lightning.swap import reset_queues
 
 
 class QueueResetCallback(MixtureCompanion):
-    """Empty the queues of all MixtureNorm layers at the start of each training epoch (Section 3.2 of the paper)."""
+    """Empty the queues of all MixtureNorm layers at the start of each training epoch (Section 3.2 of the paper).
+
+    Examples:
+        >>> from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback
+        >>> callbacks = [NormSwapCallback(norm="mixture"), GMMRefitCallback(), QueueResetCallback()]
+        >>> trainer = Trainer(callbacks=callbacks, logger=False)
+    """
 
     purpose = "mixtures would be fitted to batches of earlier epochs too"
 

@@ -33,6 +33,9 @@ class SampleGridCallback(Callback):
     Raises:
         ValueError: a number below 1, or a negative seed.
         TypeError: in ``setup``, if the LightningModule has no method ``sample(n, generator)``.
+
+    Examples:
+        >>> trainer = Trainer(callbacks=[SampleGridCallback(every_n_steps=200, num_samples=16, nrow=4)], logger=False)
     """
 
     def __init__(self, every_n_steps: int = 1000, num_samples: int = 64, nrow: int = 8, seed: int = 0) -> None:

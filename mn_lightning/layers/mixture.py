@@ -85,6 +85,17 @@ class MixtureNorm(nn.Module):
 
     Raises:
         ValueError: an argument out of range; input of another rank or channel count; one row only in training.
+        RuntimeError: in ``load_state_dict``, a stored mixture that is none.
+
+    Examples:
+        >>> layer = MixtureNorm(8, n_components=3, em_iters=2)
+        >>> y = layer(torch.randn(16, 8, 4, 4))  # fits a mixture to the batch, and queues it
+        >>> y.shape, layer.stale
+        (torch.Size([16, 8, 4, 4]), True)
+        >>> layer.refit()  # fits the mixture that evaluation uses
+        True
+        >>> layer.eval()(torch.randn(1, 8, 4, 4)).shape
+        torch.Size([1, 8, 4, 4])
     """
 
     weight: nn.Parameter | None
@@ -196,6 +207,17 @@ class MixtureNorm(nn.Module):
         """Build the layer that replaces ``batch_norm``.
 
         With ``batch_norm``'s weight and bias it computes the same in evaluation, until it is refitted.
+
+        Args:
+            batch_norm: a BatchNorm1d, 2d or 3d, or SyncBatchNorm.
+            **kwargs: arguments of the layer; ``eps``, ``device`` and ``dtype`` are ``batch_norm``'s otherwise.
+
+        Examples:
+            >>> batch_norm = nn.BatchNorm2d(8).eval()
+            >>> layer = MixtureNorm.from_batch_norm(batch_norm, n_components=4).eval()
+            >>> x = torch.randn(2, 8, 4, 4)
+            >>> torch.allclose(layer(x), batch_norm(x), atol=1e-5)
+            True
         """
         kwargs.setdefault("eps", batch_norm.eps)
         kwargs.setdefault("affine", "output" if batch_norm.affine else None)

@@ -48,6 +48,13 @@ class ModeNorm(nn.Module):
     Raises:
         ValueError: an argument out of range; input of another rank or channel count; one value per channel in
             training.
+
+    Examples:
+        >>> layer = ModeNorm(8, n_components=2)
+        >>> layer(torch.randn(16, 8, 4, 4)).shape
+        torch.Size([16, 8, 4, 4])
+        >>> layer.running_mean.shape
+        torch.Size([2, 8])
     """
 
     weight: nn.Parameter | None
@@ -102,6 +109,11 @@ class ModeNorm(nn.Module):
         """Build the layer that replaces ``batch_norm``.
 
         With ``batch_norm``'s weight and bias it computes the same in evaluation, until it is trained.
+
+        Args:
+            batch_norm: a BatchNorm1d, 2d or 3d, or SyncBatchNorm.
+            **kwargs: arguments of the layer; ``eps``, ``momentum``, ``affine``, ``device`` and ``dtype`` are
+                ``batch_norm``'s otherwise.
         """
         kwargs.setdefault("eps", batch_norm.eps)
         kwargs.setdefault("momentum", batch_norm.momentum)

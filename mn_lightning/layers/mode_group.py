@@ -34,6 +34,12 @@ class ModeGroupNorm(nn.Module):
 
     Raises:
         ValueError: an argument out of range; input of another rank or channel count; one value per sample.
+
+    Examples:
+        >>> layer = ModeGroupNorm(8, n_components=2)
+        >>> x = torch.randn(4, 8, 4, 4)
+        >>> torch.allclose(layer(x)[:1], layer(x[:1]), atol=1e-6)  # no sample depends on another
+        True
     """
 
     weight: nn.Parameter | None
@@ -70,7 +76,13 @@ class ModeGroupNorm(nn.Module):
 
     @classmethod
     def from_batch_norm(cls, batch_norm: _BatchNorm, **kwargs: Any) -> "ModeGroupNorm":
-        """Build the layer that replaces ``batch_norm``; it has no running statistics to take over."""
+        """Build the layer that replaces ``batch_norm``; it has no running statistics to take over.
+
+        Args:
+            batch_norm: a BatchNorm1d, 2d or 3d, or SyncBatchNorm.
+            **kwargs: arguments of the layer; ``eps``, ``affine``, ``device`` and ``dtype`` are ``batch_norm``'s
+                otherwise.
+        """
         kwargs.setdefault("eps", batch_norm.eps)
         kwargs.setdefault("affine", batch_norm.affine)
         return cls(batch_norm.num_features, **(placement(batch_norm) | kwargs))

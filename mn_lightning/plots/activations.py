@@ -52,6 +52,13 @@ def plot_activations(
 
     Raises:
         ValueError: a channel that the layer does not have, or none.
+
+    Examples:
+        >>> layer = MixtureNorm(8, n_components=2)
+        >>> x = torch.randn(16, 8, 4, 4)
+        >>> _ = layer(x), layer.refit()
+        >>> figure = plot_activations(x, layer, channels=[0, 5])
+        >>> figure.savefig("activations.png")
     """
     from matplotlib.figure import Figure
 

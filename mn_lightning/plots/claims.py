@@ -34,6 +34,13 @@ def plot_claims(
 
     Raises:
         ValueError: no images, or not as many as claims, or places of another number of components.
+
+    Examples:
+        >>> import torch
+        >>> from mn_lightning import ModeNorm
+        >>> from mn_lightning.statistics import gates
+        >>> images, activations = torch.rand(20, 3, 8, 8), torch.randn(20, 16, 4, 4)
+        >>> figure = plot_claims(images, gates(activations, ModeNorm(16, n_components=2)))
     """
     from matplotlib.figure import Figure
 

@@ -30,6 +30,12 @@ def plot_components(histories: Mapping[str, History]) -> "Figure":
 
     Raises:
         ValueError: no layer has the number.
+
+    Examples:
+        >>> history = History()
+        >>> for epoch, components in enumerate([3, 3, 2], start=1):
+        ...     history.record(epoch, 100 * epoch, {"components": components}, mixture=None)
+        >>> figure = plot_components({"conv3.norm": history})
     """
     from matplotlib.figure import Figure
 

@@ -32,6 +32,14 @@ def plot_evolution(history: History, channels: Sequence[int] | None = None, titl
 
     Raises:
         ValueError: ``history`` holds no mixture, or not those of a channel.
+
+    Examples:
+        >>> import torch
+        >>> history = History()
+        >>> for epoch in range(1, 6):
+        ...     mixture = Mixture(torch.tensor([0.7, 0.3]), torch.randn(2, 8), torch.rand(2, 8) + 0.5)
+        ...     history.record(epoch, 100 * epoch, {"components": 2}, mixture)
+        >>> figure = plot_evolution(history, channels=[0, 3])
     """
     from matplotlib.figure import Figure
 
