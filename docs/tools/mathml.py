@@ -7,7 +7,8 @@ from typing import Any
 from latex2mathml.converter import convert
 
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">(?:\\\((.*?)\\\)|\\\[(.*?)\\\])</\1>', re.S)
-_WORD = re.compile(r"\\mathrm\{([a-z]{2,})\}")
+# latex2mathml puts these names beside their arguments without a space, and \mathrm's letters one by one.
+_WORD = re.compile(r"\\mathrm\{([a-z]{2,})\}|\\(log|ln)\b")
 
 
 def on_page_content(content: str, **kwargs: Any) -> str:
@@ -18,7 +19,7 @@ def on_page_content(content: str, **kwargs: Any) -> str:
 def _mathml(match: re.Match[str]) -> str:
     inline = match[2] is not None
     formula = html.unescape(match[2] if inline else match[3]).strip()
-    words = _WORD.sub(r"\\operatorname{\1}", formula)
+    words = _WORD.sub(lambda name: f"\\operatorname{{{name[1] or name[2]}}}", formula)
     mathml = convert(words, display="inline" if inline else "block")
     if "&</m" in mathml or "\\" in mathml:
         raise ValueError(f"latex2mathml does not know all of {formula!r}; write it otherwise")
