@@ -68,7 +68,15 @@ def layer_mixture(input: Tensor, layer: MixtureNorm | ModeNorm) -> Mixture:
 
 @torch.no_grad()
 def normalized(input: Tensor, layer: MixtureNorm | ModeNorm) -> Tensor:
-    """Normalize ``(N, C, *)`` as ``layer`` does in evaluation, without its affine map and activation."""
+    """Normalize ``(N, C, *)`` as ``layer`` does in evaluation, without its affine map and activation.
+
+    Args:
+        input: ``(N, C, *)``.
+        layer: in the state in which evaluation uses it.
+
+    Returns:
+        ``(N, C, *)``, in float32 at least.
+    """
     x = upcast(input.detach())
     if isinstance(layer, MixtureNorm):
         return F.mixture_norm(x, layer.mixture, eps=layer.eps, granularity=layer.granularity, scale=layer.scale)

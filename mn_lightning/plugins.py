@@ -19,11 +19,11 @@ class NormLayerSync(TorchSyncBatchNorm):
     """
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Turn synchronization on; BatchNorm layers are replaced by SyncBatchNorm."""
+        """Turn synchronization on; returns the model with SyncBatchNorm in place of BatchNorm layers."""
         set_sync(model, True)
         return super().apply(model)
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Turn it off again."""
+        """Turn it off again; returns the model with BatchNorm layers."""
         set_sync(model, False)
         return super().revert(model)

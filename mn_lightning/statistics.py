@@ -105,6 +105,9 @@ def row_sums(input: Tensor, mixture: Mixture, eps: float = 1e-5, granularity: Gr
 def row_statistics(sums: Tensor) -> dict[str, Tensor]:
     """Make means of :func:`row_sums`, over all processes that have added theirs.
 
+    Args:
+        sums: ``(3,)``.
+
     Returns:
         0-d tensors: ``confident``, the share of rows whose largest posterior exceeds 0.9; ``log_likelihood_gain``, of
         the mixture over a single Gaussian, in nats per row and dimension. NaN if there was no row.
@@ -206,6 +209,9 @@ def gate_sums(gate: Tensor) -> Tensor:
 
 def gate_statistics(sums: Tensor) -> dict[str, Tensor]:
     """Make means of :func:`gate_sums`, over all batches and processes that have been added up.
+
+    Args:
+        sums: ``(2 + 2K,)``.
 
     Returns:
         0-d tensors: ``gate_entropy``, the mean over samples of their gates' entropy, in nats, at most ln K; for each

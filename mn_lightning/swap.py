@@ -299,10 +299,16 @@ def swap_as_recorded(model: nn.Module, recorded: Mapping[str, dict[str, Any]]) -
 
 
 def refit_mixtures(model: nn.Module) -> int:
-    """Refit the stored mixture of every MixtureNorm that is stale; returns how many were refitted.
+    """Refit the stored mixture of every MixtureNorm that is stale: that has seen batches since its last refit.
 
     Under torch.distributed, every process must call it: a layer that is stale in one is refitted in all of them, to all
     their queues.
+
+    Args:
+        model: any module.
+
+    Returns:
+        How many were refitted.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))
@@ -338,6 +344,13 @@ def reset_queues(model: nn.Module) -> None:
 @torch.no_grad()
 def copy_mixtures(source: nn.Module, target: nn.Module) -> None:
     """Give the MixtureNorm layers of ``target``, a copy of ``source``, the mixtures and queues of the latter.
+
+    Args:
+        source: a model.
+        target: one with the same MixtureNorm layers in the same order.
+
+    Raises:
+        ValueError: another number of MixtureNorm layers.
 
     Examples:
         >>> source, target = nn.Sequential(MixtureNorm(4)), nn.Sequential(MixtureNorm(4))

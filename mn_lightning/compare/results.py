@@ -17,7 +17,13 @@ CONFIDENCE = 0.95
 
 
 class Point(NamedTuple):
-    """One evaluation: optimizer steps and seconds of training until then, and the metric."""
+    """One evaluation.
+
+    Attributes:
+        step: optimizer steps until then.
+        seconds: of training until then, without validation.
+        value: of the metric.
+    """
 
     step: float
     seconds: float
@@ -82,19 +88,35 @@ def curve(rows: Sequence[Row], metric: str) -> Curve:
 
 
 def best(points: Sequence[Point], mode: Mode) -> float | None:
-    """Return the best value; one that is not a number is none."""
+    """Return the best value; one that is not a number is none.
+
+    Examples:
+        >>> best([Point(10, 1.0, 0.5), Point(20, 2.0, 0.7), Point(30, 3.0, float("nan"))], mode="max")
+        0.7
+    """
     values = [point.value for point in points if not math.isnan(point.value)]
     return (max if mode == "max" else min)(values, default=None)
 
 
 def best_after(points: Curve, fraction: float, mode: Mode) -> float | None:
-    """Return the best value until a fraction of the steps; None if there was no evaluation until then."""
+    """Return the best value until a fraction of the steps; None if there was no evaluation until then.
+
+    Examples:
+        >>> points = (Point(10, 1.0, 0.5), Point(20, 2.0, 0.7), Point(40, 4.0, 0.9))
+        >>> best_after(points, 0.5, mode="max")
+        0.7
+    """
     end = points[-1].step * fraction * (1 + 1e-9) if points else 0
     return best([point for point in points if point.step <= end], mode)
 
 
 def first_to_reach(points: Curve, target: float, mode: Mode) -> Point | None:
-    """Return the first evaluation that is as good as ``target``; None if there is none."""
+    """Return the first evaluation that is as good as ``target``; None if there is none.
+
+    Examples:
+        >>> first_to_reach((Point(10, 1.0, 0.5), Point(20, 2.0, 0.7)), target=0.6, mode="max").step
+        20
+    """
     for point in points:
         if point.value >= target if mode == "max" else point.value <= target:
             return point
@@ -115,6 +137,16 @@ def race(variant: Curves, baseline: Curves, mode: Mode, by: str) -> Race:
         baseline: the baseline's.
         mode: whether more or less of the metric is better.
         by: ``"step"`` or ``"seconds"``.
+
+    Returns:
+        Cost in these units, share of the baseline's that was saved, and how many seeds got there.
+
+    Examples:
+        >>> baseline = Curves("BatchNorm", {0: (Point(10, 1.0, 0.5), Point(20, 2.0, 0.7))})
+        >>> variant = Curves("MixtureNorm", {0: (Point(10, 1.5, 0.7), Point(20, 3.0, 0.6))})
+        >>> found = race(variant, baseline, "max", by="step")
+        >>> found.cost.mean, found.saving, found.reached
+        (10.0, 0.5, 1)
     """
     costs, savings, seeds = [], [], 0
     for seed, points in variant.by_seed.items():
@@ -132,7 +164,16 @@ def race(variant: Curves, baseline: Curves, mode: Mode, by: str) -> Race:
 
 
 def paired_difference(variant: Curves, baseline: Curves, mode: Mode) -> Difference:
-    """Difference of the best scores over the seeds that both have, with Student's interval for paired samples."""
+    """Difference of the best scores over the seeds that both have, with Student's interval for paired samples.
+
+    Args:
+        variant: its curves.
+        baseline: the baseline's.
+        mode: whether more or less of the metric is better.
+
+    Returns:
+        Mean of variant minus baseline in the metric's units, and the ends of its 95% interval.
+    """
     pairs = [(best(variant.by_seed[seed], mode), best(own, mode)) for seed, own in baseline.by_seed.items()
              if seed in variant.by_seed]  # fmt: skip
     ours = [a for a, b in pairs if a is not None and b is not None]

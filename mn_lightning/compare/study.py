@@ -118,8 +118,19 @@ def _filled(value: Any, prepared: Mapping[str, Path]) -> Any:
 def load_study(value: str) -> Study:
     """Read a study by the path of its file or, if it is shipped, by its name.
 
+    Args:
+        value: ``"my_study.yaml"``, ``"digits"``.
+
+    Returns:
+        The study, with its bases read in.
+
     Raises:
         StudyError: there is no such study, or the file does not hold one.
+
+    Examples:
+        >>> study = load_study("digits")
+        >>> list(study.variants), study.metric, len(study.runs)
+        (['BatchNorm', 'MixtureNorm', 'ModeNorm'], 'val_acc', 9)
     """
     try:
         path = study_path(value)

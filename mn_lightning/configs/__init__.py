@@ -8,7 +8,12 @@ _OPTIONS = ("--config", "-c")
 
 
 def config_names() -> list[str]:
-    """Names of the shipped configurations."""
+    """Names of the shipped configurations.
+
+    Examples:
+        >>> "digits" in config_names()
+        True
+    """
     return _names(_FOLDER)
 
 

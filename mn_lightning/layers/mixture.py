@@ -237,7 +237,17 @@ class MixtureNorm(nn.Module):
         return self.queue.stale
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalize ``(N, C)`` or ``(N, C, *)``; same shape, dtype and memory format."""
+        """Normalize.
+
+        Args:
+            input: ``(N, C)`` or ``(N, C, *)``, floating point.
+
+        Returns:
+            Tensor of the input's shape, dtype and memory format.
+
+        Raises:
+            ValueError: another rank, channel count or dtype; in training, fewer than two rows.
+        """
         check_channels("MixtureNorm", input, self.num_features)
         processes = all_processes() if self.sync and self.training else ALONE
         mixture = self._fit_batch(input, processes) if self.training else self.mixture

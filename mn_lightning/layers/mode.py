@@ -127,7 +127,18 @@ class ModeNorm(nn.Module):
         return layer
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalize ``(N, C)`` or ``(N, C, *)``; same shape, dtype and memory format."""
+        """Normalize.
+
+        Args:
+            input: ``(N, C)`` or ``(N, C, *)``, floating point.
+
+        Returns:
+            Tensor of the input's shape, dtype and memory format.
+
+        Raises:
+            ValueError: another rank, channel count or dtype; in training, fewer than two values per
+                channel.
+        """
         check_channels("ModeNorm", input, self.num_features)
         track = not (self.training and is_recomputing())
         momentum: float | Tensor = 0.0 if self.momentum is None else self.momentum

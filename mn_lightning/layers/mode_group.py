@@ -88,7 +88,17 @@ class ModeGroupNorm(nn.Module):
         return cls(batch_norm.num_features, **(placement(batch_norm) | kwargs))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalize ``(N, C)`` or ``(N, C, *)``; same shape, dtype and memory format."""
+        """Normalize.
+
+        Args:
+            input: ``(N, C)`` or ``(N, C, *)``, floating point.
+
+        Returns:
+            Tensor of the input's shape, dtype and memory format.
+
+        Raises:
+            ValueError: another rank, channel count or dtype; one value per sample.
+        """
         check_channels("ModeGroupNorm", input, self.num_features)
         return F.mode_group_norm(
             input, self.gate.weight.squeeze(-1), self.gate.bias, self.weight, self.bias, eps=self.eps

@@ -64,9 +64,12 @@ class BatchQueue(nn.Module):
 
     @torch.no_grad()
     def push(self, input: Tensor, step: Tensor, finite: Tensor) -> None:
-        """Enqueue rows of an activation ``(N, C, *)`` if the 0-d bool ``finite`` is true.
+        """Enqueue rows of an activation.
 
-        ``step`` is an int64 tensor with one element, of which the choice of rows is a function.
+        Args:
+            input: ``(N, C, *)``.
+            step: int64 tensor with one element, of which the choice of rows is a function.
+            finite: 0-d bool; where it is false, the queue stays as it is.
         """
         batch = input.detach().movedim(1, -1)
         total = batch.shape[:-1].numel()
@@ -88,9 +91,16 @@ class BatchQueue(nn.Module):
         self.pushes.add_(finite.long())
 
     def draw(self, decay: float, step: Tensor) -> Tensor:
-        """Draw ``decay ** age`` of each batch's rows, age 0 being the newest; returns ``(M, C)``.
+        """Draw ``decay ** age`` of each batch's rows, age 0 being the newest.
 
         Every batch gives at least one row. Synchronizes with the host.
+
+        Args:
+            decay: in (0, 1].
+            step: int64 tensor with one element, of which the choice of rows is a function.
+
+        Returns:
+            Rows, ``(M, C)``; M is 0 for an empty queue.
         """
         pushes = int(self.pushes)
         parts = []

@@ -76,7 +76,11 @@ class ClassifierFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Compute the features ``(N, D)`` of uint8 images ``(N, 1 or 3, H, W)``."""
+        """Compute the features ``(N, D)`` of uint8 images ``(N, 1 or 3, H, W)``.
+
+        Raises:
+            ValueError: another dtype or shape.
+        """
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
             raise ValueError(
                 f"ClassifierFeatures got {images.dtype} of shape {tuple(images.shape)}; it takes uint8 "

@@ -106,7 +106,11 @@ def plot_activations(
 
 
 def check_channels_exist(channels: Sequence[int], count: int) -> None:
-    """Refuse channels that a layer of ``count`` channels does not have."""
+    """Refuse channels that a layer of ``count`` channels does not have.
+
+    Raises:
+        ValueError: one of those, or no channel at all.
+    """
     if not channels or not all(0 <= channel < count for channel in channels):
         raise ValueError(f"channels got {list(channels)}; the layer has 0 to {count - 1}, give one or more of them")
 
