@@ -436,7 +436,7 @@ LAYERS: dict[str, Callable[..., nn.Module]] = {
     "mixture with components' affine and relu": lambda *a, **k: MixtureNorm(
         *a, affine="component", activation=relu, **k
     ),
-    "mixture fitted to some rows": lambda *a, **k: MixtureNorm(*a, fit_rows=5, **k),
+    "mixture fitted to some rows": lambda *a, **k: MixtureNorm(*a, fit_rows=30, **k),
     "mode": ModeNorm,
     "mode, cumulative": lambda *a, **k: ModeNorm(*a, momentum=None, **k),
     "mode group": ModeGroupNorm,
