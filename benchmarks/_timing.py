@@ -1,0 +1,163 @@
+"""What the benchmarks have in common: options, measuring side by side, and a result that says where it comes from."""
+
+import argparse
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+LEAST_SECONDS = 0.02
+"""What takes less is called several times in a row for one measurement."""
+MOST_CALLS = 100
+PACKAGES = ("torch", "lightning", "mn-lightning")
+
+Times = dict[str, list[float]]
+
+
+class Target(NamedTuple):
+    """Where a ratio should be; ``Target("<=", 1.2).verdict(1.1)`` is "met"."""
+
+    relation: str
+    limit: float
+
+    def met(self, ratio: float) -> bool:
+        """Whether ``ratio`` is there."""
+        return ratio <= self.limit if self.relation == "<=" else ratio >= self.limit
+
+    def verdict(self, ratio: float) -> str:
+        """Say so in a word."""
+        return "met" if self.met(ratio) else "missed"
+
+    def __str__(self) -> str:
+        return f"{self.relation} {self.limit:g}"
+
+
+def parser(name: str, text: str, rounds: int) -> argparse.ArgumentParser:
+    """Make the parser with the options that all benchmarks have."""
+    result = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=text.partition("\n")[0])
+    result.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    result.add_argument("--rounds", type=int, default=rounds, help="how often everything is measured, %(default)s")
+    result.add_argument("--threads", type=int, help="threads of the CPU, by default as many as torch takes")
+    result.add_argument("--quick", action="store_true", help="tiny inputs and one round: to see that it runs")
+    result.add_argument("--json", type=Path, default=Path(__file__).parent / "out" / f"{name}.json", metavar="PATH")
+    return result
+
+
+def parse(options: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse, and set what the options say."""
+    args = options.parse_args(arguments)
+    if args.rounds < 1:
+        options.error("--rounds takes 1 or more")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        options.error("there is no GPU that torch can use")
+    if args.quick:
+        args.rounds = 1
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    return args
+
+
+def seconds(call: Callable[[], object], device: str, times: int = 1) -> float:
+    """Time one call, from the mean of ``times`` of them; on a GPU, until the last has been computed."""
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    synchronize(device)
+    return (time.perf_counter() - start) / times
+
+
+def synchronize(device: str) -> None:
+    """Wait for the GPU, if it is one."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def side_by_side(calls: Mapping[str, Callable[[], object]], args: argparse.Namespace) -> Times:
+    """Measure all calls in turn, A B C A B C ..., so that what else the machine does falls on all of them.
+
+    Before that comes a round to warm up, and one that finds how many calls make a measurement long enough.
+
+    Returns:
+        Seconds of each call in each round.
+    """
+    calls_at_once = {}
+    for call in calls.values():
+        call()
+    for name, call in calls.items():
+        calls_at_once[name] = 1
+        if not args.quick:
+            calls_at_once[name] = min(MOST_CALLS, math.ceil(LEAST_SECONDS / seconds(call, args.device)))
+    times: Times = {name: [] for name in calls}
+    for _ in range(args.rounds):
+        for name, call in calls.items():
+            times[name].append(seconds(call, args.device, calls_at_once[name]))
+    return times
+
+
+def ratio(times: Times, name: str, reference: str) -> float:
+    """Return the median over the rounds of one's time over another's in the same round."""
+    return statistics.median(a / b for a, b in zip(times[name], times[reference], strict=True))
+
+
+def median_ms(times: Times, name: str) -> float:
+    """Return the median in milliseconds."""
+    return statistics.median(times[name]) * 1e3
+
+
+def machine(args: argparse.Namespace) -> dict[str, Any]:
+    """Say what it was measured on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": _cpu_model(),
+        "cores": cores,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if args.device == "cuda" else None,
+        "system": platform.platform(),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def report_of(name: str, args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Make the result of benchmark ``name``: its rows, and where, with what and when they were measured."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        versions[package] = importlib.metadata.version(package)
+    return {
+        "benchmark": name,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": machine(args),
+        "versions": versions,
+        "settings": {key: value for key, value in vars(args).items() if key != "json"},
+        "rows": list(rows),
+    }
+
+
+def write(path: Path, report: Mapping[str, Any]) -> None:
+    """Write a result as JSON, which has no NaN."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+
+
+def title(text: str, args: argparse.Namespace) -> str:
+    """Title of a table, with the machine."""
+    where = machine(args)
+    return f"{text}; medians of {args.rounds} rounds; {where['gpu'] or where['cpu']}, {where['threads']} threads"

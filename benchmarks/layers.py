@@ -1,0 +1,252 @@
+"""The norm layers' time against torch's own layers on the same input, forward and backward, and in evaluation.
+
+    python -m benchmarks.layers [--device cuda] [--shapes 256x64x32x32 ...]
+
+A ratio is the layer's time over that of the layer it is compared with, the median over the rounds; everything is
+measured in turn within a round. Training is forward and backward with gradients for input and parameters; evaluation
+is forward without gradients.
+
+The floor is memory traffic. BatchNorm reads and writes the activation 3 times forward and 5 times backward (forward: x
+for the moments, x, y; backward: x and dy for the sums, x, dy, dx), ModeNorm needs no more than that, and MixtureNorm
+one reading more for each iteration of its fit if that sees all rows; evaluation is x and y. The bandwidth is what
+``copy_`` of a tensor of this size reaches in the same rounds, and "of floor" is the time that the bytes of these passes
+take at this bandwidth over the time of the layer. A small tensor is copied within the cache: more than memory can.
+
+"official ModeNorm" is Algorithm 1 of Deecke, Murray & Bilen (arXiv:1810.05466) written down as it is printed, with
+torch's operations and autograd: see :class:`OfficialModeNorm`. Its ratio is its time over that of ours.
+"""
+
+import inspect
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import _timing
+from benchmarks._timing import Target, Times
+from mn_lightning import MixtureNorm, ModeGroupNorm, ModeNorm
+from mn_lightning._tables import print_table
+
+SHAPES = ("256x64x32x32", "256x128x16x16", "256x128x8x8", "128x768x7x7")
+QUICK_SHAPES = ("4x8x3x3",)
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+EM_ITERS = 2
+FIT_ROWS = 8192
+TRAINING_PASSES = 3 + 5
+EVALUATION_PASSES = 2
+
+Limits = dict[str, Target]
+
+
+def _limits(relation: str, cpu: float, cuda: float) -> Limits:
+    return {"cpu": Target(relation, cpu), "cuda": Target(relation, cuda)}
+
+
+class OfficialModeNorm(nn.Module):
+    """Algorithm 1 of Deecke et al. as it is printed: a loop over K modes, each with passes of its own.
+
+    The gates are those of :class:`~mn_lightning.ModeNorm`. As in the text of Section 3.2 a batch in training is
+    normalized with its own moments. The variance is the difference of the moments, and the running moments are averaged
+    with a momentum of 0.1.
+    """
+
+    def __init__(self, num_features: int, n_components: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.gate = nn.Linear(num_features, n_components)
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.register_buffer("running_first", torch.zeros(n_components, 1, num_features, 1, 1))
+        self.register_buffer("running_second", torch.ones(n_components, 1, num_features, 1, 1))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``(N, C, H, W)`` in training."""
+        gates = self.gate(x.mean((2, 3))).softmax(1)
+        y = torch.zeros_like(x)
+        for k in range(gates.shape[1]):
+            gate = gates[:, k].reshape(-1, 1, 1, 1)
+            count = gate.sum()
+            first = (gate * x).mean((2, 3), keepdim=True).sum(0, keepdim=True) / count
+            second = (gate * x.square()).mean((2, 3), keepdim=True).sum(0, keepdim=True) / count
+            with torch.no_grad():
+                self.running_first[k].lerp_(first, 0.1)
+                self.running_second[k].lerp_(second, 0.1)
+            y = y + gate * ((x - first) / (second - first.square() + self.eps).sqrt())
+        return self.weight.reshape(1, -1, 1, 1) * y + self.bias.reshape(1, -1, 1, 1)
+
+
+class Case(NamedTuple):
+    """One comparison.
+
+    Attributes:
+        name: of the layer.
+        against: name of what it is compared with.
+        limits: the targets; None where there are none.
+        passes: how often the activation has to be read or written.
+    """
+
+    name: str
+    against: str
+    limits: Limits | None
+    passes: int
+
+
+def mixture_norm(channels: int, **options: Any) -> MixtureNorm:
+    """Make the paper's layer, with K=3."""
+    return MixtureNorm(channels, n_components=3, em_iters=EM_ITERS, **options)
+
+
+def has_fit_rows() -> bool:
+    """Whether MixtureNorm can fit to a subsample."""
+    return "fit_rows" in inspect.signature(MixtureNorm).parameters
+
+
+LAYERS: dict[str, Callable[[int], nn.Module]] = {
+    "BatchNorm2d": nn.BatchNorm2d,
+    "BatchNorm2d + ReLU": lambda channels: nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU()),
+    "GroupNorm": lambda channels: nn.GroupNorm(1, channels),
+    "ModeNorm K=2": lambda channels: ModeNorm(channels, 2),
+    "ModeNorm K=6": lambda channels: ModeNorm(channels, 6),
+    "ModeGroupNorm K=2": lambda channels: ModeGroupNorm(channels, 2),
+    "MixtureNorm K=3": mixture_norm,
+    "MixtureNorm ReLU inside": lambda channels: mixture_norm(channels, activation=nn.ReLU()),
+    f"MixtureNorm fit_rows={FIT_ROWS}": lambda channels: mixture_norm(channels, fit_rows=FIT_ROWS),
+    "official ModeNorm K=2": lambda channels: OfficialModeNorm(channels, 2),
+    "official ModeNorm K=6": lambda channels: OfficialModeNorm(channels, 6),
+}
+FIT_PASSES = TRAINING_PASSES + EM_ITERS
+MODE, EVALUATION, OFFICIAL = _limits("<=", 1.2, 1.3), _limits("<=", 2.5, 2), _limits(">=", 10, 5)
+TRAINING_CASES = [
+    Case("BatchNorm2d", "copy_", None, TRAINING_PASSES),
+    Case("ModeNorm K=2", "BatchNorm2d", MODE, TRAINING_PASSES),
+    Case("ModeNorm K=6", "BatchNorm2d", MODE, TRAINING_PASSES),
+    Case("ModeGroupNorm K=2", "GroupNorm", _limits("<=", 1.5, 1.5), TRAINING_PASSES),
+    Case("MixtureNorm K=3", "BatchNorm2d", _limits("<=", 3.5, 3), FIT_PASSES),
+    Case("MixtureNorm ReLU inside", "BatchNorm2d + ReLU", _limits("<=", 4.5, 3), FIT_PASSES),
+]
+if has_fit_rows():
+    TRAINING_CASES.append(
+        Case(f"MixtureNorm fit_rows={FIT_ROWS}", "BatchNorm2d", _limits("<=", 2.5, 2), TRAINING_PASSES)
+    )
+OFFICIAL_CASES = [
+    Case("official ModeNorm K=2", "ModeNorm K=2", OFFICIAL, TRAINING_PASSES),
+    Case("official ModeNorm K=6", "ModeNorm K=6", OFFICIAL, TRAINING_PASSES),
+]
+EVALUATION_CASES = [
+    Case("BatchNorm2d", "copy_", None, EVALUATION_PASSES),
+    Case("ModeNorm K=2", "BatchNorm2d", EVALUATION, EVALUATION_PASSES),
+    Case("ModeNorm K=6", "BatchNorm2d", EVALUATION, EVALUATION_PASSES),
+    Case("ModeGroupNorm K=2", "BatchNorm2d", EVALUATION, EVALUATION_PASSES + 1),
+    Case("MixtureNorm K=3", "BatchNorm2d", EVALUATION, EVALUATION_PASSES),
+    Case("MixtureNorm ReLU inside", "BatchNorm2d + ReLU", EVALUATION, EVALUATION_PASSES),
+]
+
+
+def clustered(shape: Sequence[int], memory_format: torch.memory_format, device: str) -> Tensor:
+    """Make an activation whose C-vectors come from three clusters, so that there is something to fit."""
+    labels = torch.randint(3, (shape[0], 1, *shape[2:]))
+    centers = torch.randn(3, shape[1])
+    x = torch.randn(*shape) + centers[labels.squeeze(1)].movedim(-1, 1)
+    return x.to(device).contiguous(memory_format=memory_format)
+
+
+def training(layer: nn.Module, x: Tensor, dy: Tensor) -> Callable[[], object]:
+    """Return what does one forward and backward."""
+    layer.train()
+    wanted = [x, *layer.parameters()]
+    return lambda: torch.autograd.grad(layer(x), wanted, dy)
+
+
+def evaluation(layer: nn.Module, x: Tensor) -> Callable[[], object]:
+    """Return what does one forward without gradients, with what the layer has stored after a batch."""
+    x = x.detach()
+    layer.train()
+    with torch.no_grad():
+        layer(x)
+    if isinstance(layer, MixtureNorm):
+        layer.refit_iters = 2
+        layer.refit()
+    layer.eval()
+
+    def call() -> None:
+        with torch.no_grad():
+            layer(x)
+
+    return call
+
+
+def measure(cases: Sequence[Case], mode: str, x: Tensor, args: Namespace) -> Times:
+    """Measure all layers of ``cases`` and ``copy_``."""
+    dy, copy = torch.randn_like(x), torch.empty_like(x)
+    names = dict.fromkeys(name for case in cases for name in (case.against, case.name) if name in LAYERS)
+    calls: dict[str, Callable[[], object]] = {"copy_": lambda: copy.copy_(x.detach())}
+    for name in names:
+        layer = LAYERS[name](x.shape[1]).to(x.device)
+        calls[name] = evaluation(layer, x) if mode == "evaluation" else training(layer, x, dy)
+    return _timing.side_by_side(calls, args)
+
+
+def rows_of(shape: str, layout: str, args: Namespace) -> list[dict[str, Any]]:
+    """Measure all layers on one input."""
+    x = clustered([int(size) for size in shape.split("x")], FORMATS[layout], args.device).requires_grad_()
+    size = x.numel() * x.element_size()
+    rows = []
+    for mode, cases in (("training", TRAINING_CASES), ("training", OFFICIAL_CASES), ("evaluation", EVALUATION_CASES)):
+        times = measure(cases, mode, x, args)
+        copy_ms = _timing.median_ms(times, "copy_")
+        for case in cases:
+            ratio = _timing.ratio(times, case.name, case.against)
+            target = case.limits[args.device] if case.limits else None
+            layer_ms = _timing.median_ms(times, case.name)
+            rows.append(
+                {
+                    "layer": case.name,
+                    "mode": mode,
+                    "shape": shape,
+                    "format": layout,
+                    "against": case.against,
+                    "reference_ms": _timing.median_ms(times, case.against),
+                    "layer_ms": layer_ms,
+                    "ratio": ratio,
+                    "target": str(target) if target else None,
+                    "met": target.met(ratio) if target else None,
+                    "passes": case.passes,
+                    "floor_bytes": case.passes * size,
+                    "bandwidth_gb_per_s": 2 * size / copy_ms / 1e6,
+                    "fraction_of_floor": case.passes / 2 * copy_ms / layer_ms,
+                }
+            )
+    return rows
+
+
+def _line(row: dict[str, Any]) -> tuple[object, ...]:
+    return (
+        row["layer"] + (", eval" if row["mode"] == "evaluation" else ""),
+        row["shape"] + (" NHWC" if row["format"] == "channels_last" else ""),
+        row["against"].replace("BatchNorm2d", "BN"),
+        f"{row['reference_ms']:.4g}",
+        f"{row['layer_ms']:.4g}",
+        f"{row['ratio']:.2f}",
+        row["target"] or "",
+        {None: "", True: "met", False: "missed"}[row["met"]],
+        f"{row['fraction_of_floor']:.0%}",
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the table, write the JSON."""
+    parser = _timing.parser("layers", __doc__ or "", rounds=11)
+    parser.add_argument("--shapes", nargs="+", metavar="NxCxHxW", help="instead of the targets' four")
+    parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
+    args = _timing.parse(parser, arguments)
+    shapes = args.shapes or (QUICK_SHAPES if args.quick else SHAPES)
+    rows = [row for shape in shapes for layout in args.formats for row in rows_of(shape, layout, args)]
+    header = ("layer", "input", "against", "its ms", "layer ms", "ratio", "target", "", "of floor")
+    print_table(_timing.title("Norm layers", args), header, map(_line, rows))
+    _timing.write(args.json, _timing.report_of("layers", args, rows))
+
+
+if __name__ == "__main__":
+    main()

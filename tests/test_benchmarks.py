@@ -1,0 +1,87 @@
+"""The benchmark programs run and write what they should; how long anything takes is not tested."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import layers
+from benchmarks._timing import Target, ratio
+from mn_lightning import ModeNorm
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """All numbers in a JSON value."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from numbers(item)
+    elif isinstance(value, (int, float)):
+        yield value
+
+
+def result_of(benchmark: Any, folder: Path, *arguments: str) -> dict[str, Any]:
+    """Run a benchmark on tiny inputs, and look at what all of them have in common."""
+    path = folder / "deep" / "result.json"
+    benchmark.main(["--quick", "--json", str(path), *arguments])
+    result = json.loads(path.read_text())
+    assert benchmark.__name__ == f"benchmarks.{result['benchmark']}"
+    assert set(result["versions"]) == {"python", "torch", "lightning", "mn-lightning"}
+    assert result["machine"]["cpu"]
+    assert result["machine"]["threads"] == torch.get_num_threads()
+    assert result["machine"]["gpu"] is None
+    assert result["date"].startswith("20")
+    assert result["settings"]["rounds"] == 1
+    assert result["rows"]
+    assert all(math.isfinite(number) for number in numbers(result))
+    for row in result["rows"]:
+        if row["target"] is not None:
+            relation, limit = row["target"].split()
+            assert row["met"] == (row["ratio"] <= float(limit) if relation == "<=" else row["ratio"] >= float(limit))
+    return result
+
+
+def one_table(text: str) -> bool:
+    return text.count("┏") == 1
+
+
+def test_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = result_of(layers, tmp_path)["rows"]
+    assert one_table(capsys.readouterr().out)
+    assert {row["format"] for row in rows} == {"contiguous", "channels_last"}
+    for name in ("ModeNorm K=2", "ModeNorm K=6", "ModeGroupNorm K=2", "MixtureNorm K=3", "MixtureNorm ReLU inside"):
+        assert {row["mode"] for row in rows if row["layer"] == name} == {"training", "evaluation"}
+    for row in rows:
+        assert row["layer_ms"] > 0
+        assert row["reference_ms"] > 0
+        # With one round, the median of the ratios is the ratio of the medians.
+        assert row["ratio"] == pytest.approx(row["layer_ms"] / row["reference_ms"])
+
+
+def test_the_official_formula_is_mode_norms() -> None:
+    """The benchmark compares two ways to compute the same."""
+    x = torch.randn(6, 4, 5, 5, requires_grad=True)
+    ours, official = ModeNorm(4, 3), layers.OfficialModeNorm(4, 3)
+    official.gate.load_state_dict(ours.gate.state_dict())
+    y, expected = ours(x), official(x)
+    torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-4)
+    dy = torch.randn_like(x)
+    results = (torch.autograd.grad(out, x, dy)[0] for out in (y, expected))
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
+
+
+def test_a_ratio_is_the_median_of_those_within_a_round() -> None:
+    assert ratio({"a": [1.0, 2.0, 9.0], "b": [1.0, 1.0, 1.0]}, "a", "b") == 2
+    assert ratio({"a": [1.0, 20.0, 3.0], "b": [1.0, 10.0, 1.0]}, "a", "b") == 2
+
+
+def test_a_target_is_met_or_missed() -> None:
+    assert Target("<=", 1.2).verdict(1.2) == "met"
+    assert Target("<=", 1.2).verdict(1.21) == "missed"
+    assert Target(">=", 10).verdict(9.9) == "missed"
+    assert str(Target(">=", 10)) == ">= 10"
