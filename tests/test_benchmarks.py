@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import layers
+from benchmarks import fit, layers, scaling
 from benchmarks._timing import Target, ratio
 from mn_lightning import ModeNorm
 
@@ -42,7 +42,8 @@ def result_of(benchmark: Any, folder: Path, *arguments: str) -> dict[str, Any]:
     for row in result["rows"]:
         if row["target"] is not None:
             relation, limit = row["target"].split()
-            assert row["met"] == (row["ratio"] <= float(limit) if relation == "<=" else row["ratio"] >= float(limit))
+            reached = row["slope"] if "slope" in row else row["ratio"]
+            assert row["met"] == (reached <= float(limit) if relation == "<=" else reached >= float(limit))
     return result
 
 
@@ -61,6 +62,27 @@ def test_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert row["reference_ms"] > 0
         # With one round, the median of the ratios is the ratio of the medians.
         assert row["ratio"] == pytest.approx(row["layer_ms"] / row["reference_ms"])
+
+
+def test_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = result_of(fit, tmp_path, "--iterations", "3")["rows"]
+    assert one_table(capsys.readouterr().out)
+    assert row["ratio"] == pytest.approx(row["sklearn_ms"] / row["ours_ms"])
+    assert row["our_log_likelihood"] == pytest.approx(row["sklearn_log_likelihood"], abs=1e-4)
+
+
+def test_scaling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = result_of(scaling, tmp_path)["rows"]
+    assert one_table(capsys.readouterr().out)
+    assert [row["over"] for row in rows if row["layer"] == "MixtureNorm"] == [
+        "components",
+        "channels",
+        "rows",
+        "em_iters",
+    ]
+    for row in rows:
+        (first, last), (before, after) = row["values"], row["ms"]
+        assert row["slope"] == pytest.approx(math.log(after / before) / math.log(last / first))
 
 
 def test_the_official_formula_is_mode_norms() -> None:
