@@ -3,15 +3,18 @@
 import json
 import math
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from benchmarks import fit, layers, scaling
+from benchmarks import epochs, fit, layers, scaling
 from benchmarks._timing import Target, ratio
 from mn_lightning import ModeNorm
+from mn_lightning.models import CIFARConvNet
 
 
 def numbers(value: Any) -> Iterator[float]:
@@ -83,6 +86,50 @@ def test_scaling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for row in rows:
         (first, last), (before, after) = row["values"], row["ms"]
         assert row["slope"] == pytest.approx(math.log(after / before) / math.log(last / first))
+
+
+def test_epochs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    memory, *times = result_of(epochs, tmp_path)["rows"]
+    assert one_table(capsys.readouterr().out)
+    assert memory["ratio"] == pytest.approx(memory["ours"] / memory["batchnorm"])
+    assert [row["steps_in_an_epoch"] for row in times] == [196, 391]
+    for row in times:
+        assert row["batchnorm"] == pytest.approx(row["steps_in_an_epoch"] * row["batchnorm_step_ms"] / 1e3)
+        ours = row["steps_in_an_epoch"] * row["ours_step_ms"] + row["refit_ms"]
+        assert row["ratio"] == pytest.approx(ours / 1e3 / row["batchnorm"])
+        assert row["refit_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    "variant", [epochs.CONV_NET, epochs.INCEPTION, epochs.MEMORY], ids=lambda variant: variant.name
+)
+def test_what_is_measured_is_the_studys_variant(variant: epochs.Variant) -> None:
+    configurations = files("mn_lightning") / "configs"
+    study = yaml.safe_load((configurations / "studies" / f"{variant.study[0]}.yaml").read_text())
+    swap = study["variants"][variant.study[1]]["trainer.callbacks+"]["init_args"]
+    assert swap == {"norm": "mixture", "layers": variant.layers}
+    name = study["base"] if isinstance(study["base"], str) else study["base"][0]
+    base = yaml.safe_load((configurations / f"{name}.yaml").read_text())
+    assert base["data"]["init_args"]["batch_size"] == variant.batch_size
+    assert base["model"]["init_args"]["network"]["class_path"] == variant.network.__name__
+
+
+def test_queues_are_full_before_the_refit_is_timed() -> None:
+    model = epochs.classifier(epochs.with_mixtures(epochs.MEMORY, CIFARConvNet()))
+    epochs.fill_queues(model, torch.randn(4, 3, 8, 8))
+    for norm in (model.network.conv2.norm, model.network.conv3.norm):
+        assert norm.queue.counts.min() > 0
+        assert norm.stale
+
+
+def test_peak_memory_is_that_of_the_tensors() -> None:
+    def call() -> None:
+        first = torch.ones(2**20)
+        second = first + 1
+        del first
+        torch.ones(2**18).add_(float(second[0]))
+
+    assert epochs.peak_memory(call, "cpu") == pytest.approx(2 * 2**22, rel=1e-3)
 
 
 def test_the_official_formula_is_mode_norms() -> None:
