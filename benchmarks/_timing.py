@@ -24,7 +24,7 @@ Times = dict[str, list[float]]
 
 
 class Target(NamedTuple):
-    """Where a ratio should be; ``Target("<=", 1.2).verdict(1.1)`` is "met"."""
+    """Where a ratio should be: ``"<="`` or ``">="`` a limit."""
 
     relation: str
     limit: float
@@ -33,12 +33,20 @@ class Target(NamedTuple):
         """Whether ``ratio`` is there."""
         return ratio <= self.limit if self.relation == "<=" else ratio >= self.limit
 
-    def verdict(self, ratio: float) -> str:
-        """Say so in a word."""
-        return "met" if self.met(ratio) else "missed"
-
     def __str__(self) -> str:
         return f"{self.relation} {self.limit:g}"
+
+
+def judged(ratio: float, target: Target | None) -> dict[str, Any]:
+    """Part of a row: a ratio beside its target, if there is one."""
+    if target is None:
+        return {"ratio": ratio, "target": None, "met": None}
+    return {"ratio": ratio, "target": str(target), "met": target.met(ratio)}
+
+
+def cells(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Columns of a table: the target of a row, and whether it is met."""
+    return row["target"] or "", {None: "", True: "met", False: "missed"}[row["met"]]
 
 
 def parser(name: str, text: str, rounds: int) -> argparse.ArgumentParser:

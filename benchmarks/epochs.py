@@ -219,13 +219,8 @@ def epoch(variant: Variant, args: Namespace) -> dict[str, Any]:
         "refit_ms": _timing.median_ms(times, "refit"),
         "batchnorm": statistics.median(epochs["BatchNorm"]),
         "ours": statistics.median(epochs["MixtureNorm"]),
-        **_against_target(_timing.ratio(epochs, "MixtureNorm", "BatchNorm"), variant, args),
+        **_timing.judged(_timing.ratio(epochs, "MixtureNorm", "BatchNorm"), variant.targets[args.device]),
     }
-
-
-def _against_target(ratio: float, variant: Variant, args: Namespace) -> dict[str, Any]:
-    target = variant.targets[args.device]
-    return {"ratio": ratio, "target": str(target), "met": target.met(ratio)}
 
 
 def peak_memory(call: Callable[[], object], device: str) -> int:
@@ -267,14 +262,14 @@ def memory(variant: Variant, args: Namespace) -> dict[str, Any]:
         "batch_size": 4 if args.quick else variant.batch_size,
         "batchnorm": batch_norm,
         "ours": ours,
-        **_against_target(ours / batch_norm, variant, args),
+        **_timing.judged(ours / batch_norm, variant.targets[args.device]),
     }
 
 
 def _line(row: dict[str, Any]) -> tuple[object, ...]:
     numbers = (f"{row[name]:.4g} {row['unit']}" for name in ("batchnorm", "ours"))
     steps = [f"{row[name]:.4g}" if name in row else "" for name in ("batchnorm_step_ms", "ours_step_ms", "refit_ms")]
-    return row["what"], *numbers, f"{row['ratio']:.3f}", row["target"], "met" if row["met"] else "missed", *steps
+    return row["what"], *numbers, f"{row['ratio']:.3f}", *_timing.cells(row), *steps
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -88,7 +88,6 @@ def measure(args: Namespace, rows: int, features: int) -> dict[str, Any]:
         times = _timing.side_by_side(calls, args)
     if model.n_iter_ != args.iterations:
         raise RuntimeError(f"scikit-learn made {model.n_iter_} iterations instead of {args.iterations}")
-    ratio, target = _timing.ratio(times, "scikit-learn", "ours"), TARGETS[args.device]
     return {
         "rows": rows,
         "features": features,
@@ -97,9 +96,7 @@ def measure(args: Namespace, rows: int, features: int) -> dict[str, Any]:
         "sklearn_version": sklearn.__version__,
         "sklearn_ms": _timing.median_ms(times, "scikit-learn"),
         "ours_ms": _timing.median_ms(times, "ours"),
-        "ratio": ratio,
-        "target": str(target),
-        "met": target.met(ratio),
+        **_timing.judged(_timing.ratio(times, "scikit-learn", "ours"), TARGETS[args.device]),
         "sklearn_log_likelihood": float(model.score(x.astype(np.float64))),
         "our_log_likelihood": log_likelihood(here, by_us(here, moved, args.iterations)),
     }
@@ -116,8 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{row['sklearn_ms']:.4g}",
         f"{row['ours_ms']:.4g}",
         f"{row['ratio']:.2f}",
-        row["target"],
-        "met" if row["met"] else "missed",
+        *_timing.cells(row),
         f"{row['sklearn_log_likelihood']:.4f}",
         f"{row['our_log_likelihood']:.4f}",
     )

@@ -197,7 +197,6 @@ def rows_of(shape: str, layout: str, args: Namespace) -> list[dict[str, Any]]:
         times = measure(cases, mode, x, args)
         copy_ms = _timing.median_ms(times, "copy_")
         for case in cases:
-            ratio = _timing.ratio(times, case.name, case.against)
             target = case.limits[args.device] if case.limits else None
             layer_ms = _timing.median_ms(times, case.name)
             rows.append(
@@ -209,9 +208,7 @@ def rows_of(shape: str, layout: str, args: Namespace) -> list[dict[str, Any]]:
                     "against": case.against,
                     "reference_ms": _timing.median_ms(times, case.against),
                     "layer_ms": layer_ms,
-                    "ratio": ratio,
-                    "target": str(target) if target else None,
-                    "met": target.met(ratio) if target else None,
+                    **_timing.judged(_timing.ratio(times, case.name, case.against), target),
                     "passes": case.passes,
                     "floor_bytes": case.passes * size,
                     "bandwidth_gb_per_s": 2 * size / copy_ms / 1e6,
@@ -229,8 +226,7 @@ def _line(row: dict[str, Any]) -> tuple[object, ...]:
         f"{row['reference_ms']:.4g}",
         f"{row['layer_ms']:.4g}",
         f"{row['ratio']:.2f}",
-        row["target"] or "",
-        {None: "", True: "met", False: "missed"}[row["met"]],
+        *_timing.cells(row),
         f"{row['fraction_of_floor']:.0%}",
     )
 

@@ -91,7 +91,7 @@ def measure(layer: str, swept: str, args: Namespace) -> dict[str, Any]:
 
 def _line(row: dict[str, Any]) -> tuple[object, ...]:
     times = "  ".join(f"{value}: {ms:.4g}" for value, ms in zip(row["values"], row["ms"], strict=True))
-    return row["layer"], row["over"], times, f"{row['slope']:.2f}", row["target"], "met" if row["met"] else "missed"
+    return row["layer"], row["over"], times, f"{row['slope']:.2f}", *_timing.cells(row)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

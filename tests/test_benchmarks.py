@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from benchmarks import epochs, fit, layers, scaling
-from benchmarks._timing import Target, ratio
+from benchmarks._timing import Target, cells, judged, ratio
 from mn_lightning import ModeNorm
 from mn_lightning.models import CIFARConvNet
 
@@ -150,7 +150,8 @@ def test_a_ratio_is_the_median_of_those_within_a_round() -> None:
 
 
 def test_a_target_is_met_or_missed() -> None:
-    assert Target("<=", 1.2).verdict(1.2) == "met"
-    assert Target("<=", 1.2).verdict(1.21) == "missed"
-    assert Target(">=", 10).verdict(9.9) == "missed"
-    assert str(Target(">=", 10)) == ">= 10"
+    assert cells(judged(1.2, Target("<=", 1.2))) == ("<= 1.2", "met")
+    assert cells(judged(1.21, Target("<=", 1.2))) == ("<= 1.2", "missed")
+    assert cells(judged(9.9, Target(">=", 10))) == (">= 10", "missed")
+    assert cells(judged(10.1, Target(">=", 10))) == (">= 10", "met")
+    assert cells(judged(1.0, None)) == ("", "")
