@@ -267,7 +267,17 @@ class _LogJoint:
 
 
 class Posteriors:
-    """:func:`posteriors` of one piece of the rows, with their squares, ``(G, b, 2D, m) -> (G, b, K, m)``."""
+    """:func:`posteriors` of one piece of the rows, with their squares, ``(G, b, 2D, m) -> (G, b, K, m)``.
+
+    Args:
+        mixture: weights ``(G, K)``, means and variances ``(G, K, D)``.
+        reg_covar: added to the variances.
+
+    Examples:
+        >>> mixture = Mixture(torch.tensor([[0.5, 0.5]]), torch.tensor([[[-1.0], [1.0]]]), torch.ones(1, 2, 1))
+        >>> [Posteriors(mixture, 0.0)(place, z).flatten() for place, z in with_squares(torch.zeros(1, 1, 1, 1))]
+        [tensor([0.5000, 0.5000])]
+    """
 
     def __init__(self, mixture: Mixture, reg_covar: float) -> None:
         self.log_joint = _LogJoint(mixture, reg_covar)
@@ -490,6 +500,10 @@ def subsample(x: Tensor, count: int, step: Tensor) -> Tensor:
     """``count`` of the rows, at random without replacement: ``(G, 1, count, D)``, or all if there are less.
 
     ``step`` is an int64 tensor with one element, of which the choice is a function.
+
+    Examples:
+        >>> subsample(torch.zeros(1, 4, 50, 3), 20, torch.tensor(0)).shape
+        torch.Size([1, 1, 20, 3])
     """
     rows = x.shape[2]
     if x.shape[1] * rows <= count:
