@@ -648,7 +648,7 @@ def test_compiled_as_one_graph_equals_eager(name: str, training: bool) -> None:
         x = torch.randn(8, 3, 4, 2)
         given = [x.clone().requires_grad_() for _ in range(2)]
         outputs = [layer(given[0]), compiled(given[1])]
-        close(outputs[1].detach(), outputs[0].detach(), 1e-6)
+        close(outputs[1].detach(), outputs[0].detach(), 1e-5)
         for y in outputs:
             y.square().sum().backward()
         close(given[1].grad, given[0].grad, 1e-5)
