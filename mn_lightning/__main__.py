@@ -1,5 +1,6 @@
 """``mn-lightning``, and ``python -m mn_lightning``."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,9 @@ _EPILOG = (
 def main(args: Sequence[str] | None = None) -> None:
     """Run ``mn-lightning``; ``args`` is for tests, the command line otherwise."""
     given = list(sys.argv[1:] if args is None else args)
+    if args is None and not {"", os.getcwd()} & set(sys.path):
+        # A user's own module is found beside the configuration, by the installed command as by `python -m`.
+        sys.path.insert(0, os.getcwd())
     if given[:1] == ["compare"]:
         from mn_lightning.compare.command import compare  # brings scipy, which the other subcommands can do without
 

@@ -7,7 +7,7 @@ import torch
 from mn_lightning.gmm import Mixture
 
 MAX_SNAPSHOTS = 20
-"""Mixtures kept: enough for one within 5% of any share of the training."""
+"""Mixtures kept: enough for one within 5% of the training from each of its fifths."""
 
 MAX_CHANNELS = 64
 """Channels of the mixtures kept: a picture has room for a few."""

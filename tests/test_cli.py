@@ -143,6 +143,21 @@ def test_python_dash_m() -> None:
         assert f"\n    {subcommand} " in done.stdout
 
 
+def test_the_installed_command_finds_a_module_in_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "my_module.py").write_text(
+        "from torch import nn\n\n\nclass MyNetwork(nn.Sequential):\n"
+        "    def __init__(self, channels: int) -> None:\n"
+        "        super().__init__(nn.Conv2d(1, channels, 3), nn.BatchNorm2d(channels))\n"
+    )
+    command = Path(sys.executable).with_name("mn-lightning")
+    network = ["--model.network=my_module.MyNetwork", "--model.network.channels=7"]
+    done = subprocess.run(
+        [command, "layers", "--model=ImageClassifier", *network], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "BatchNorm2d" in done.stdout
+
+
 def test_a_configuration_written_out_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     text = '{"model": {"class_path": "ImageClassifier", "init_args": {"network": "CIFARConvNet"}}}'
     main(["layers", "--config", text])
