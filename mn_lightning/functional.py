@@ -9,15 +9,27 @@ Equations 1-39 are those of Kalayeh & Shah (arXiv:1806.02892), Algorithms 1-3 th
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from mn_lightning import gmm
-from mn_lightning._autograd import matmul, piecewise_affine, weighted_moments
+from mn_lightning._autograd import matmul, weighted_moments
 from mn_lightning._checks import check_choice, check_input, check_rows
-from mn_lightning._mixture_cpu import Claims, any_requires_grad, evaluate, has_parameters, normalize
+from mn_lightning._mixture_cpu import has_parameters
+from mn_lightning._mixture_norm import (
+    Activation,
+    Affine,
+    Reading,
+    Scale,
+    at_once,
+    batch_moments,
+    in_pieces,
+    moved,
+    origin_of,
+    share_of,
+)
 from mn_lightning._pieces import is_eager_cpu
 from mn_lightning._precision import full_precision
 from mn_lightning._processes import ALONE, Processes
@@ -25,15 +37,8 @@ from mn_lightning._rows import Granularity, from_rows, pack, per_group, to_rows,
 from mn_lightning._samples_cpu import sample_affine
 from mn_lightning.gmm import Mixture
 
-Affine = Literal["output", "component"]
-Scale = Literal["sqrt", "unit"]
-Activation = Callable[[Tensor], Tensor]
-
 # Taken out of the types here because torch.compile cannot look into them.
 AFFINES, GRANULARITIES, SCALES = get_args(Affine), get_args(Granularity), get_args(Scale)
-
-MOMENT_TOLERANCE = 1e-5
-"""Relative error of a variance, from rounding, beyond which it is taken around its own mean in a reading of its own."""
 
 
 # --- mixture normalization ----------------------------------------------------------------------------------------
@@ -122,30 +127,11 @@ def mixture_moments(
         True
     """
     packed = pack(mixture, granularity)
-    origin = _origin(packed)
+    origin = origin_of(packed)
     x = to_rows(upcast(input), granularity) - origin.unsqueeze(1)
-    nu, counts = gmm.prune(gmm.log_joint(x, _moved(packed, -origin), eps), min_weight, processes)
-    mean, var = _batch_moments(x, nu, counts, processes)
-    return unpack(_moved(Mixture(_share(counts), mean, var), origin), granularity)
-
-
-def _origin(mixture: Mixture) -> Tensor:
-    """The mixture's mean, ``(G, 1, D)``: taken relative to it, a large common offset of the rows costs no digits."""
-    return (mixture.weights.unsqueeze(-1) * mixture.means).sum(1, keepdim=True)
-
-
-def _moved(mixture: Mixture, by: Tensor) -> Mixture:
-    return Mixture(mixture.weights, mixture.means + by, mixture.variances)
-
-
-def _batch_moments(x: Tensor, nu: Tensor, counts: Tensor, processes: Processes) -> tuple[Tensor, Tensor]:
-    total = counts.clamp_min(torch.finfo(counts.dtype).tiny)
-    return weighted_moments(x, nu / total[:, None, None], processes)
-
-
-def _share(counts: Tensor) -> Tensor:
-    """λ from the sum of ν over the rows; they add up to the number of rows."""
-    return counts / counts.sum(-1, keepdim=True)
+    nu, counts = gmm.prune(gmm.log_joint(x, moved(packed, -origin), eps), min_weight, processes)
+    mean, var = batch_moments(x, nu, counts, processes)
+    return unpack(moved(Mixture(share_of(counts), mean, var), origin), granularity)
 
 
 @full_precision
@@ -212,133 +198,12 @@ def mixture_norm(
     x, packed = to_rows(upcast(input), granularity), pack(mixture, granularity)
     gamma = None if weight is None else per_group(weight, granularity)
     beta = None if bias is None else per_group(bias, granularity)
-    reading = _Reading(training, eps, affine, scale, activation, min_weight)
+    reading = Reading(training, eps, affine, scale, activation, min_weight)
     if granularity == "layer" and processes.size == 1 and is_eager_cpu(x) and not has_parameters(activation):
-        y = _mixture_norm_in_pieces(x, packed, gamma, beta, reading)
+        y = in_pieces(x, packed, gamma, beta, reading)
     else:
-        y = _mixture_norm(x, packed, gamma, beta, reading, processes)
+        y = at_once(x, packed, gamma, beta, reading, processes)
     return from_rows(y, input, granularity).to(input.dtype)
-
-
-class _Reading(NamedTuple):
-    """Which of the papers' readings to compute: the arguments of :func:`mixture_norm` of these names."""
-
-    training: bool
-    eps: float
-    affine: Affine
-    scale: Scale
-    activation: Activation | None
-    min_weight: float
-
-    def maps(
-        self, mean: Tensor, var: Tensor, gamma: Tensor | None, beta: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Slope and intercept of each component's map of a row, ``(G, K, D)``, and what is added to their sum."""
-        if self.affine == "component":
-            mean = mean if beta is None else mean + beta
-            var = var if gamma is None else var * gamma
-            gamma = beta = None
-        slope = (var + self.eps).rsqrt()
-        if gamma is not None:
-            slope = slope * gamma
-        return slope, -mean * slope, beta
-
-    def factor(self, share: Tensor) -> Tensor:
-        """1/√λ_k, ``(G, K)``; 1 for a component that is not in use."""
-        return torch.where(share > 0, share, 1).rsqrt() if self.scale == "sqrt" else torch.ones_like(share)
-
-
-def _mixture_norm(
-    x: Tensor, mixture: Mixture, gamma: Tensor | None, beta: Tensor | None, reading: _Reading, processes: Processes
-) -> Tensor:
-    """Compute :func:`mixture_norm` with operations on all rows ``(G, B, M, D)`` at once."""
-    origin = _origin(mixture)
-    mixture = _moved(mixture, -origin)
-    x = x - origin.unsqueeze(1)
-    with torch.no_grad():
-        if reading.training:
-            joint = gmm.log_joint(x.detach(), mixture, reading.eps)
-            nu, counts = gmm.prune(joint, reading.min_weight, processes)
-        else:
-            nu = gmm.posteriors(x.detach(), mixture, reading.eps)
-    moments = Mixture(_share(counts), *_batch_moments(x, nu, counts, processes)) if reading.training else mixture
-    return _normalize(x, nu, *moments, gamma, beta, reading)
-
-
-def _normalize(
-    x: Tensor,
-    nu: Tensor,
-    share: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    reading: _Reading,
-) -> Tensor:
-    nu = nu * reading.factor(share)[:, None, None]
-    slope, intercept, beta = reading.maps(mean, var, gamma, beta)
-    if beta is None:
-        beta = slope.new_zeros(())
-    if reading.activation is None:
-        return piecewise_affine(x, nu, slope, intercept, beta.expand(slope.shape[0], 1, slope.shape[2]))
-    intercept = intercept + beta
-    y = torch.zeros_like(x)
-    for k in range(nu.shape[-1]):
-        pre = torch.addcmul(intercept[:, None, k : k + 1], x, slope[:, None, k : k + 1])
-        y = y + nu[..., k : k + 1] * reading.activation(pre)
-    return y
-
-
-def _mixture_norm_in_pieces(
-    x: Tensor, mixture: Mixture, gamma: Tensor | None, beta: Tensor | None, reading: _Reading
-) -> Tensor:
-    """Compute :func:`mixture_norm` as :mod:`mn_lightning._mixture_cpu` does it."""
-    origin = _origin(mixture)
-    centred = _moved(mixture, -origin)
-
-    def head(
-        mean: Tensor, var: Tensor, gamma: Tensor | None, beta: Tensor | None, factor: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        slope, intercept, beta = reading.maps(mean, var, gamma, beta)
-        if reading.activation is None:
-            slope, intercept = slope * factor.unsqueeze(-1), intercept * factor.unsqueeze(-1)
-        return slope, intercept if beta is None else intercept + beta  # Σ_k ν_k is 1
-
-    if not reading.training and not (torch.is_grad_enabled() and any_requires_grad(x, gamma, beta)):
-        factor = reading.factor(mixture.weights)
-        slope, offset = head(centred.means, centred.variances, gamma, beta, factor)
-        posteriors = gmm.Posteriors(centred, reading.eps)
-        return evaluate(x, posteriors, slope, offset, reading.activation, factor, origin)
-    with torch.no_grad():
-        detached = x.detach()
-        if reading.training:
-            nu, sums = gmm.claims(detached, centred, reading.eps, reading.min_weight, origin)
-            counts = sums.counts
-            share, mean, var = _share(counts), *_moments_of(detached, nu, sums, origin, reading.eps)
-        else:
-            nu = gmm.posteriors(detached, centred, reading.eps, origin)
-            counts = mixture.weights
-            share, mean, var = mixture
-        factor = reading.factor(share)
-
-    def plain(x: Tensor, gamma: Tensor | None, beta: Tensor | None, factor: Tensor) -> Tensor:
-        x = x - origin.unsqueeze(1)
-        moments = _batch_moments(x, nu, counts, ALONE) if reading.training else centred[1:]
-        return _normalize(x, nu, share, *moments, gamma, beta, reading)
-
-    claims = Claims(nu, counts, factor)
-    parameters = (gamma, beta, factor)
-    return normalize(x, claims, (mean, var), head, plain, reading.activation, reading.training, parameters)
-
-
-def _moments_of(x: Tensor, nu: Tensor, sums: gmm.Sums, origin: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each component, from sums around the origin if no digits are lost that way."""
-    total = sums.counts.clamp_min(torch.finfo(x.dtype).tiny).unsqueeze(-1)
-    mean, square = sums.first / total, sums.second / total
-    var = square - mean.square()
-    if ((square * torch.finfo(x.dtype).eps) > MOMENT_TOLERANCE * (var + eps)).any():
-        mean, var = _batch_moments(x - origin.unsqueeze(1), nu, sums.counts, ALONE)
-    return mean + origin, var
 
 
 # --- mode normalization -------------------------------------------------------------------------------------------
@@ -614,8 +479,8 @@ def fisher_vector(x: Tensor, weights: Tensor, means: Tensor, variances: Tensor) 
             f"variances {tuple(variances.shape)}; it takes (M, D), (K,), (K, D) and (K, D)"
         )
     mixture = pack(Mixture(weights, means, variances), "layer")
-    origin = _origin(mixture)
-    mixture, rows = _moved(mixture, -origin), upcast(x) - origin[0]
+    origin = origin_of(mixture)
+    mixture, rows = moved(mixture, -origin), upcast(x) - origin[0]
     nu = gmm.posteriors(rows[None, None], mixture, reg_covar=0.0)[0, 0] * torch.where(weights > 0, weights, 1).rsqrt()
     z = (rows.unsqueeze(1) - mixture.means[0]) * mixture.variances[0].rsqrt()
     return nu.unsqueeze(-1) * z, nu.unsqueeze(-1) * (z.square() - 1) / 2**0.5

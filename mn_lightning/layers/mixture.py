@@ -7,9 +7,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
 from mn_lightning._checks import check_at_least, check_channels, check_choice
+from mn_lightning._mixture_norm import Affine, Scale
 from mn_lightning._processes import ALONE, Processes, all_processes
 from mn_lightning._rows import Granularity
-from mn_lightning.functional import Affine, Scale
 from mn_lightning.gmm import Mixture
 from mn_lightning.layers._batch_norm import placement
 from mn_lightning.layers._recompute import is_recomputing
