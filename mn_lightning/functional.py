@@ -195,7 +195,8 @@ def mixture_norm(
     check_choice("mixture_norm", "scale", scale, SCALES)
     if training and processes.size == 1:
         check_rows("mixture_norm", input)
-    x, packed = to_rows(upcast(input), granularity), pack(mixture, granularity)
+    wide = upcast(input)  # of a slice, the copy has other strides
+    x, packed = to_rows(wide, granularity), pack(mixture, granularity)
     gamma = None if weight is None else per_group(weight, granularity)
     beta = None if bias is None else per_group(bias, granularity)
     reading = Reading(training, eps, affine, scale, activation, min_weight)
@@ -203,7 +204,7 @@ def mixture_norm(
         y = in_pieces(x, packed, gamma, beta, reading)
     else:
         y = at_once(x, packed, gamma, beta, reading, processes)
-    return from_rows(y, input, granularity).to(input.dtype)
+    return from_rows(y, wide, granularity).to(input.dtype)
 
 
 # --- mode normalization -------------------------------------------------------------------------------------------

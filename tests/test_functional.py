@@ -654,6 +654,18 @@ def test_gradients_in_half_precision(dtype: torch.dtype, name: str) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("shape", [(6, 3), (6, 3, 1), (4, 3, 1, 1), (4, 3, 5), (4, 3, 2, 2)])
+def test_half_precision_of_some_rows_of_a_tensor(shape: tuple[int, ...], name: str, training: bool) -> None:
+    """As the first token of each sequence under autocast, x[:, 0]: the copy in float32 has other strides."""
+    x = grouped_input(shape).bfloat16()
+    part = torch.stack([x, x + 1], 1)[:, 0]
+    assert not part.is_contiguous()
+    expected, value = (apply(name, t, cast(parameters(name, 3, training), torch.float32)) for t in (x, part))
+    close(value.float(), expected.float(), 1e-2)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", NORMS)
 def test_autocast_does_not_lower_the_precision(name: str, training: bool) -> None:
     x = grouped_input((6, 3, 8)).float().requires_grad_()
     arguments = cast(parameters(name, 3, training), torch.float32)
