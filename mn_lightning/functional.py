@@ -433,7 +433,8 @@ def mode_group_norm(
         slope = inverse.mean(-1, keepdim=True)
         offset = -(mean.squeeze(1) * inverse).mean(-1, keepdim=True)
         if weight is not None:
-            slope, offset = slope * weight.to(pooled.dtype), offset * weight.to(pooled.dtype)
+            weight = weight.to(pooled.dtype)  # once: both products' gradients cancel; each may be beyond float16
+            slope, offset = slope * weight, offset * weight
         if bias is not None:
             offset = offset + bias.to(pooled.dtype)
         return slope.expand_as(pooled), offset.expand_as(pooled)

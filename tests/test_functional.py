@@ -664,6 +664,17 @@ def test_half_precision_of_some_rows_of_a_tensor(shape: tuple[int, ...], name: s
     close(value.float(), expected.float(), 1e-2)
 
 
+def test_the_gradient_of_a_weight_in_half_precision_is_that_of_float32() -> None:
+    """Also where it is the difference of numbers beyond float16."""
+    x = torch.full((2, 2), 1e4)
+    gradients = []
+    for dtype in (torch.float16, torch.float32):
+        weight = torch.ones(2, dtype=dtype, requires_grad=True)
+        F.mode_group_norm(x, torch.randn(1), torch.randn(1), weight).sum().backward()
+        gradients.append(weight.grad.float())
+    close(gradients[0], gradients[1], 1e-3)
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", NORMS)
 def test_autocast_does_not_lower_the_precision(name: str, training: bool) -> None:
