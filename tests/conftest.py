@@ -1,9 +1,24 @@
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from mn_lightning import _pieces, functional
 
 torch.set_num_threads(1)  # the tensors of these tests are small
+
+# Without time limits: how long a case takes depends on what else the machine does.
+settings.register_profile(
+    "default",
+    max_examples=70,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "nightly", settings.get_profile("default"), max_examples=1000, derandomize=False, print_blob=True
+)
+settings.load_profile("default")
 
 
 @pytest.fixture(autouse=True)

@@ -165,6 +165,7 @@ def _mixture_norm_rows(
     scale: str,
     activation: Callable[[Tensor], Tensor] | None,
     min_weight: float,
+    at: Tensor,
 ) -> Tensor:
     """Eqs. 34-38 for rows (M, D)."""
     n_rows, n_components = len(x), len(params[0])
@@ -188,9 +189,9 @@ def _mixture_norm_rows(
         y = torch.zeros(x.shape[1], dtype=torch.float64)
         for k in alive:
             if affine == "component":  # Eq. 37
-                x_hat = (x[i] - (mu[k] + bias)) / torch.sqrt(var[k] * weight + eps)
+                x_hat = (at[i] - (mu[k] + bias)) / torch.sqrt(var[k] * weight + eps)
             else:
-                x_hat = (x[i] - mu[k]) / torch.sqrt(var[k] + eps)
+                x_hat = (at[i] - mu[k]) / torch.sqrt(var[k] + eps)
             if activation is not None:  # Eq. 38
                 x_hat = activation(weight * x_hat + bias if affine == "output" else x_hat)
             coefficient = nu[i, k] / (math.sqrt(lam[k]) if scale == "sqrt" else 1.0)
@@ -213,19 +214,24 @@ def mixture_norm(
     scale: str = "sqrt",
     activation: Callable[[Tensor], Tensor] | None = None,
     min_weight: float = 0.01,
+    at: Tensor | None = None,
 ) -> Tensor:
-    """(N, C, *) in float64; ``params`` as the package's functions take them, (K,) or (K, C), (K, C), (K, C)."""
+    """(N, C, *) in float64; ``params`` as the package's functions take them, (K,) or (K, C), (K, C), (K, C).
+
+    Here and below, the values to be normalized are ``at``, where it is given, and all else is computed from ``x``.
+    """
     channels = x.shape[1]
     weight = torch.ones(channels, dtype=torch.float64) if weight is None else weight
     bias = torch.zeros(channels, dtype=torch.float64) if bias is None else bias
-    rows = rows_of(x)
+    rows, at = rows_of(x), rows_of(x if at is None else at)
     options = (training, eps, affine, scale, activation, min_weight)
     if granularity == "layer":
-        return unrows(_mixture_norm_rows(rows, params, weight, bias, *options), x)
+        return unrows(_mixture_norm_rows(rows, params, weight, bias, *options, at), x)
     columns = []
     for c in range(channels):
         one = (params[0][:, c], params[1][:, c : c + 1], params[2][:, c : c + 1])
-        columns.append(_mixture_norm_rows(rows[:, c : c + 1], one, weight[c : c + 1], bias[c : c + 1], *options))
+        part = slice(c, c + 1)
+        columns.append(_mixture_norm_rows(rows[:, part], one, weight[part], bias[part], *options, at[:, part]))
     return unrows(torch.cat(columns, dim=1), x)
 
 
@@ -233,7 +239,9 @@ def mixture_norm(
 
 
 def _gates(logits: list[Tensor]) -> list[Tensor]:
-    exps = [torch.exp(logit) for logit in logits]
+    """Softmax, divided by the largest term first so that none overflows."""
+    largest = max(logit.detach() for logit in logits)
+    exps = [torch.exp(logit - largest) for logit in logits]
     total = sum(exps)
     return [e / total for e in exps]
 
@@ -249,6 +257,7 @@ def mode_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    at: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Algorithm 1 (with this batch's moments, Section 3.2) or 2; returns the output and the new running moments.
 
@@ -257,6 +266,7 @@ def mode_norm(
     n_samples, channels = x.shape[:2]
     n_modes = len(gate_bias)
     flat = x.reshape(n_samples, channels, -1)
+    values = flat if at is None else at.reshape(flat.shape)
     length = flat.shape[2]
     gates = []
     for n in range(n_samples):
@@ -286,7 +296,7 @@ def mode_norm(
     for n in range(n_samples):
         y = 0
         for k in range(n_modes):
-            y = y + gates[n][k] * (flat[n] - means[k][:, None]) / torch.sqrt(variances[k] + eps)[:, None]
+            y = y + gates[n][k] * (values[n] - means[k][:, None]) / torch.sqrt(variances[k] + eps)[:, None]
         if weight is not None:
             y = weight[:, None] * y
         if bias is not None:
@@ -302,6 +312,7 @@ def mode_group_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
+    at: Tensor | None = None,
 ) -> Tensor:
     """Algorithm 3 and Eq. 5, one sample at a time; moments over channels and pixels."""
     n_samples, channels = x.shape[:2]
@@ -309,6 +320,7 @@ def mode_group_norm(
     out = []
     for n in range(n_samples):
         sample = x[n].reshape(channels, -1)
+        values = sample if at is None else at[n].reshape(sample.shape)
         length = sample.shape[1]
         gates = []
         for c in range(channels):
@@ -319,7 +331,7 @@ def mode_group_norm(
             c_k = sum(gates[c][k] for c in range(channels)) * length
             mu = sum(gates[c][k] * sample[c, j] for c in range(channels) for j in range(length)) / c_k
             var = sum(gates[c][k] * (sample[c, j] - mu) ** 2 for c in range(channels) for j in range(length)) / c_k
-            total = total + (sample - mu) / torch.sqrt(var + eps)
+            total = total + (values - mu) / torch.sqrt(var + eps)
         y = total / n_modes
         if weight is not None:
             y = weight[:, None] * y
