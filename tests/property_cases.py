@@ -121,18 +121,26 @@ def reweighted(x: Tensor, mixture: Mixture, eps: float, dtype: torch.dtype) -> l
     return [Mixture(weights * shift.exp().view(-1, *[1] * (weights.dim() - 1)), means, variances) for shift in shifts]
 
 
+def not_finite(found: Tensor, expected: Tensor) -> bool:
+    """Whether ``found`` is not finite where ``expected`` is within its dtype.
+
+    Where ``expected`` is NaN, as for a mode that nothing uses, any number is right, and it may be beyond float16.
+    """
+    if expected.isnan().any():
+        event("the formula is NaN")
+        return bool((found.isnan() if found.dtype == torch.float16 else ~found.isfinite()).any())
+    return not found[expected.abs() < 0.99 * torch.finfo(found.dtype).max].isfinite().all()
+
+
 def far_off(found: Tensor, expected: Tensor, near: Callable[[], list[Tensor]], dtype: torch.dtype) -> str:
     """How ``found`` differs from ``expected``, in float64, by more than rounding does; empty if it does not.
 
     ``dtype`` is that of the computation. Where rows lie between components, or are far from zero and near to each
     other, the formula's own changes tell what rounding does: ``near`` are its values with the last digits changed.
-    Where ``expected`` is NaN, as for a mode that nothing uses, any finite number is right.
     """
-    if expected.isnan().any():
-        event("the formula is NaN")
-    fits = ~(expected.abs() > 0.99 * torch.finfo(found.dtype).max)
-    if not found[fits].isfinite().all():
+    if not_finite(found, expected):
         return "not finite"
+    fits = expected.abs() < 0.99 * torch.finfo(found.dtype).max
     base = 1e-8 if dtype == torch.float64 else 1e-4
     error = (found.double() - expected).abs() - base - 2 * torch.finfo(found.dtype).eps * expected.abs()
     if not (error[fits] > 0).any():
