@@ -1,4 +1,4 @@
-"""A fit in which one process raises: ``torchrun ... raising_case.py FOLDER``."""
+"""A fit of two processes, one of which raises in the second step: ``python raising_case.py FOLDER RANK``."""
 
 import os
 import sys
@@ -11,12 +11,22 @@ from tiny import classifier, digits, mixture_callbacks, trainer
 
 
 class Raise(Callback):
+    def __init__(self, folder: Path, rank: int) -> None:
+        self.folder = folder
+        self.rank = rank
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        (self.folder / f"{trainer.global_rank}.pid").write_text(str(os.getpid()))
+        trainer.strategy.barrier()
+
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if batch_idx == 1 and os.environ["RANK"] == "1":
+        if batch_idx == 1 and trainer.global_rank == self.rank:
+            (self.folder / "raised").touch()
             raise RuntimeError("as a user's code may")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run = trainer(Path(sys.argv[1]), [*mixture_callbacks(sync=True), Raise()], strategy="ddp", devices=2)
-    run.fit(classifier(), digits())
+    folder = Path(sys.argv[1])
+    callbacks = [*mixture_callbacks(sync=True), Raise(folder, int(sys.argv[2]))]
+    trainer(folder, callbacks, strategy="ddp", devices=2).fit(classifier(), digits())
