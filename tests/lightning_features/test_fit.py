@@ -2,17 +2,22 @@
 
 import copy
 import math
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.tuner import Tuner
 from tiny import BATCHES, classifier, digits, mixture_callbacks, mixtures, trainer, weights_of
+from torch import nn
 
 from mn_lightning.callbacks import NormSwapCallback
+from mn_lightning.models import ImageClassifier
+from mn_lightning.swap import refit_mixtures, reset_queues
 
 NORMS = ["mixture", "mode", "mode_group"]
 
@@ -79,14 +84,31 @@ def test_evaluation_before_any_fit_is_the_batch_norms(norm: str, tmp_path: Path)
     assert (swapped == pytest.approx(plain, rel=1e-5)) == (norm != "mode_group")  # which has no running statistics
 
 
-@pytest.mark.parametrize("norm", ["mixture", "mode"])
+@pytest.mark.parametrize("norm", NORMS)
 def test_the_best_checkpoint_is_tested(norm: str, tmp_path: Path) -> None:
     model = classifier()
-    saver = ModelCheckpoint(tmp_path, monitor="val_loss", save_top_k=1)
+    saver = ModelCheckpoint(tmp_path, monitor="val_loss", mode="max", save_top_k=1)  # the best is not the last
     run = trainer(tmp_path, [*callbacks(norm), saver], enable_checkpointing=True, max_epochs=4)
     run.fit(model, digits())
-    (metrics,) = run.validate(model, digits(), ckpt_path="best", verbose=False)
-    assert metrics["val_loss"] == pytest.approx(float(saver.best_model_score), rel=1e-5)
+    (last,) = run.test(model, digits(), verbose=False)
+    (best,) = run.test(model, digits(), ckpt_path="best", verbose=False)
+    assert best["test_loss"] > last["test_loss"]
+    saved = torch.load(saver.best_model_path, weights_only=True)["state_dict"]
+    for name, value in weights_of(model).items():
+        assert torch.equal(value, saved[f"network.{name}"]), name
+    (again,) = run.validate(model, digits(), verbose=False)
+    assert again["val_loss"] == pytest.approx(float(saver.best_model_score), rel=1e-5)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_part_of_the_data_is_evaluated(norm: str, tmp_path: Path) -> None:
+    model = classifier()
+    run = trainer(tmp_path, callbacks(norm), max_epochs=1, limit_test_batches=1, limit_predict_batches=0.5)
+    run.fit(model, digits())
+    run.test(model, digits(), verbose=False)
+    assert run.num_test_batches == [1]
+    (predicted,) = run.predict(model, digits())  # of two batches
+    assert predicted.isfinite().all()
 
 
 # --- averages of weights ------------------------------------------------------------------------------------------
@@ -112,6 +134,22 @@ def test_an_exponential_average_of_the_weights(norm: str, tmp_path: Path) -> Non
     run = trainer(tmp_path, [*callbacks(norm), average], max_epochs=6)
     run.fit(model, digits())
     (metrics,) = run.validate(model, digits(), verbose=False)
+    assert metrics["val_acc"] > 0.5
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_average_over_the_whole_training(norm: str, tmp_path: Path) -> None:
+    """Its activations are not those that the mixtures were fitted to; the README says what to do."""
+    model, data = classifier(), digits()
+    run = trainer(tmp_path, [*callbacks(norm), WeightAveraging()], max_epochs=6)
+    run.fit(model, data)
+    reset_queues(model)
+    model.train()
+    with torch.no_grad():
+        for images, _ in data.train_dataloader():
+            model(images)
+    refit_mixtures(model)
+    (metrics,) = run.validate(model, data, verbose=False)
     assert metrics["val_acc"] > 0.5
 
 
@@ -158,37 +196,52 @@ def test_an_average_of_the_model_before_the_swap_is_refused(tmp_path: Path) -> N
 # --- the tuner ----------------------------------------------------------------------------------------------------
 
 
+class WithRate(ImageClassifier):
+    lr = 0.01
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("finder", ["batch size", "learning rate"])
-def test_the_tuner_leaves_nothing_behind(finder: str, tmp_path: Path) -> None:
-    class WithRate(type(classifier())):  # type: ignore[misc]
-        lr = 0.01
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), lr=self.lr)
-
-    tuned = WithRate(classifier().network)
+def test_the_tuner_leaves_nothing_behind(finder: str, norm: str, tmp_path: Path) -> None:
+    tuned, fresh = WithRate(classifier().network), WithRate(classifier().network)
+    batches: list[int] = []
+    hook = tuned.network[0].register_forward_hook(lambda *_: batches.append(1))
+    run = trainer(tmp_path, callbacks(norm), max_epochs=10, enable_checkpointing=True)
     data = digits()
-    run = trainer(tmp_path, mixture_callbacks(), max_epochs=1, enable_checkpointing=True)
+    torch.manual_seed(1)  # of the gates
     if finder == "batch size":
         Tuner(run).scale_batch_size(tuned, datamodule=data, max_trials=1, init_val=64, steps_per_trial=2)
+        assert data.batch_size == 64
     else:
-        Tuner(run).lr_find(tuned, datamodule=data, num_training=5)
+        Tuner(run).lr_find(tuned, datamodule=data, num_training=20)
+        assert tuned.lr != 0.01
+    assert len(batches) > 1  # it has trained
+    hook.remove()
+    torch.manual_seed(1)
+    swap = callbacks(norm)[0]
+    swap.setup(trainer(tmp_path, [swap, *callbacks(norm)[1:]]), fresh, "fit")
+    for name, value in weights_of(fresh).items():
+        assert torch.equal(weights_of(tuned)[name], value), name
     for layer in mixtures(tuned):
-        assert layer.queue.counts.sum() == 0
+        assert layer.queue.counts.sum() == layer.queue.pushes == 0
         assert not layer.stale
-        assert layer.num_batches_tracked == 0
-        assert layer.mixture_weights.tolist() == [1, 0, 0]  # as the swap left it
 
 
 # --- copies -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_copy_trains_on_its_own(norm: str, tmp_path: Path) -> None:
+def test_a_copy_trains_on_its_own(norm: str, copier: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
     model = classifier()
     trainer(tmp_path, callbacks(norm), max_epochs=1).fit(model, digits())
-    copied = copy.deepcopy(model)
+    copied = ImageClassifier(copier(model.network))
     before = weights_of(model)
+    for name, value in weights_of(copied).items():
+        assert torch.equal(value, before[name])
     trainer(tmp_path, callbacks(norm), max_epochs=1).fit(copied, digits())
     for name, value in weights_of(model).items():
         assert torch.equal(value, before[name])
