@@ -32,9 +32,15 @@ def test_early_stopping_sees_it(tmp_path: Path) -> None:
 
 
 def test_detect_anomaly_sees_it(tmp_path: Path) -> None:
+    model = classifier()
     run = trainer(tmp_path, [*mixture_callbacks(), Spoil()], detect_anomaly=True)
-    with pytest.raises(RuntimeError, match=r"returned nan values|is nan"):
-        run.fit(classifier(), digits())
+    with pytest.warns(UserWarning, match="Error detected"), pytest.raises(RuntimeError, match="returned nan values"):
+        run.fit(model, digits())
+    for layer in mixtures(model):
+        assert layer.queue.pushes == 2
+        assert all(value.isfinite().all() for value in layer.mixture)
+        assert layer.refit()
+        assert all(value.isfinite().all() for value in layer.mixture)
 
 
 def test_an_epoch_without_a_finite_batch_leaves_the_mixture(tmp_path: Path) -> None:
