@@ -63,10 +63,16 @@ def check_layers(model: nn.Module, state_dict: Mapping[str, Any], prefix: str = 
             continue
         start = f"{prefix}{name}."
         saved = {key[len(start) :]: value for key, value in state_dict.items() if key.startswith(start)}
-        own = layer.state_dict()
+        then, now = _shapes(saved.items()), _shapes(layer.state_dict().items())
         # A swapped layer of a norm without state has left no key, but a record.
-        if (not saved and name not in recorded) or _shapes(saved.items()) == _shapes(own.items()):
+        if (not saved and name not in recorded) or then == now:
             continue
+        if name in recorded and recorded[name] == getattr(layer, MARK, None) and then.keys() == now.keys():
+            key = next(key for key in now if then[key] != now[key])
+            raise RuntimeError(
+                f"{start}{key} has shape {then[key]} in the checkpoint and {now[key]} in the model, with the same "
+                f"{describe(recorded[name])}: the network is another one, or the file was changed or damaged"
+            )
         there = describe(recorded[name]) if name in recorded else f"one with {', '.join(saved)}"
         here = describe(getattr(layer, MARK)) if hasattr(layer, MARK) else type(layer).__name__
         raise RuntimeError(

@@ -223,6 +223,20 @@ def test_a_mixture_that_is_none_is_refused(name: str, change: Any, fault: str, t
     assert mixtures(model)[0].mixture_weights.tolist() == [1, 0]  # as the swap left it
 
 
+@pytest.mark.parametrize("name", ["weights", "means", "variances"])
+def test_a_mixture_of_another_shape_is_refused(name: str, tmp_path: Path) -> None:
+    path, _ = save(tmp_path, {"layers": "all", "norm": "mixture", "n_components": 2})
+    content = torch.load(path, weights_only=True)
+    values = content["state_dict"][f"network.1.mixture_{name}"]
+    content["state_dict"][f"network.1.mixture_{name}"] = values[..., None]
+    torch.save(content, path)
+    with pytest.raises(RuntimeError, match="the file was changed") as error:
+        trainer(tmp_path, mixture_callbacks(n_components=2)).test(classifier(), digits(), ckpt_path=path)
+    shape = tuple(values.shape)
+    expected = f"network.1.mixture_{name} has shape {(*shape, 1)} in the checkpoint and {shape} in the model"
+    assert one_line(error).startswith(expected)
+
+
 def test_loading_leaves_no_second_class_of_the_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """LightningCLI looks for short names among all subclasses, also those of this process's past."""
     path, _ = save(tmp_path, {"n_components": 2})
