@@ -32,6 +32,21 @@ def loader(rank: int, world_size: int) -> DataLoader[Any]:
     return DataLoader(Subset(images(), mine), batch_size=share)
 
 
+def parts(rank: int, shares: list[tuple[int, ...]]) -> DataLoader[Any]:
+    """This process' part of every batch of BATCH images, of any size: ``shares`` are those of each batch."""
+    batches = zip(*(tensor.split(BATCH) for tensor in images().tensors), strict=True)
+    mine = [tuple(tensor.split(share)[rank] for tensor in batch) for batch, share in zip(batches, shares, strict=True)]
+    return DataLoader(mine, batch_size=None)
+
+
+class SumOfRows(ImageClassifier):
+    """Every row has the same weight in the loss, however many others are in its process' part of the batch."""
+
+    def training_step(self, batch: Any) -> torch.Tensor:
+        total = torch.nn.functional.cross_entropy(self(batch[0]), batch[1], reduction="sum")
+        return total / BATCH * self.trainer.world_size  # ddp averages over the processes
+
+
 class Watch(Callback):
     """Keeps what the queues held after the last training step."""
 
@@ -55,6 +70,7 @@ def fit(
     resume: str | None = None,
     model_class: type[ImageClassifier] = ImageClassifier,
     torchrun: bool = False,
+    shares: list[tuple[int, ...]] | None = None,
     **arguments: Any,
 ) -> dict[str, Any]:
     if torchrun:
@@ -83,7 +99,7 @@ def fit(
         ],
         **arguments,
     )
-    data = loader(rank, world_size)
+    data = loader(rank, world_size) if shares is None else parts(rank, shares)
     trainer.fit(model, data, data, ckpt_path=resume and str(folder / resume), weights_only=False)
     return {
         "state": {name: value.clone() for name, value in model.network.state_dict().items()},
