@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 Maps = tuple[Tensor, ...]
 
@@ -31,7 +32,9 @@ class ThinGraph:
     ) -> None:
         self.moments = [moment.detach().requires_grad_(wanted) for moment in moments]
         self.parameters = parameters
-        with torch.set_grad_enabled(wanted):
+        # Kept as they are: activation checkpointing would run the whole forward pass again for this graph alone.
+        keep = saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+        with torch.set_grad_enabled(wanted), keep:
             self._outputs = function(*self.moments, *parameters)
         self.outputs = tuple(output.detach() for output in self._outputs)
 
