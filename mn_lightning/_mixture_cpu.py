@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mn_lightning._pieces import Buffer, Place, blend, places, take, with_squares
 from mn_lightning._precision import full_precision
-from mn_lightning._thin import ThinGraph
+from mn_lightning._thin import ThinGraph, wants_gradients
 
 Activation = Callable[[Tensor], Tensor]
 Head = Callable[..., tuple[Tensor, Tensor]]
@@ -26,11 +26,6 @@ class Claims(NamedTuple):
 def has_parameters(activation: Activation | None) -> bool:
     """Whether an activation learns, so that its gradient cannot be left out."""
     return isinstance(activation, nn.Module) and any(True for _ in activation.parameters())
-
-
-def any_requires_grad(*tensors: Tensor | None) -> bool:
-    """Whether there is one that needs a gradient."""
-    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 class _Writer:
@@ -73,11 +68,12 @@ class _Normalize(torch.autograd.Function):
         plain: Plain,
         activation: Activation | None,
         through_moments: bool,
+        wanted: bool,
         *parameters: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(x, *claims, *parameters)
         ctx.plain, ctx.activation, ctx.through_moments = plain, activation, through_moments
-        ctx.thin = ThinGraph(head, moments, parameters, wanted=any(ctx.needs_input_grad))
+        ctx.thin = ThinGraph(head, moments, parameters, wanted)
         y = torch.empty_like(x)
         shares = claims.nu.mT
         slope, offset = ctx.thin.outputs
@@ -118,7 +114,7 @@ class _Normalize(torch.autograd.Function):
                     into.add_(torch.mul(dpre, slope[:, None, k, :, None], out=product))
         moments, of_parameters = ctx.thin.backward(*dmaps.split(x.shape[-1], dim=-1))
         if not ctx.needs_input_grad[0]:
-            return (None, *(None for _ in range(6)), *of_parameters)
+            return (None, *(None for _ in range(7)), *of_parameters)
         maps = [slope] if ctx.activation is None else []
         if ctx.through_moments:
             dmean, dvar = moments
@@ -145,7 +141,7 @@ class _Normalize(torch.autograd.Function):
                 result.addcmul_(grad, parts[0])
             else:
                 torch.mul(grad, parts[0], out=result)
-        return (dx, *(None for _ in range(6)), *of_parameters)
+        return (dx, *(None for _ in range(7)), *of_parameters)
 
 
 def _before(x: Tensor, slope: Tensor, offset: Tensor, k: int, out: Tensor) -> Tensor:
@@ -165,7 +161,7 @@ def _again(ctx: Any, x: Tensor, dy: Tensor, parameters: list[Tensor | None]) -> 
     inputs = [t for t in (x, *parameters) if t is not None and t.requires_grad]
     found = iter(torch.autograd.grad(ctx.plain(x, *parameters), inputs, dy, create_graph=True, allow_unused=True))
     dx, *of_parameters = (next(found) if t is not None and t.requires_grad else None for t in (x, *parameters))
-    return (dx, *(None for _ in range(6)), *of_parameters)
+    return (dx, *(None for _ in range(7)), *of_parameters)
 
 
 def normalize(
@@ -190,7 +186,8 @@ def normalize(
         through_moments: whether ``moments`` are those of ``x`` under ν.
         parameters: what ``head`` takes.
     """
-    y: Tensor = _Normalize.apply(x, claims, moments, head, plain, activation, through_moments, *parameters)
+    wanted = wants_gradients(x, *parameters)
+    y: Tensor = _Normalize.apply(x, claims, moments, head, plain, activation, through_moments, wanted, *parameters)
     return y
 
 

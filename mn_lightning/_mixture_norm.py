@@ -8,8 +8,9 @@ from torch import Tensor
 
 from mn_lightning import gmm
 from mn_lightning._autograd import piecewise_affine, weighted_moments
-from mn_lightning._mixture_cpu import Claims, any_requires_grad, evaluate, normalize
+from mn_lightning._mixture_cpu import Claims, evaluate, normalize
 from mn_lightning._processes import ALONE, Processes
+from mn_lightning._thin import wants_gradients
 from mn_lightning.gmm import Mixture
 
 Affine = Literal["output", "component"]
@@ -121,7 +122,7 @@ def in_pieces(x: Tensor, mixture: Mixture, gamma: Tensor | None, beta: Tensor | 
             slope, intercept = slope * factor.unsqueeze(-1), intercept * factor.unsqueeze(-1)
         return slope, intercept if beta is None else intercept + beta  # Σ_k ν_k is 1
 
-    if not reading.training and not (torch.is_grad_enabled() and any_requires_grad(x, gamma, beta)):
+    if not reading.training and not wants_gradients(x, gamma, beta):
         factor = reading.factor(mixture.weights)
         slope, offset = head(centred.means, centred.variances, gamma, beta, factor)
         posteriors = gmm.Posteriors(centred, reading.eps)

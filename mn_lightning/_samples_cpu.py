@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mn_lightning._pieces import Buffer, Place, take, whole_blocks
 from mn_lightning._precision import full_precision
-from mn_lightning._thin import ThinGraph
+from mn_lightning._thin import ThinGraph, wants_gradients
 
 Head = Callable[..., tuple[Tensor, ...]]
 
@@ -42,12 +42,12 @@ class _SampleAffine(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, centred: bool, head: Head, plain: Head, *parameters: Tensor | None
+        ctx: Any, x: Tensor, centred: bool, head: Head, plain: Head, wanted: bool, *parameters: Tensor | None
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(x, *parameters)
         ctx.plain = plain
         moments = _pooled_moments(x, centred)
-        ctx.thin = ThinGraph(head, moments, parameters, wanted=any(ctx.needs_input_grad))
+        ctx.thin = ThinGraph(head, moments, parameters, wanted)
         slope, offset, *others = ctx.thin.outputs
         y = torch.empty_like(x)
         for place in whole_blocks(x):
@@ -71,7 +71,7 @@ class _SampleAffine(torch.autograd.Function):
             doffset.append(grad.sum(-1)[0])
         moments, of_parameters = ctx.thin.backward(torch.cat(dslope), torch.cat(doffset))
         if not ctx.needs_input_grad[0]:
-            return (None, None, None, None, *of_parameters)
+            return (None, None, None, None, None, *of_parameters)
         dx = torch.empty_like(x)
         slope, pooled = ctx.thin.outputs[0], ctx.thin.moments[0].detach()
         constant, factor = moments[0] / x.shape[2], None
@@ -84,7 +84,7 @@ class _SampleAffine(torch.autograd.Function):
             torch.addcmul(_column(constant, place), grad, _column(slope, place), out=result)
             if factor is not None:
                 result.addcmul_(piece, _column(factor, place))
-        return (dx, None, None, None, *of_parameters)
+        return (dx, None, None, None, None, *of_parameters)
 
 
 def _again(ctx: Any, x: Tensor, dy: Tensor, parameters: list[Tensor | None]) -> tuple[Tensor | None, ...]:
@@ -92,7 +92,7 @@ def _again(ctx: Any, x: Tensor, dy: Tensor, parameters: list[Tensor | None]) -> 
     inputs = [t for t in (x, *parameters) if t is not None and t.requires_grad]
     found = iter(torch.autograd.grad(ctx.plain(x, *parameters)[0], inputs, dy, create_graph=True, allow_unused=True))
     dx, *of_parameters = (next(found) if t is not None and t.requires_grad else None for t in (x, *parameters))
-    return (dx, None, None, None, *of_parameters)
+    return (dx, None, None, None, None, *of_parameters)
 
 
 def sample_affine(
@@ -111,5 +111,7 @@ def sample_affine(
     Returns:
         x · slope + offset, and the rest of what ``head`` returns.
     """
-    results: tuple[Tensor, ...] = _SampleAffine.apply(x, centred, head, plain, *parameters)
+    results: tuple[Tensor, ...] = _SampleAffine.apply(
+        x, centred, head, plain, wants_gradients(x, *parameters), *parameters
+    )
     return results

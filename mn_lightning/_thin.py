@@ -13,6 +13,11 @@ from torch.autograd.graph import saved_tensors_hooks
 Maps = tuple[Tensor, ...]
 
 
+def wants_gradients(*tensors: Tensor | None) -> bool:
+    """Whether there will be a backward pass for one of them; inside an autograd.Function it is too late to ask."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
 class ThinGraph:
     """``function(*moments, *parameters)``, with a graph that ends at the moments and the parameters.
 

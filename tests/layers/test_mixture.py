@@ -731,3 +731,16 @@ def test_fit_rows_keeps_a_batch_out_of_the_queue_whose_other_rows_are_not_finite
 def test_fit_rows_that_cannot_be(value: object) -> None:
     with pytest.raises(ValueError, match=r"MixtureNorm got fit_rows=.*; it takes fit_rows >= 3, None"):
         MixtureNorm(4, n_components=3, fit_rows=value)  # type: ignore[arg-type]
+
+
+@ALL
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients(name: str, training: bool, mode: Callable[[], Any]) -> None:
+    layer, other = (in_use(name).train(training) for _ in range(2))
+    other.load_state_dict(layer.state_dict())
+    x = torch.randn(8, 3, 4, 2)
+    with mode():
+        y = layer(x.clone())
+    assert not y.requires_grad
+    close(y, other(x).detach(), 1e-5)
