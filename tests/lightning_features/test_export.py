@@ -85,7 +85,7 @@ def test_called_with_state_from_outside(kind: type[nn.Module], training: bool) -
     expected.pow(3).sum().backward()
     torch.testing.assert_close(y, expected)
     for name, parameter in other.named_parameters():
-        torch.testing.assert_close(gradients[name], parameter.grad)
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-4)
     for name, buffer in other.named_buffers():
         assert torch.equal(buffers[name], buffer), name  # what was given has been updated
     for name, buffer in layer.named_buffers():
