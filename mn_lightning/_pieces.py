@@ -7,7 +7,7 @@ read once for all of them, and results that nobody keeps stay in a buffer that i
 Everything here has shape ``(G, B, M, D)`` as in :mod:`mn_lightning.gmm`, or, with the features first, ``(G, B, D, M)``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ PIECE_BYTES = 2**21
 
 BLOCKS = 8
 """Where rows lie one after the other, a piece is cut into at least this many blocks, which threads share out."""
+
+MOST_KEPT = 4 * PIECE_BYTES
+"""Activations of up to this many bytes are kept with their squares where they are read many times."""
 
 Place = tuple[slice, slice]
 """Which blocks and which rows of them a piece is."""
@@ -36,12 +39,18 @@ def is_eager_cpu(x: Tensor) -> bool:
     )
 
 
-def in_blocks(rows: Tensor) -> Tensor:
-    """View rows that lie one after the other, ``(M, D)``, as blocks of the same length, ``(B, M / B, D)``."""
+def in_blocks(x: Tensor) -> Tensor:
+    """View rows that lie one after the other, ``(1, 1, M, D)``, as blocks of one length, ``(1, B, M / B, D)``.
+
+    Anything else stays as it is.
+    """
+    if not (is_eager_cpu(x) and x.shape[:2] == (1, 1) and x.is_contiguous()):
+        return x
+    rows = x[0, 0]
     total, features = rows.shape
     longest = max(1, PIECE_BYTES // (BLOCKS * max(1, features) * rows.element_size()))
     length = next((n for n in range(min(total, longest), longest // 8, -1) if total % n == 0), total)
-    return rows.reshape(-1 if total else 1, length, features)
+    return rows.reshape(1, -1 if total else 1, length, features)
 
 
 def places(x: Tensor) -> Iterator[Place]:
@@ -124,6 +133,15 @@ def with_squares(x: Tensor, origin: Tensor | None = None) -> Iterator[tuple[Plac
             torch.sub(piece, origin.unsqueeze(1).mT, out=values)
         torch.mul(values, values, out=squares)
         yield place, both
+
+
+def readings(x: Tensor, origin: Tensor | None, times: int) -> Callable[[], Iterable[tuple[Place, Tensor]]]:
+    """:func:`with_squares`, for as many ``times`` as it is called; small activations are kept with their squares."""
+    x = in_blocks(x)
+    if times > 2 and is_eager_cpu(x) and x.nbytes <= MOST_KEPT:
+        kept = [(place, z.clone()) for place, z in with_squares(x, origin)]
+        return lambda: kept
+    return lambda: with_squares(x, origin)
 
 
 def blend(shares: Tensor, values: Tensor, out: Tensor | None = None) -> Tensor:

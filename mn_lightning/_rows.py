@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mn_lightning._pieces import in_blocks, is_eager_cpu
+from mn_lightning._pieces import in_blocks
 from mn_lightning.gmm import Mixture
 
 Granularity = Literal["layer", "channel"]
@@ -24,8 +24,7 @@ def to_rows(x: Tensor, granularity: Granularity) -> Tensor:
     """
     last = x.movedim(1, -1)
     if last.is_contiguous():  # (N, C), and channels_last
-        rows = last.reshape(-1, x.shape[1])
-        rows = (in_blocks(rows) if is_eager_cpu(x) else rows.unsqueeze(0)).unsqueeze(0)
+        rows = in_blocks(last.reshape(1, 1, -1, x.shape[1]))
     else:
         rows = (x.unsqueeze(2) if x.dim() == 2 else x.flatten(2)).mT.unsqueeze(0)
     return rows if granularity == "layer" else rows.permute(3, 1, 2, 0)

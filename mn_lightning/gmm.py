@@ -20,13 +20,13 @@ Examples:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mn_lightning._pieces import Place, with_squares
+from mn_lightning._pieces import Place, readings, with_squares
 from mn_lightning._processes import ALONE, Processes
 from mn_lightning._random import integers, stratified, uniform
 
@@ -71,14 +71,14 @@ class Sums(NamedTuple):
 
 
 def _sums(
-    x: Tensor, responsibilities: Callable[[Place, Tensor], Tensor], origin: Tensor | None, processes: Processes = ALONE
+    pieces: Iterable[tuple[Place, Tensor]],
+    responsibilities: Callable[[Place, Tensor], Tensor],
+    processes: Processes = ALONE,
 ) -> Sums:
     """Read the rows once: find each piece's responsibilities ``(G, b, K, m)``, and sum up under them."""
-    parts = [_sums_of(z, responsibilities(place, z)) for place, z in with_squares(x, origin)]
+    parts = [_sums_of(z, responsibilities(place, z)) for place, z in pieces]
     counts, moments = zip(*parts, strict=True)
-    features = x.shape[-1]
-    total = _add(moments)
-    return Sums(*processes.sum(_add(counts), total[..., :features], total[..., features:]))
+    return Sums(*processes.sum(_add(counts), *_add(moments).chunk(2, dim=-1)))
 
 
 def _sums_of(z: Tensor, resp: Tensor) -> tuple[Tensor, Tensor]:
@@ -228,8 +228,9 @@ def lloyd(
         >>> lloyd(x, centers=torch.tensor([[[0.0], [2.0]]]), n_iter=3).means.flatten()
         tensor([1., 8.])
     """
+    read = readings(x, origin, n_iter)
     for _ in range(n_iter):
-        mixture = maximization(_sums(x, _Nearest(centers), origin, processes), centers)
+        mixture = maximization(_sums(read(), _Nearest(centers), processes), centers)
         centers = mixture.means
     return mixture
 
@@ -349,8 +350,9 @@ def em(
         >>> bool(after > before)  # the log-likelihood never falls
         True
     """
+    read = readings(x, origin, n_iter)
     for _ in range(n_iter):
-        mixture = maximization(_sums(x, Posteriors(mixture, reg_covar), origin, processes), mixture.means)
+        mixture = maximization(_sums(read(), Posteriors(mixture, reg_covar), processes), mixture.means)
     return mixture
 
 
@@ -436,10 +438,10 @@ def claims(
         nu[:, place[0], :, place[1]] = part
         return part
 
-    sums = _sums(x, posterior, origin)
+    sums = _sums(with_squares(x, origin), posterior)
     if not _kept(sums.counts, min_weight).all():
         nu = prune(log_joint(x, mixture, reg_covar, origin), min_weight)[0].mT
-        sums = _sums(x, lambda place, _: nu[:, place[0], :, place[1]], origin)
+        sums = _sums(with_squares(x, origin), lambda place, _: nu[:, place[0], :, place[1]])
     return nu.mT, sums
 
 
