@@ -8,6 +8,9 @@ Equations 1-39 are those of Kalayeh & Shah (arXiv:1806.02892), Algorithms 1-3 th
 (arXiv:1810.05466).
 """
 
+# With torch 2.6, torch.compile cannot evaluate the annotations `Tensor | None` of functions inside functions.
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import get_args
 
