@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mn_lightning._pieces import Buffer, Place, blend, places, take, with_squares
 from mn_lightning._precision import full_precision
-from mn_lightning._thin import ThinGraph, wants_gradients
+from mn_lightning._thin import ThinGraph, differentiable_gradients, wants_gradients
 
 Activation = Callable[[Tensor], Tensor]
 Head = Callable[..., tuple[Tensor, Tensor]]
@@ -88,7 +88,8 @@ class _Normalize(torch.autograd.Function):
         x, nu, counts, factor, *parameters = ctx.saved_tensors
         (dy,) = grads
         if torch.is_grad_enabled():
-            return _again(ctx, x, dy, parameters)
+            dx, *of_parameters = differentiable_gradients(ctx.plain(x, *parameters), dy, (x, *parameters))
+            return (dx, *(None for _ in range(7)), *of_parameters)
         shares = nu.mT
         slope, offset = ctx.thin.outputs
         dx = torch.empty_like(x)
@@ -122,18 +123,13 @@ class _Normalize(torch.autograd.Function):
             mean = ctx.thin.moments[0].detach()
             # var depends on mean only through the sum of weighted deviations from it, which is zero.
             maps += [2 * dvar / total, (dmean - 2 * dvar * mean) / total]
-        joined = torch.cat(maps, dim=-1) if maps else None
+        if not maps:
+            return (dx, *(None for _ in range(7)), *of_parameters)
+        joined = torch.cat(maps, dim=-1)
         for place in places(x):
-            if joined is None:
-                break
-            piece, grad, share, result = (
-                take(x, place),
-                take(dy, place),
-                shares[:, place[0], :, place[1]],
-                take(dx, place),
-            )
+            piece, grad, result = take(x, place), take(dy, place), take(dx, place)
             *parts, whole = buffer.like(piece, len(maps))
-            blend(share, joined, out=whole)
+            blend(shares[:, place[0], :, place[1]], joined, out=whole)
             if ctx.activation is not None:
                 result.addcmul_(piece, parts[0]).add_(parts[1])
             elif ctx.through_moments:
@@ -154,14 +150,6 @@ def _through(activation: Activation, pre: Tensor, grad: Tensor) -> Tensor:
     with torch.enable_grad():
         pre = pre.detach().requires_grad_()
         return torch.autograd.grad(activation(pre), pre, grad)[0]
-
-
-def _again(ctx: Any, x: Tensor, dy: Tensor, parameters: list[Tensor | None]) -> tuple[Tensor | None, ...]:
-    """Gradients with a graph of their own (gradient penalties), from the plain formula."""
-    inputs = [t for t in (x, *parameters) if t is not None and t.requires_grad]
-    found = iter(torch.autograd.grad(ctx.plain(x, *parameters), inputs, dy, create_graph=True, allow_unused=True))
-    dx, *of_parameters = (next(found) if t is not None and t.requires_grad else None for t in (x, *parameters))
-    return (dx, *(None for _ in range(7)), *of_parameters)
 
 
 def normalize(

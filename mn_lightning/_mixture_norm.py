@@ -1,6 +1,7 @@
 """Mixture normalization of rows ``(G, B, M, D)``: with operations on all rows at once, and on CPUs piece by piece."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -115,7 +116,7 @@ def in_pieces(x: Tensor, mixture: Mixture, gamma: Tensor | None, beta: Tensor | 
     centred = moved(mixture, -origin)
 
     def head(
-        mean: Tensor, var: Tensor, gamma: Tensor | None, beta: Tensor | None, factor: Tensor
+        factor: Tensor, mean: Tensor, var: Tensor, gamma: Tensor | None, beta: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         slope, intercept, beta = reading.maps(mean, var, gamma, beta)
         if reading.activation is None:
@@ -124,7 +125,7 @@ def in_pieces(x: Tensor, mixture: Mixture, gamma: Tensor | None, beta: Tensor | 
 
     if not reading.training and not wants_gradients(x, gamma, beta):
         factor = reading.factor(mixture.weights)
-        slope, offset = head(centred.means, centred.variances, gamma, beta, factor)
+        slope, offset = head(factor, centred.means, centred.variances, gamma, beta)
         posteriors = gmm.Posteriors(centred, reading.eps)
         return evaluate(x, posteriors, slope, offset, reading.activation, factor, origin)
     with torch.no_grad():
@@ -139,14 +140,13 @@ def in_pieces(x: Tensor, mixture: Mixture, gamma: Tensor | None, beta: Tensor | 
             share, mean, var = mixture
         factor = reading.factor(share)
 
-    def plain(x: Tensor, gamma: Tensor | None, beta: Tensor | None, factor: Tensor) -> Tensor:
+    def plain(x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
         x = x - origin.unsqueeze(1)
         moments = batch_moments(x, nu, counts, ALONE) if reading.training else centred[1:]
         return _normalize(x, nu, share, *moments, gamma, beta, reading)
 
-    claims = Claims(nu, counts, factor)
-    parameters = (gamma, beta, factor)
-    return normalize(x, claims, (mean, var), head, plain, reading.activation, reading.training, parameters)
+    claims, maps = Claims(nu, counts, factor), partial(head, factor)
+    return normalize(x, claims, (mean, var), maps, plain, reading.activation, reading.training, (gamma, beta))
 
 
 def _moments_of(x: Tensor, nu: Tensor, sums: gmm.Sums, origin: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -61,8 +61,7 @@ def places(x: Tensor) -> Iterator[Place]:
         return
     at_once = max(1, PIECE_BYTES // (groups * features * x.element_size()))
     if rows <= at_once:
-        for start in range(0, blocks, at_once // rows):
-            yield slice(start, start + at_once // rows), slice(None)
+        yield from whole_blocks(x)
         return
     for block in range(blocks):
         for start in range(0, rows, at_once):
@@ -144,13 +143,10 @@ def readings(x: Tensor, origin: Tensor | None, times: int) -> Callable[[], Itera
     return lambda: with_squares(x, origin)
 
 
-def blend(shares: Tensor, values: Tensor, out: Tensor | None = None) -> Tensor:
-    """Σ_k shares_km values_kd, ``(1, b, K, m), (1, K, D) -> (1, b, D, m)``, in the layout of ``out``."""
+def blend(shares: Tensor, values: Tensor, out: Tensor) -> None:
+    """Σ_k shares_km values_kd, ``(1, b, K, m), (1, K, D) -> (1, b, D, m)``, written in the layout of ``out``."""
     shares, values = shares[0], values.expand(shares.shape[1], -1, -1)
-    if out is None:
-        return (values.mT @ shares).unsqueeze(0)
     if out.stride(-1) == 1:
         torch.bmm(values.mT, shares, out=out[0])
     else:
         torch.bmm(shares.mT, values, out=out[0].mT)
-    return out

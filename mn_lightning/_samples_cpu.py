@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mn_lightning._pieces import Buffer, Place, take, whole_blocks
 from mn_lightning._precision import full_precision
-from mn_lightning._thin import ThinGraph, wants_gradients
+from mn_lightning._thin import ThinGraph, differentiable_gradients, wants_gradients
 
 Head = Callable[..., tuple[Tensor, ...]]
 
@@ -61,7 +61,8 @@ class _SampleAffine(torch.autograd.Function):
         x, *parameters = ctx.saved_tensors
         dy = grads[0]
         if torch.is_grad_enabled():
-            return _again(ctx, x, dy, parameters)
+            dx, *of_parameters = differentiable_gradients(ctx.plain(x, *parameters)[0], dy, (x, *parameters))
+            return (dx, None, None, None, None, *of_parameters)
         buffer = Buffer(x, 1)
         dslope, doffset = [], []
         for place in whole_blocks(x):
@@ -85,14 +86,6 @@ class _SampleAffine(torch.autograd.Function):
             if factor is not None:
                 result.addcmul_(piece, _column(factor, place))
         return (dx, None, None, None, None, *of_parameters)
-
-
-def _again(ctx: Any, x: Tensor, dy: Tensor, parameters: list[Tensor | None]) -> tuple[Tensor | None, ...]:
-    """Gradients with a graph of their own (gradient penalties), from the plain formula."""
-    inputs = [t for t in (x, *parameters) if t is not None and t.requires_grad]
-    found = iter(torch.autograd.grad(ctx.plain(x, *parameters)[0], inputs, dy, create_graph=True, allow_unused=True))
-    dx, *of_parameters = (next(found) if t is not None and t.requires_grad else None for t in (x, *parameters))
-    return (dx, None, None, None, None, *of_parameters)
 
 
 def sample_affine(

@@ -18,6 +18,13 @@ def wants_gradients(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
+def differentiable_gradients(y: Tensor, dy: Tensor, inputs: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Gradients of ``inputs`` with a graph of their own (gradient penalties), where ``y`` is the plain formula's."""
+    learned = [t for t in inputs if t is not None and t.requires_grad]
+    found = iter(torch.autograd.grad(y, learned, dy, create_graph=True, allow_unused=True))
+    return [next(found) if t is not None and t.requires_grad else None for t in inputs]
+
+
 class ThinGraph:
     """``function(*moments, *parameters)``, with a graph that ends at the moments and the parameters.
 
@@ -33,7 +40,7 @@ class ThinGraph:
         function: Callable[..., Maps],
         moments: Sequence[Tensor],
         parameters: Sequence[Tensor | None],
-        wanted: bool = True,
+        wanted: bool,
     ) -> None:
         self.moments = [moment.detach().requires_grad_(wanted) for moment in moments]
         self.parameters = parameters

@@ -95,7 +95,7 @@ def fit_mixture(
         x = gmm.subsample(x, -(-fit_rows // processes.size), step)
     origin = gmm.rough_mean(x, processes)
     fitted = gmm.fit(x, n_components, em_iters, step, eps, processes, origin)
-    return unpack(Mixture(fitted.weights, fitted.means + origin, fitted.variances), granularity)
+    return unpack(moved(fitted, origin), granularity)
 
 
 @torch.no_grad()
