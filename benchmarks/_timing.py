@@ -37,6 +37,11 @@ class Target(NamedTuple):
         return f"{self.relation} {self.limit:g}"
 
 
+def targets(relation: str, cpu: float, cuda: float) -> dict[str, Target]:
+    """Where a ratio should be, on each device."""
+    return {"cpu": Target(relation, cpu), "cuda": Target(relation, cuda)}
+
+
 def judged(ratio: float, target: Target | None) -> dict[str, Any]:
     """Part of a row: a ratio beside its target, if there is one."""
     if target is None:

@@ -72,14 +72,16 @@ class Variant(NamedTuple):
     targets: Mapping[str, Target]
 
 
-def _targets(cpu: float, cuda: float) -> dict[str, Target]:
-    return {"cpu": Target("<=", cpu), "cuda": Target("<=", cuda)}
-
-
 _PAPER = {"n_components": 3, "em_iters": 2}
 _FIVE = {"n_components": 5, "em_iters": 2}
 CONV_NET = Variant(
-    "CIFAR CNN, MN-2", ("kalayeh_table2_cifar10", "MN-2"), CIFARConvNet, {"conv3": _PAPER}, 256, 8, _targets(1.05, 1.15)
+    "CIFAR CNN, MN-2",
+    ("kalayeh_table2_cifar10", "MN-2"),
+    CIFARConvNet,
+    {"conv3": _PAPER},
+    256,
+    8,
+    _timing.targets("<=", 1.05, 1.15),
 )
 INCEPTION = Variant(
     "Inception-V3, MN-4",
@@ -88,7 +90,7 @@ INCEPTION = Variant(
     {"inc2/0": _FIVE, "inc3/0": _FIVE},
     128,
     15,
-    _targets(1.1, 1.25),
+    _timing.targets("<=", 1.1, 1.25),
 )
 MEMORY = Variant(
     "CIFAR CNN, MN-8",
@@ -97,7 +99,7 @@ MEMORY = Variant(
     {"conv2": _PAPER, "conv3": _PAPER},
     256,
     8,
-    _targets(1.15, 1.15),
+    _timing.targets("<=", 1.15, 1.15),
 )
 
 

@@ -21,14 +21,13 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from benchmarks import _timing
-from benchmarks._timing import Target
 from mn_lightning import gmm
 from mn_lightning._tables import print_table
 from mn_lightning.gmm import Mixture
 
 K = 3
 REG_COVAR = 1e-5
-TARGETS = {"cpu": Target(">=", 3), "cuda": Target(">=", 50)}
+TARGETS = _timing.targets(">=", 3, 50)
 
 
 def clusters(rows: int, features: int) -> np.ndarray:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import _timing
-from benchmarks._timing import Target, Times
+from benchmarks._timing import Target, Times, targets
 from mn_lightning import MixtureNorm, ModeGroupNorm, ModeNorm
 from mn_lightning._tables import print_table
 
@@ -38,10 +38,6 @@ TRAINING_PASSES = 3 + 5
 EVALUATION_PASSES = 2
 
 Limits = dict[str, Target]
-
-
-def _limits(relation: str, cpu: float, cuda: float) -> Limits:
-    return {"cpu": Target(relation, cpu), "cuda": Target(relation, cuda)}
 
 
 class OfficialModeNorm(nn.Module):
@@ -117,18 +113,18 @@ LAYERS: dict[str, Callable[[int], nn.Module]] = {
     "official ModeNorm K=6": lambda channels: OfficialModeNorm(channels, 6),
 }
 FIT_PASSES = TRAINING_PASSES + EM_ITERS
-MODE, EVALUATION, OFFICIAL = _limits("<=", 1.2, 1.3), _limits("<=", 2.5, 2), _limits(">=", 10, 5)
+MODE, EVALUATION, OFFICIAL = targets("<=", 1.2, 1.3), targets("<=", 2.5, 2), targets(">=", 10, 5)
 TRAINING_CASES = [
     Case("BatchNorm2d", "copy_", None, TRAINING_PASSES),
     Case("ModeNorm K=2", "BatchNorm2d", MODE, TRAINING_PASSES),
     Case("ModeNorm K=6", "BatchNorm2d", MODE, TRAINING_PASSES),
-    Case("ModeGroupNorm K=2", "GroupNorm", _limits("<=", 1.5, 1.5), TRAINING_PASSES),
-    Case("MixtureNorm K=3", "BatchNorm2d", _limits("<=", 3.5, 3), FIT_PASSES),
-    Case("MixtureNorm ReLU inside", "BatchNorm2d + ReLU", _limits("<=", 4.5, 3), FIT_PASSES),
+    Case("ModeGroupNorm K=2", "GroupNorm", targets("<=", 1.5, 1.5), TRAINING_PASSES),
+    Case("MixtureNorm K=3", "BatchNorm2d", targets("<=", 3.5, 3), FIT_PASSES),
+    Case("MixtureNorm ReLU inside", "BatchNorm2d + ReLU", targets("<=", 4.5, 3), FIT_PASSES),
 ]
 if has_fit_rows():
     TRAINING_CASES.append(
-        Case(f"MixtureNorm fit_rows={FIT_ROWS}", "BatchNorm2d", _limits("<=", 2.5, 2), TRAINING_PASSES)
+        Case(f"MixtureNorm fit_rows={FIT_ROWS}", "BatchNorm2d", targets("<=", 2.5, 2), TRAINING_PASSES)
     )
 OFFICIAL_CASES = [
     Case("official ModeNorm K=2", "ModeNorm K=2", OFFICIAL, TRAINING_PASSES),
