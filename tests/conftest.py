@@ -1,3 +1,6 @@
+import os
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -22,9 +25,11 @@ settings.load_profile("default")
 
 
 @pytest.fixture(autouse=True)
-def _seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def _seed() -> Iterator[None]:
     torch.manual_seed(0)
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # what seed_everything leaves behind for a run's processes
+    os.environ.pop("PL_GLOBAL_SEED", None)  # what seed_everything leaves behind for a run's processes
+    yield
+    os.environ.pop("PL_GLOBAL_SEED", None)  # before the fixtures of the next module, too
 
 
 @pytest.fixture
