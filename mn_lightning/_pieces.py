@@ -18,6 +18,9 @@ PIECE_BYTES = 2**21
 BLOCKS = 8
 """Where rows lie one after the other, a piece is cut into at least this many blocks, which threads share out."""
 
+SMALLEST = 2**19
+"""Activations of fewer bytes are normalized by the plain formula: a few large operations are then faster than many."""
+
 MOST_KEPT = 4 * PIECE_BYTES
 """Activations of up to this many bytes are kept with their squares where they are read many times."""
 
@@ -39,6 +42,11 @@ def is_eager_cpu(x: Tensor) -> bool:
     )
 
 
+def pays(x: Tensor) -> bool:
+    """Whether ``x`` is computed with here and now, on a CPU, and large enough to be normalized in pieces."""
+    return is_eager_cpu(x) and x.nbytes >= SMALLEST
+
+
 def in_blocks(x: Tensor) -> Tensor:
     """View rows that lie one after the other, ``(1, 1, M, D)``, as blocks of one length, ``(1, B, M / B, D)``.
 
@@ -46,11 +54,10 @@ def in_blocks(x: Tensor) -> Tensor:
     """
     if not (is_eager_cpu(x) and x.shape[:2] == (1, 1) and x.is_contiguous()):
         return x
-    rows = x[0, 0]
-    total, features = rows.shape
-    longest = max(1, PIECE_BYTES // (BLOCKS * max(1, features) * rows.element_size()))
+    total, features = x.shape[2:]
+    longest = max(1, PIECE_BYTES // (BLOCKS * max(1, features) * x.element_size()))
     length = next((n for n in range(min(total, longest), longest // 8, -1) if total % n == 0), total)
-    return rows.reshape(1, -1 if total else 1, length, features)
+    return x.view(1, -1 if total else 1, length, features)
 
 
 def places(x: Tensor) -> Iterator[Place]:

@@ -33,11 +33,12 @@ from mn_lightning._mixture_norm import (
     origin_of,
     share_of,
 )
-from mn_lightning._pieces import is_eager_cpu
+from mn_lightning._pieces import pays
 from mn_lightning._precision import full_precision
 from mn_lightning._processes import ALONE, Processes
 from mn_lightning._rows import Granularity, from_rows, pack, per_group, to_rows, unpack, upcast
 from mn_lightning._samples_cpu import sample_affine
+from mn_lightning._thin import wants_gradients
 from mn_lightning.gmm import Mixture
 
 # Taken out of the types here because torch.compile cannot look into them.
@@ -203,7 +204,7 @@ def mixture_norm(
     gamma = None if weight is None else per_group(weight, granularity)
     beta = None if bias is None else per_group(bias, granularity)
     reading = Reading(training, eps, affine, scale, activation, min_weight)
-    if granularity == "layer" and processes.size == 1 and is_eager_cpu(x) and not has_parameters(activation):
+    if granularity == "layer" and processes.size == 1 and pays(x) and not has_parameters(activation):
         y = in_pieces(x, packed, gamma, beta, reading)
     else:
         y = at_once(x, packed, gamma, beta, reading, processes)
@@ -240,8 +241,10 @@ def _sample_affine(
         shape = (*x.shape[:2], *(1 for _ in range(x.dim() - 2)))
         return torch.addcmul(offset.reshape(shape), x, slope.reshape(shape)), *others
 
-    if x.dim() == 2 or x.numel() == 0 or not is_eager_cpu(x):
+    if x.dim() == 2 or x.numel() == 0 or not pays(x):
         return plain(x, *parameters)
+    if not centred and not wants_gradients(x, *parameters):
+        return plain(x, *parameters)  # one mean and one map, which torch has as they are
     rows = x.flatten(2).mT.unsqueeze(0)
 
     def plain_rows(rows: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:

@@ -5,9 +5,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from mn_lightning import _pieces, functional
+from mn_lightning import _pieces
 
 torch.set_num_threads(1)  # the tensors of these tests are small
+_pieces.SMALLEST = 0  # and are computed as large ones are, unless a test asks for the other way
 
 # Without time limits: how long a case takes depends on what else the machine does.
 settings.register_profile(
@@ -44,5 +45,4 @@ def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "in pieces":
         monkeypatch.setattr(_pieces, "PIECE_BYTES", 256)
         return
-    for module in (_pieces, functional):
-        monkeypatch.setattr(module, "is_eager_cpu", lambda _: False)
+    monkeypatch.setattr(_pieces, "is_eager_cpu", lambda _: False)
