@@ -96,10 +96,16 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def side_by_side(calls: Mapping[str, Callable[[], object]], args: argparse.Namespace) -> Times:
+def side_by_side(calls: Mapping[str, Callable[[], object]], args: argparse.Namespace, pause: float = 0) -> Times:
     """Measure all calls in turn, A B C A B C ..., so that what else the machine does falls on all of them.
 
     Before that comes a round to warm up, and one that finds how many calls make a measurement long enough.
+
+    Args:
+        calls: by name.
+        args: the options.
+        pause: seconds of rest before each measurement. The threads of a library wait for work by spinning for a while,
+            which slows down those of another; of two libraries with threads of their own, each gets the machine alone.
 
     Returns:
         Seconds of each call in each round.
@@ -114,6 +120,8 @@ def side_by_side(calls: Mapping[str, Callable[[], object]], args: argparse.Names
     times: Times = {name: [] for name in calls}
     for _ in range(args.rounds):
         for name, call in calls.items():
+            if not args.quick:
+                time.sleep(pause)
             times[name].append(seconds(call, args.device, calls_at_once[name]))
     return times
 

@@ -27,6 +27,8 @@ from mn_lightning.gmm import Mixture
 
 K = 3
 REG_COVAR = 1e-5
+PAUSE = 0.5
+"""Seconds in which the threads of the library that was measured before go to sleep."""
 TARGETS = _timing.targets(">=", 3, 50)
 
 
@@ -84,7 +86,7 @@ def measure(args: Namespace, rows: int, features: int) -> dict[str, Any]:
     calls = {"scikit-learn": lambda: model.fit(x), "ours": lambda: by_us(here, moved, args.iterations)}
     with warnings.catch_warnings(), threadpool_limits(torch.get_num_threads()):
         warnings.simplefilter("ignore", ConvergenceWarning)
-        times = _timing.side_by_side(calls, args)
+        times = _timing.side_by_side(calls, args, PAUSE)
     if model.n_iter_ != args.iterations:
         raise RuntimeError(f"scikit-learn made {model.n_iter_} iterations instead of {args.iterations}")
     return {

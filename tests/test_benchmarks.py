@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 
-from benchmarks import epochs, fit, layers, scaling
+from benchmarks import epochs, fit, layers, pieces, scaling
 from benchmarks._timing import Target, cells, judged, ratio
-from mn_lightning import ModeNorm
+from mn_lightning import ModeNorm, _pieces
 from mn_lightning.models import CIFARConvNet
 
 
@@ -72,6 +72,25 @@ def test_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert one_table(capsys.readouterr().out)
     assert row["ratio"] == pytest.approx(row["sklearn_ms"] / row["ours_ms"])
     assert row["our_log_likelihood"] == pytest.approx(row["sklearn_log_likelihood"], abs=1e-4)
+
+
+def test_pieces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = _pieces.SMALLEST
+    rows = result_of(pieces, tmp_path)["rows"]
+    assert before == _pieces.SMALLEST
+    assert one_table(capsys.readouterr().out)
+    assert {row["layer"] for row in rows if row["mode"] == "training"} == set(pieces.LAYERS)
+    for row in rows:
+        assert row["chosen"] == "pieces"  # from the first byte on, in these tests
+        assert row["ratio"] == pytest.approx(row["plain_ms"] / row["pieces_ms"])
+
+
+def test_pieces_measures_both_ways() -> None:
+    x = torch.randn(4, 3, 2, 2)
+    taken: list[bool] = []
+    for smallest in (0, x.nbytes + 1):
+        pieces.with_smallest(smallest, lambda: taken.append(_pieces.pays(x)))
+    assert taken == [True, False]
 
 
 def test_scaling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
