@@ -53,7 +53,7 @@ def write_report(
     """
     finished = [run for run in runs if run.finished]
     curves = {variant: _curves(variant, finished) for variant in study.variants}
-    tables = [_scores(study, curves), _races(study, curves), _differences(study, curves)]
+    tables = [_scores(study, curves), _races(study, curves), difference_table(study, curves)]
     lines = _sentences(study, curves)
     _write_csv(folder / "results.csv", finished)
     floor = _floor(study, finished)
@@ -145,13 +145,14 @@ def _races(study: Study, curves: dict[str, Curves]) -> Table:
     return _with_baselines(study, Table(f"To the best of {_whose_baseline(study)}", header, rows, note))
 
 
-def _differences(study: Study, curves: dict[str, Curves]) -> Table:
+def difference_table(study: Study, curves: dict[str, Curves]) -> Table:
+    """Difference of each variant's best score to its baseline's, and whether the two can be told apart."""
     rows = []
     for variant, found in curves.items():
         baseline = study.baseline_of(variant)
         if variant != baseline:
             difference = paired_difference(found, curves[baseline], study.mode)
-            interval = NOTHING
+            interval = "no spread" if difference.seeds > 1 else NOTHING
             if difference.low is not None and difference.high is not None:
                 interval = f"{difference.low:+.4g} to {difference.high:+.4g}"
             mean = NOTHING if difference.mean is None else f"{difference.mean:+.4g}"
@@ -161,6 +162,8 @@ def _differences(study: Study, curves: dict[str, Curves]) -> Table:
         f"{CONFIDENCE:.0%} interval for paired samples. "
         "The intervals are not corrected for looking at several variants."
     )
+    if any("no spread" in row for row in rows):
+        note += " Where the difference is the same with all seeds, as coarse metrics make it, there is no interval."
     header = ["variant", "difference", f"{CONFIDENCE:.0%} interval", "seeds", "verdict"]
     return _with_baselines(study, Table(f"Difference to {_whose_baseline(study)}", header, rows, note))
 

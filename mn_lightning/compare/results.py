@@ -14,6 +14,8 @@ from mn_lightning.compare.runs import Run
 from mn_lightning.compare.study import Mode
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-6
+"""Relative difference of scores that float32 makes."""
 
 
 class Point(NamedTuple):
@@ -58,7 +60,7 @@ class Race(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Paired difference of best scores, variant minus baseline, with a 95% interval if there are two seeds or more."""
+    """Paired difference of best scores, variant minus baseline, with a 95% interval if there is a spread over seeds."""
 
     mean: float | None
     low: float | None
@@ -172,7 +174,8 @@ def paired_difference(variant: Curves, baseline: Curves, mode: Mode) -> Differen
         mode: whether more or less of the metric is better.
 
     Returns:
-        Mean of variant minus baseline in the metric's units, and the ends of its 95% interval.
+        Mean of variant minus baseline in the metric's units, and the ends of its 95% interval: none with one seed, or
+        with the same difference in all, which says nothing of how much it would vary.
     """
     pairs = [(best(variant.by_seed[seed], mode), best(own, mode)) for seed, own in baseline.by_seed.items()
              if seed in variant.by_seed]  # fmt: skip
@@ -182,9 +185,8 @@ def paired_difference(variant: Curves, baseline: Curves, mode: Mode) -> Differen
         return Difference(None, None, None, 0)
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     mean = fmean(differences)
-    if len(ours) == 1:
-        return Difference(mean, None, None, 1)
-    if max(differences) == min(differences):  # no spread: the t statistic is not defined, the interval is a point
-        return Difference(mean, mean, mean, len(ours))
+    # Equal differences are what a coarse metric makes (shares of few images), not a sign of certainty.
+    if max(differences) - min(differences) <= ROUNDING * max(map(abs, [*ours, *theirs])):
+        return Difference(mean, None, None, len(ours))
     interval = stats.ttest_rel(ours, theirs).confidence_interval(CONFIDENCE)
     return Difference(mean, float(interval.low), float(interval.high), len(ours))

@@ -1,0 +1,29 @@
+"""What a report says about curves that are written down here."""
+
+import pytest
+
+from mn_lightning.compare.report import difference_table
+from mn_lightning.compare.results import Curves, Point
+from mn_lightning.compare.study import Study
+
+
+@pytest.mark.parametrize(
+    ("bests", "interval", "verdict"),
+    [
+        ((0.8, 0.9, 0.85), "+0.07579 to +0.3242", "better than BN"),
+        ((0.4, 0.6, 0.5), "-0.3984 to +0.09841", "not distinguishable from BN at 3 seeds"),
+        ((0.75, 0.75, 0.75), "no spread", "not distinguishable from BN at 3 seeds"),
+        ((0.75,), "–", "not distinguishable from BN at 1 seed"),
+    ],
+)
+def test_verdicts(bests: tuple[float, ...], interval: str, verdict: str) -> None:
+    """The intervals are scipy's: ``t.interval(0.95, 2, mean, sem)`` of 0.15, 0.25, 0.2 and of -0.25, -0.05, -0.15."""
+    study = Study("mine", (), {"BN": {}, "MN": {}}, "BN", "val_acc", seeds=(0, 1, 2))
+    curves = {
+        "BN": Curves("BN", {seed: (Point(1, 1, 0.65),) for seed in range(3)}),
+        "MN": Curves("MN", {seed: (Point(1, 1, best),) for seed, best in enumerate(bests)}),
+    }
+    table = difference_table(study, curves)
+    ((variant, _, found, _, says),) = table.rows
+    assert (variant, found, says) == ("MN", interval, verdict)
+    assert ("there is no interval" in table.note) == (interval == "no spread")
