@@ -66,9 +66,8 @@ def test_gpu_and_cpu_agree(name: str, memory_format: torch.memory_format) -> Non
     results = []
     for device in ("cpu", "cuda"):
         layer.load_state_dict(state)
-        there = layer.to(device)
-        given = x.to(device).requires_grad_()
-        y = steps(there, given)
+        given = x.detach().to(device).requires_grad_()  # of its own: on the CPU, x.to() would be x
+        y = steps(layer.to(device), given)
         assert given.grad is not None
         results.append((y.cpu(), given.grad.cpu()))
     torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-9)
