@@ -12,22 +12,20 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks import _timing
+from benchmarks import _timing, layers
 from benchmarks._timing import Times
-from benchmarks.layers import FORMATS, clustered, evaluation, mixture_norm, training
-from mn_lightning import ModeGroupNorm, ModeNorm, _pieces
+from benchmarks.layers import FORMATS, clustered, evaluation, training
+from mn_lightning import _pieces
 from mn_lightning._tables import print_table
 
 SHAPES = [(32, 16, 8, 8), (32, 32, 8, 8), (64, 32, 8, 8), (128, 64, 8, 8), (256, 128, 8, 8), (256, 64, 32, 32)]
 QUICK_SHAPES = [(4, 3, 2, 2)]
 
-LAYERS: dict[str, Callable[[int], nn.Module]] = {
-    "ModeNorm K=2": lambda channels: ModeNorm(channels, 2),
-    "ModeGroupNorm K=2": lambda channels: ModeGroupNorm(channels, 2),
-    "MixtureNorm K=3": mixture_norm,
-    "MixtureNorm ReLU inside": lambda channels: mixture_norm(channels, activation=nn.ReLU()),
+LAYERS = {
+    name: layers.LAYERS[name]
+    for name in ("ModeNorm K=2", "ModeGroupNorm K=2", "MixtureNorm K=3", "MixtureNorm ReLU inside")
 }
 NO_EVALUATION = ("ModeNorm K=2",)
 
