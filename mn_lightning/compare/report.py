@@ -31,6 +31,7 @@ from mn_lightning.compare.samples import plot_samples
 from mn_lightning.compare.study import FRACTIONS, Study
 
 NOTHING = "–"
+NO_SPREAD = "no spread"
 _PACKAGES = ("mn-lightning", "torch", "lightning", "torchvision", "torchmetrics")
 
 
@@ -152,7 +153,7 @@ def difference_table(study: Study, curves: dict[str, Curves]) -> Table:
         baseline = study.baseline_of(variant)
         if variant != baseline:
             difference = paired_difference(found, curves[baseline], study.mode)
-            interval = "no spread" if difference.seeds > 1 else NOTHING
+            interval = NO_SPREAD if difference.seeds > 1 else NOTHING
             if difference.low is not None and difference.high is not None:
                 interval = f"{difference.low:+.4g} to {difference.high:+.4g}"
             mean = NOTHING if difference.mean is None else f"{difference.mean:+.4g}"
@@ -162,7 +163,7 @@ def difference_table(study: Study, curves: dict[str, Curves]) -> Table:
         f"{CONFIDENCE:.0%} interval for paired samples. "
         "The intervals are not corrected for looking at several variants."
     )
-    if any("no spread" in row for row in rows):
+    if any(NO_SPREAD in row for row in rows):
         note += " Where the difference is the same with all seeds, as coarse metrics make it, there is no interval."
     header = ["variant", "difference", f"{CONFIDENCE:.0%} interval", "seeds", "verdict"]
     return _with_baselines(study, Table(f"Difference to {_whose_baseline(study)}", header, rows, note))
