@@ -70,8 +70,12 @@ class SwapReport:
 
     def __str__(self) -> str:
         lines = [f"{layer.name}: {layer.old} -> {layer.new}" for layer in self.layers]
-        lines += [f"{name}: activation not fused, {reason}" for name, reason in self.not_fused.items()]
-        return "\n".join(lines) or "no layer swapped"
+        return "\n".join([*lines, *self.notes]) or "no layer swapped"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line for each activation that could not be fused."""
+        return tuple(f"{name}: activation not fused, {reason}" for name, reason in self.not_fused.items())
 
 
 def norm_candidates(model: nn.Module) -> dict[str, nn.Module]:

@@ -119,5 +119,5 @@ def _plain(value: Any) -> Any:
 @rank_zero_only
 def _print_report(report: SwapReport) -> None:
     print_table("Swapped norm layers", ("name", "old", "new", "shape"), report)
-    for name, reason in report.not_fused.items():
-        print(f"{name}: activation not fused, {reason}")
+    for note in report.notes:
+        print(note)

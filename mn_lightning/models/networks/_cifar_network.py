@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class CIFARNetwork(nn.Module):
-    """What the networks for CIFAR's 32x32 images share: which images they take.
+    """What the networks for CIFAR's 32x32 images share: which images they take; ``_logits`` is each one's own.
 
     Attributes:
         in_channels: channels of the images.
@@ -20,10 +20,24 @@ class CIFARNetwork(nn.Module):
         """Zeros of shape ``(2, in_channels, 32, 32)``, from which Lightning derives the sizes in its model summary."""
         return torch.zeros(2, self.in_channels, 32, 32)
 
-    def check_images(self, images: Tensor) -> None:
-        """Refuse ``images`` that are not ``(N, in_channels, H, W)`` or too small."""
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the logits.
+
+        Args:
+            images: ``(N, in_channels, H, W)``.
+
+        Returns:
+            Logits of shape ``(N, num_classes)``.
+
+        Raises:
+            ValueError: if ``images`` has another shape or is too small for the last pool.
+        """
         if images.dim() != 4 or images.shape[1] != self.in_channels or min(images.shape[2:]) < self.smallest:
             raise ValueError(
                 f"{type(self).__name__} got input of shape {tuple(images.shape)}; it takes (N, {self.in_channels}, H, "
                 f"W) with H and W >= {self.smallest}, resize the images or build it with another in_channels"
             )
+        return self._logits(images)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        raise NotImplementedError

@@ -12,7 +12,7 @@ class CIFARConvNet(CIFARNetwork):
     The norm layers are ``conv1.norm`` to ``conv4.norm``; the paper swaps ``conv2.norm`` and ``conv3.norm``.
 
     Args:
-        in_channels: channels of the images, 3 for CIFAR.
+        in_channels: channels of the images, 3 for CIFAR. They have 8x8 pixels or more, 32x32 in the paper.
         num_classes: outputs of the last layer, 10 or 100 in the paper.
     """
 
@@ -32,19 +32,7 @@ class CIFARConvNet(CIFARNetwork):
         self.pool4 = nn.AdaptiveAvgPool2d(1)  # Table 1's 4x4 window for its 32x32 images
         self.linear = nn.Linear(256, num_classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute the logits.
-
-        Args:
-            images: ``(N, in_channels, H, W)``, 32x32 in the paper, 8x8 or more.
-
-        Returns:
-            Logits of shape ``(N, num_classes)``.
-
-        Raises:
-            ValueError: if ``images`` has another shape.
-        """
-        self.check_images(images)
+    def _logits(self, images: Tensor) -> Tensor:
         x = self.pool1(self.conv1(images))
         x = self.pool2(self.conv2(x))
         x = self.pool3(self.conv3(x))

@@ -27,7 +27,7 @@ class CIFARDenseNet(CIFARNetwork):
         growth_rate: channels that each layer adds.
         bc: DenseNet-BC: a 1x1 convolution to ``4 * growth_rate`` channels before each 3x3 convolution, and transitions
             that halve the channels.
-        in_channels: channels of the images, 3 for CIFAR.
+        in_channels: channels of the images, 3 for CIFAR. They have 4x4 pixels or more, 32x32 in the paper.
         num_classes: outputs of the last layer.
 
     Raises:
@@ -63,19 +63,7 @@ class CIFARDenseNet(CIFARNetwork):
         self.linear = nn.Linear(channels, num_classes)
         init_convs(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute the logits.
-
-        Args:
-            images: ``(N, in_channels, H, W)``, 32x32 in the paper, 4x4 or more.
-
-        Returns:
-            Logits of shape ``(N, num_classes)``.
-
-        Raises:
-            ValueError: if ``images`` has another shape.
-        """
-        self.check_images(images)
+    def _logits(self, images: Tensor) -> Tensor:
         x = self.relu(self.norm(self.stages(self.conv(images))))
         logits: Tensor = self.linear(self.pool(x).flatten(1))
         return logits

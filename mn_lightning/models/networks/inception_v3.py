@@ -72,7 +72,7 @@ class InceptionV3(CIFARNetwork, Inception3):  # type: ignore[misc]  # torchvisio
     first one. In globs ``inc2/?`` is the last norms of the whole second block, and ``inc2/0/*`` all norms of a module.
 
     Args:
-        in_channels: channels of the images, 3 for CIFAR.
+        in_channels: channels of the images, 3 for CIFAR. They have 15x15 pixels or more, 32x32 in the paper.
         num_classes: outputs of the last layer, 10 or 100 in the paper.
     """
 
@@ -90,18 +90,6 @@ class InceptionV3(CIFARNetwork, Inception3):  # type: ignore[misc]  # torchvisio
             if isinstance(module, (nn.Conv2d, nn.Linear)):  # as torchvision does with init_weights=True
                 nn.init.trunc_normal_(module.weight, std=0.1, a=-2, b=2)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute the logits.
-
-        Args:
-            images: ``(N, in_channels, H, W)``, 32x32 in the paper, 15x15 or more.
-
-        Returns:
-            Logits of shape ``(N, num_classes)``.
-
-        Raises:
-            ValueError: if ``images`` has another shape.
-        """
-        self.check_images(images)
-        logits: Tensor = super().forward(images)
+    def _logits(self, images: Tensor) -> Tensor:
+        logits: Tensor = Inception3.forward(self, images)
         return logits

@@ -21,7 +21,7 @@ class NetworkInNetwork(CIFARNetwork):
     in ``layers``; cccp, the authors' name of the 1x1 convolutions, is for cascaded cross channel pooling.
 
     Args:
-        in_channels: channels of the images, 3 for CIFAR.
+        in_channels: channels of the images, 3 for CIFAR. They have 4x4 pixels or more, 32x32 in the paper.
         num_classes: maps of the last convolution, which are the outputs.
     """
 
@@ -50,18 +50,6 @@ class NetworkInNetwork(CIFARNetwork):
         )
         init_convs(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute the logits.
-
-        Args:
-            images: ``(N, in_channels, H, W)``, 32x32 in the paper, 4x4 or more.
-
-        Returns:
-            Logits of shape ``(N, num_classes)``.
-
-        Raises:
-            ValueError: if ``images`` has another shape.
-        """
-        self.check_images(images)
+    def _logits(self, images: Tensor) -> Tensor:
         logits: Tensor = self.layers(images).flatten(1)
         return logits

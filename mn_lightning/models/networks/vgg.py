@@ -35,7 +35,7 @@ class VGG13(CIFARNetwork):
     also have the paper's names, ``conv3-64-1`` to ``conv3-512-4``.
 
     Args:
-        in_channels: channels of the images, 3 for CIFAR.
+        in_channels: channels of the images, 3 for CIFAR. They have 32x32 pixels or more, 32x32 in the paper.
         num_classes: outputs of the last layer.
     """
 
@@ -60,18 +60,6 @@ class VGG13(CIFARNetwork):
         self.linear = nn.Linear(channels, num_classes)
         init_convs(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute the logits.
-
-        Args:
-            images: ``(N, in_channels, H, W)``, 32x32 in the paper, or more.
-
-        Returns:
-            Logits of shape ``(N, num_classes)``.
-
-        Raises:
-            ValueError: if ``images`` has another shape.
-        """
-        self.check_images(images)
+    def _logits(self, images: Tensor) -> Tensor:
         logits: Tensor = self.linear(self.avgpool(self.features(images)).flatten(1))
         return logits
