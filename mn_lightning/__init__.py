@@ -4,6 +4,7 @@ from mn_lightning.inspection import norm_layers
 from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
 from mn_lightning.registry import register_norm
 from mn_lightning.swap import SwapReport, refit_mixtures, reset_queues, swap_norms
+from mn_lightning.update import update_norms
 
 __all__ = [
     "MixtureNorm",
@@ -15,4 +16,5 @@ __all__ = [
     "register_norm",
     "reset_queues",
     "swap_norms",
+    "update_norms",
 ]

@@ -19,6 +19,7 @@ WITH_EXAMPLES = (
     "gmm",
     "layers",
     "swap",
+    "update",
     "registry",
     "inspection",
     "callbacks",

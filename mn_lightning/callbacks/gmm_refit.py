@@ -31,9 +31,8 @@ class GMMRefitCallback(MixtureCompanion):
     Lightning's ``WeightAveraging`` and ``EMAWeightAveraging`` evaluate and save a second model, whose weights are an
     average. Averages of mixtures mean nothing, as their components stand in another order in each: the average model is
     given the mixtures of the current one, whatever ``use_buffers`` is. They are those of its activations as long as the
-    average follows the weights closely, which an average over a whole training does not. For one of these, after the
-    fit, empty the queues, run some training batches through the model, in training mode and without gradients, and
-    refit.
+    average follows the weights closely, which an average over a whole training does not. For one of these, call
+    :func:`~mn_lightning.update.update_norms` after the fit.
 
     Examples:
         >>> from mn_lightning.callbacks import NormSwapCallback, QueueResetCallback

@@ -97,12 +97,16 @@ class ModeNorm(nn.Module):
     def reset_parameters(self) -> None:
         """Set the affine map to the identity, the running moments to 0 and 1, the gates to nearly uniform."""
         init_gate(self.gate)
-        self.running_mean.zero_()
-        self.running_var.fill_(1)
-        self.num_batches_tracked.zero_()
+        self.reset_running_stats()
         if self.weight is not None and self.bias is not None:
             nn.init.ones_(self.weight)
             nn.init.zeros_(self.bias)
+
+    def reset_running_stats(self) -> None:
+        """Set the running moments to 0 and 1, as BatchNorm's method does."""
+        self.running_mean.zero_()
+        self.running_var.fill_(1)
+        self.num_batches_tracked.zero_()
 
     @classmethod
     def from_batch_norm(cls, batch_norm: _BatchNorm, **kwargs: Any) -> "ModeNorm":
