@@ -10,10 +10,11 @@ test images has its own. The weights are the same in all three.
 Needs Fashion-MNIST in the folder that is the first argument. About a minute a checkpoint on two CPU cores.
 """
 
+import itertools
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -26,9 +27,9 @@ from mn_lightning.checkpoints import load_from_checkpoint
 from mn_lightning.data import TorchvisionDataModule
 from mn_lightning.models import CIFARConvNet, ImageClassifier
 
-TRAINING_IMAGES = 10_000
-"""From which moments are taken anew; as many as an epoch of the limited study has."""
 BATCH_SIZE = 256
+TRAINING_BATCHES = 40
+"""From which moments are taken anew; as many as an epoch of the limited study has."""
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -43,40 +44,44 @@ def accuracy(network: nn.Module, batches: Batches) -> float:
     return right / total
 
 
-def main() -> None:
-    """Print a row for each checkpoint, and mean and standard deviation for each variant."""
+def accuracies(checkpoint: Path, training: Batches, test: Batches) -> tuple[float, float, float]:
+    """Return the accuracies with the training's moments, with moments anew, and in training mode."""
+    network = load_from_checkpoint(
+        ImageClassifier, checkpoint, network=CIFARConvNet(1, 10), optimizer=torch.optim.SGD
+    ).network
+    left_behind = accuracy(network.eval(), test)
+    mn.update_norms(network, training)
+    return left_behind, accuracy(network.eval(), test), accuracy(network.train(), test)
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Write the mean, and the standard deviation if there are several values."""
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.4f}{spread}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a row for each checkpoint, and mean and standard deviation over the seeds of each variant."""
+    root, *checkpoints = sys.argv[1:] if arguments is None else arguments
     seed_everything(0, verbose=False)
-    data = TorchvisionDataModule("FashionMNIST", sys.argv[1], batch_size=BATCH_SIZE)
+    data = TorchvisionDataModule("FashionMNIST", root, batch_size=BATCH_SIZE)
     data.prepare_data()
     data.setup("fit")
-    training = []
-    for batch in data.train_dataloader():
-        training.append(batch)
-        if len(training) * BATCH_SIZE >= TRAINING_IMAGES:
-            break
+    training = list(itertools.islice(data.train_dataloader(), TRAINING_BATCHES))
     test = list(data.val_dataloader())
 
     rows = []
-    variants: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-    for path in map(Path, sys.argv[2:]):
-        variant, seed = path.parts[-4], path.parts[-3]
-        optimizer = torch.optim.SGD
-        model = load_from_checkpoint(ImageClassifier, path, network=CIFARConvNet(1, 10), optimizer=optimizer)
-        network = model.network
-        left_behind = accuracy(network.eval(), test)
-        mn.update_norms(network, training)
-        found = (left_behind, accuracy(network.eval(), test), accuracy(network.train(), test))
-        variants[variant].append(found)
+    seeds: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    for path in map(Path, checkpoints):
+        variant, seed = path.parts[-4:-2]
+        found = accuracies(path, training, test)
+        seeds[variant].append(found)
         rows.append((f"{variant}, {seed}", *(f"{value:.4f}" for value in found)))
-        print(rows[-1], flush=True)
+        print(*rows[-1], flush=True)
+    for variant, values in seeds.items():
+        rows.append((variant, *(mean_and_spread(column) for column in zip(*values, strict=True))))
     header = ("run", "moments of the training", "moments anew", "training mode")
     print_table("Accuracy on the test images", header, rows)
-    means = []
-    for variant, values in variants.items():
-        columns = list(zip(*values, strict=True))
-        spread = [statistics.stdev(column) if len(column) > 1 else 0.0 for column in columns]
-        means.append((variant, *(f"{statistics.fmean(c):.4f} ± {s:.4f}" for c, s in zip(columns, spread, strict=True))))
-    print_table("Mean and standard deviation over seeds", ("variant", *header[1:]), means)
 
 
 if __name__ == "__main__":

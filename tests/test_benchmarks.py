@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from data_files import write_fashion_mnist
+from lightning import Trainer
 
-from benchmarks import epochs, fit, layers, pieces, scaling
+from benchmarks import epochs, evaluation_moments, fit, layers, pieces, scaling
 from benchmarks._timing import Target, cells, judged, ratio
 from mn_lightning import ModeNorm, _pieces
-from mn_lightning.models import CIFARConvNet
+from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
+from mn_lightning.data import TorchvisionDataModule
+from mn_lightning.models import CIFARConvNet, ImageClassifier
 
 
 def numbers(value: Any) -> Iterator[float]:
@@ -174,3 +178,22 @@ def test_a_target_is_met_or_missed() -> None:
     assert cells(judged(9.9, Target(">=", 10))) == (">= 10", "missed")
     assert cells(judged(10.1, Target(">=", 10))) == (">= 10", "met")
     assert cells(judged(1.0, None)) == ("", "")
+
+
+def test_evaluation_moments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_fashion_mnist(tmp_path)
+    model = ImageClassifier(CIFARConvNet(1, 10))
+    callbacks = [NormSwapCallback(["conv3"]), GMMRefitCallback(), QueueResetCallback()]
+    trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=callbacks, logger=False)
+    trainer.fit(model, TorchvisionDataModule("FashionMNIST", str(tmp_path), batch_size=20))
+    checkpoints = [tmp_path / "MN-2" / f"seed-{seed}" / "checkpoints" / "last.ckpt" for seed in (0, 1)]
+    for path in checkpoints:
+        trainer.save_checkpoint(path)
+    capsys.readouterr()
+    evaluation_moments.main([str(tmp_path), *map(str, checkpoints)])
+    *_, first, second, mean, _ = capsys.readouterr().out.splitlines()
+    numbers = [cell.strip() for cell in first.split("│")[2:-1]]
+    assert numbers == [cell.strip() for cell in second.split("│")[2:-1]]  # the same weights
+    assert [cell.strip() for cell in mean.split("│")[2:-1]] == [f"{number} ± 0.0000" for number in numbers]
+    (evaluated,) = trainer.validate(model, trainer.datamodule, verbose=False)
+    assert float(numbers[0]) == pytest.approx(evaluated["val_acc"], abs=1e-4)
