@@ -1,6 +1,5 @@
 """What the rows of the runs say: scores, steps and seconds to the baseline's best, paired differences."""
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import NamedTuple
 
 from scipy import stats
 
-from mn_lightning.compare.recorder import Row
+from mn_lightning.compare.recorder import Row, from_csv
 from mn_lightning.compare.runs import Run
 from mn_lightning.compare.study import Mode
 
@@ -78,10 +77,7 @@ class Curves:
 
 def read_rows(run: Run) -> list[Row]:
     """Read what a run has recorded so far."""
-    if not run.metrics_path.exists():
-        return []
-    with run.metrics_path.open(newline="", encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    return from_csv(run.metrics_path.read_text(encoding="utf-8")) if run.metrics_path.exists() else []
 
 
 def curve(rows: Sequence[Row], metric: str) -> Curve:

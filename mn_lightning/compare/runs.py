@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from mn_lightning.cli import ListingTrainer, MNLightningCLI
 from mn_lightning.compare.best import BestKeeper
 from mn_lightning.compare.files import write_atomically
-from mn_lightning.compare.recorder import RunRecorder
+from mn_lightning.compare.recorder import RunRecorder, from_csv
 from mn_lightning.compare.study import Study, StudyError
 
 Status = Literal["finished", "failed"]
@@ -32,7 +32,10 @@ class Limits(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a run ended: its status, the last line of its error, and how many seconds it took."""
+    """How a run ended: its status, the last line of its error, and how many seconds it took.
+
+    Of processes that were interrupted, what counts is the training up to the run's last evaluation before.
+    """
 
     status: Status
     error: str
@@ -119,6 +122,12 @@ class Run:
         finally:
             lock.release()
 
+    def _seconds_before(self) -> float:
+        """What has been spent on the run, if it goes on from a checkpoint."""
+        if not (self.checkpoint_path.exists() and self.metrics_path.exists()):
+            return 0.0
+        return max((row["seconds"] for row in from_csv(self.metrics_path.read_text(encoding="utf-8"))), default=0.0)
+
     def configuration(self, limits: Limits) -> str:
         """Return what the run would save as ``config.yaml``, without making anything of it.
 
@@ -147,7 +156,7 @@ class Run:
                 return outcome
             if _is_main_process():
                 self.set_outcome(None)
-            started = time.monotonic()
+            started = time.monotonic() - self._seconds_before()
             # The arguments are made from the study, and not from the command line that named it.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
             try:

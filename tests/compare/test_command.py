@@ -1,6 +1,7 @@
 """Studies from end to end, on a tiny network; runs that are processes of their own otherwise are made in this one."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -287,7 +288,12 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(capsys: pytest.CaptureFi
     assert status == command.INTERRUPTED
     assert call("mine.yaml", "--report") == 0
     assert "MN, seed 0 has not finished" in capsys.readouterr().out
+    metrics = Path("studies/mine/runs/MN/seed-0/metrics.csv")
+    (first,) = csv.DictReader(metrics.read_text().splitlines())
+    metrics.write_text(metrics.read_text().replace(first["seconds"], "1000.0"))
     assert call("mine.yaml") == 0
+    outcomes = [json.loads(Path(f"studies/mine/runs/{name}/seed-0/outcome.json").read_text()) for name in ("BN", "MN")]
+    assert outcomes[0]["seconds"] < 1000 < outcomes[1]["seconds"]  # with what had been spent before the interruption
     weights = [
         torch.load(Path(folder, "runs/MN/seed-0/checkpoints/last.ckpt"), weights_only=True)["state_dict"]
         for folder in ("whole", "studies/mine")
