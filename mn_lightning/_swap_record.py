@@ -67,11 +67,12 @@ def check_layers(model: nn.Module, state_dict: Mapping[str, Any], prefix: str = 
         # A swapped layer of a norm without state has left no key, but a record.
         if (not saved and name not in recorded) or then == now:
             continue
-        if name in recorded and recorded[name] == getattr(layer, MARK, None) and then.keys() == now.keys():
+        if recorded.get(name) == getattr(layer, MARK, None) and then.keys() == now.keys():
             key = next(key for key in now if then[key] != now[key])
+            both = f", with the same {describe(recorded[name])}" if name in recorded else ""
             raise RuntimeError(
-                f"{start}{key} has shape {then[key]} in the checkpoint and {now[key]} in the model, with the same "
-                f"{describe(recorded[name])}: the network is another one, or the file was changed or damaged"
+                f"{start}{key} has shape {then[key]} in the checkpoint and {now[key]} in the model{both}: the network "
+                "is another one, or the file was changed or damaged; build it with the arguments of the training"
             )
         there = describe(recorded[name]) if name in recorded else f"one with {', '.join(saved)}"
         here = describe(getattr(layer, MARK)) if hasattr(layer, MARK) else type(layer).__name__

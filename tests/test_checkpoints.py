@@ -237,6 +237,17 @@ def test_a_mixture_of_another_shape_is_refused(name: str, tmp_path: Path) -> Non
     assert one_line(error).startswith(expected)
 
 
+def test_a_network_of_another_width_is_said_and_not_taken_for_a_swap(tmp_path: Path) -> None:
+    model = DCGAN(base_channels=8, max_generator_steps=1)
+    run = trainer(tmp_path, [], enable_checkpointing=True)
+    run.strategy.connect(model)
+    run.save_checkpoint(tmp_path / "gan.ckpt")
+    with pytest.raises(RuntimeError, match="build it with the arguments of the training") as error:
+        load_from_checkpoint(DCGAN, tmp_path / "gan.ckpt", base_channels=16)
+    expected = "generator.linear.norm.weight has shape (64,) in the checkpoint and (128,) in the model: the network"
+    assert one_line(error).startswith(expected)
+
+
 def test_loading_leaves_no_second_class_of_the_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """LightningCLI looks for short names among all subclasses, also those of this process's past."""
     path, _ = save(tmp_path, {"n_components": 2})
