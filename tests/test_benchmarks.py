@@ -13,12 +13,12 @@ import yaml
 from data_files import write_fashion_mnist
 from lightning import Trainer
 
-from benchmarks import epochs, evaluation_moments, fit, layers, pieces, scaling
+from benchmarks import epochs, evaluation_moments, fit, generator_refits, layers, pieces, scaling
 from benchmarks._timing import Target, cells, judged, ratio
 from mn_lightning import ModeNorm, _pieces
 from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
 from mn_lightning.data import TorchvisionDataModule
-from mn_lightning.models import CIFARConvNet, ImageClassifier
+from mn_lightning.models import DCGAN, CIFARConvNet, ImageClassifier, LeNet
 
 
 def numbers(value: Any) -> Iterator[float]:
@@ -184,7 +184,8 @@ def test_evaluation_moments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     write_fashion_mnist(tmp_path)
     model = ImageClassifier(CIFARConvNet(1, 10))
     callbacks = [NormSwapCallback(["conv3"]), GMMRefitCallback(), QueueResetCallback()]
-    trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=callbacks, logger=False)
+    options = {"logger": False, "enable_checkpointing": False}
+    trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=callbacks, **options)
     trainer.fit(model, TorchvisionDataModule("FashionMNIST", str(tmp_path), batch_size=20))
     checkpoints = [tmp_path / "MN-2" / f"seed-{seed}" / "checkpoints" / "last.ckpt" for seed in (0, 1)]
     for path in checkpoints:
@@ -197,3 +198,24 @@ def test_evaluation_moments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert [cell.strip() for cell in mean.split("│")[2:-1]] == [f"{number} ± 0.0000" for number in numbers]
     (evaluated,) = trainer.validate(model, trainer.datamodule, verbose=False)
     assert float(numbers[0]) == pytest.approx(evaluated["val_acc"], abs=1e-4)
+
+
+def test_generator_refits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    write_fashion_mnist(tmp_path)
+    for name, value in {"REPETITIONS": 2, "SAMPLES": 128, "QUEUED_BATCHES": 2}.items():
+        monkeypatch.setattr(generator_refits, name, value)
+    data = TorchvisionDataModule("FashionMNIST", str(tmp_path), batch_size=20, normalize="symmetric")
+    options = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    for folder, model, callbacks in (
+        ("prepare/classifier", ImageClassifier(LeNet(1, 10)), []),
+        ("runs/DCGAN-MN/seed-0", DCGAN(channels=1, base_channels=32), [NormSwapCallback(["deconv1"])]),
+    ):
+        run = Trainer(**options, callbacks=[*callbacks, GMMRefitCallback(), QueueResetCallback()])
+        run.fit(model, data)
+        for name in ("last", "best"):
+            run.save_checkpoint(tmp_path / folder / "checkpoints" / f"{name}.ckpt")
+    capsys.readouterr()
+    generator_refits.main([str(tmp_path), str(tmp_path)])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("seed-0")]
+    assert [line[1] for line in lines] == ["2", "10", "100", "training"]
+    assert all(float(line[2]) > 0 for line in lines[:3])

@@ -70,8 +70,8 @@ class MixtureNorm(nn.Module):
             48 MiB; ``None`` keeps all.
         fit_rows: fit to this many rows of each batch in training, drawn at random, which costs less; posteriors and
             moments are those of all rows either way. ``None``, as published, fits to all of them.
-        refit_iters: iterations of the fit in :meth:`refit`. Fits that have not converged differ from one refit to the
-            next, and with them what the network evaluates to.
+        refit_iters: iterations of the fit in :meth:`refit`; ``None`` for ``em_iters``, so that evaluation normalizes by
+            a mixture like those of the training. More make another one, which the network has not been trained with.
         min_weight: a component with a smaller share of the rows is dropped, its rows go to the others.
         sync: under DDP, treat the batches of all processes as one in training, as SyncBatchNorm does.
         device: as in torch's layers.
@@ -120,7 +120,7 @@ class MixtureNorm(nn.Module):
         queue_decay: float = 0.9,
         queue_rows_per_batch: RowsPerBatch = "auto",
         fit_rows: int | None = None,
-        refit_iters: int = 100,
+        refit_iters: int | None = None,
         min_weight: float = 0.01,
         sync: bool = False,
         device: torch.device | str | None = None,
@@ -132,7 +132,6 @@ class MixtureNorm(nn.Module):
             "n_components": n_components,
             "em_iters": em_iters,
             "queue_size": queue_size,
-            "refit_iters": refit_iters,
         }
         for name, value in counts.items():
             check_at_least("MixtureNorm", name, value, 1)
@@ -150,6 +149,8 @@ class MixtureNorm(nn.Module):
             check_at_least("MixtureNorm", "queue_rows_per_batch", queue_rows_per_batch, 1, "'auto', None")
         if fit_rows is not None:
             check_at_least("MixtureNorm", "fit_rows", fit_rows, n_components, "None")
+        if refit_iters is not None:
+            check_at_least("MixtureNorm", "refit_iters", refit_iters, 1, "None")
         self.num_features = num_features
         self.n_components = n_components
         self.em_iters = em_iters
@@ -300,7 +301,8 @@ class MixtureNorm(nn.Module):
         if count < 2:
             return False
         options = (self.eps, self.granularity)
-        fitted = F.fit_mixture(rows, self.n_components, self.refit_iters, step, *options, processes)
+        iterations = self.em_iters if self.refit_iters is None else self.refit_iters
+        fitted = F.fit_mixture(rows, self.n_components, iterations, step, *options, processes)
         stored = F.mixture_moments(rows, fitted, *options, self.min_weight, processes)
         for buffer, value in zip(self.mixture, stored, strict=True):
             buffer.copy_(value)

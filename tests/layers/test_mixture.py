@@ -156,8 +156,10 @@ def test_too_few_rows_are_refused_before_they_are_queued(shape: tuple[int, ...])
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
-def test_refit_against_the_loops(granularity: Granularity) -> None:
-    layer = MixtureNorm(2, 4, refit_iters=5, granularity=granularity, queue_rows_per_batch=None, dtype=torch.float64)
+@pytest.mark.parametrize(("refit_iters", "iterations"), [(5, 5), (None, 3)])
+def test_refit_against_the_loops(refit_iters: int | None, iterations: int, granularity: Granularity) -> None:
+    options: dict[str, Any] = {"granularity": granularity, "queue_rows_per_batch": None, "dtype": torch.float64}
+    layer = MixtureNorm(2, 4, em_iters=3, refit_iters=refit_iters, **options)
     for _ in range(3):
         layer(torch.randn(8, 2, 2, dtype=torch.float64) + 4 * torch.randn(8, 1, 1, dtype=torch.float64))
     step = layer.num_batches_tracked
@@ -165,7 +167,7 @@ def test_refit_against_the_loops(granularity: Granularity) -> None:
     assert len(rows) == 16 + 14 + 13
     assert layer.refit()
     expected = by_granularity(
-        lambda one: oracle.moments(one, loops_fit(one, 4, 5, int(step)), REG, 0.01), rows, granularity
+        lambda one: oracle.moments(one, loops_fit(one, 4, iterations, int(step)), REG, 0.01), rows, granularity
     )
     for value, reference in zip(layer.mixture, expected, strict=True):
         close(value, reference, 1e-8)
