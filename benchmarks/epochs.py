@@ -40,6 +40,7 @@ from benchmarks import _timing
 from benchmarks._timing import Target
 from mn_lightning._tables import print_table
 from mn_lightning.models import CIFARConvNet, ImageClassifier, InceptionV3
+from mn_lightning.swap import mixture_layers
 
 CIFAR_IMAGES = 50_000
 MEMORY_STEPS = 3
@@ -174,8 +175,7 @@ def fill_queues(model: ImageClassifier, images: Tensor) -> None:
         for number in range(layer.queue.size):
             layer.queue.push(inputs[0], layer.num_batches_tracked + number, finite)
 
-    layers = [layer for layer in model.modules() if isinstance(layer, mn.MixtureNorm)]
-    handles = [layer.register_forward_pre_hook(fill) for layer in layers]
+    handles = [layer.register_forward_pre_hook(fill) for layer in mixture_layers(model)]
     model.to(images.device).train()
     with torch.no_grad():
         model(images)

@@ -6,13 +6,12 @@ iterations instead of the training's ``em_iters``; and in training mode, where e
 The weights are the same in all of them.
 
     mn-lightning compare fashion_mnist --limit_epochs 10 --limit_samples 10000
-    python benchmarks/evaluation_moments.py data studies/fashion_mnist/runs/*/seed-*/checkpoints/last.ckpt
+    python -m benchmarks.evaluation_moments data studies/fashion_mnist/runs/*/seed-*/checkpoints/last.ckpt
 
 Needs Fashion-MNIST in the folder that is the first argument. About two minutes a checkpoint on a CPU core.
 """
 
 import itertools
-import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -25,8 +24,11 @@ from torch import Tensor, nn
 import mn_lightning as mn
 from mn_lightning._tables import print_table
 from mn_lightning.checkpoints import load_from_checkpoint
+from mn_lightning.compare.report import plus_minus
+from mn_lightning.compare.results import summarize
 from mn_lightning.data import TorchvisionDataModule
 from mn_lightning.models import CIFARConvNet, ImageClassifier
+from mn_lightning.swap import mixture_layers
 
 BATCH_SIZE = 256
 TRAINING_BATCHES = 40
@@ -56,19 +58,13 @@ def accuracies(checkpoint: Path, training: Batches, test: Batches) -> tuple[floa
     left_behind = accuracy(network.eval(), test)
     mn.update_norms(network, training)
     anew = converged = accuracy(network.eval(), test)
-    mixtures = [module for module in network.modules() if isinstance(module, mn.MixtureNorm)]
+    mixtures = mixture_layers(network)
     for layer in mixtures:
         layer.refit_iters = CONVERGED
         layer.refit()
     if mixtures:
         converged = accuracy(network, test)
     return left_behind, anew, converged, accuracy(network.train(), test)
-
-
-def mean_and_spread(values: Sequence[float]) -> str:
-    """Write the mean, and the standard deviation if there are several values."""
-    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.4f}{spread}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows.append((f"{variant}, {seed}", *(f"{value:.4f}" for value in found)))
         print(*rows[-1], flush=True)
     for variant, values in seeds.items():
-        rows.append((variant, *(mean_and_spread(column) for column in zip(*values, strict=True))))
+        rows.append((variant, *(plus_minus(summarize(column)) for column in zip(*values, strict=True))))
     print_table("Accuracy on the test images", HEADER, rows)
 
 

@@ -5,58 +5,53 @@ refits the mixtures, with random choices of its own in each of five repetitions;
 samples in the features of the study's classifier. The last row is training mode, where each batch has its own mixture.
 
     mn-lightning compare dcgan_fashion_mnist --limit_epochs 2
-    python benchmarks/generator_refits.py data studies/dcgan_fashion_mnist
+    python -m benchmarks.generator_refits data studies/dcgan_fashion_mnist
 
 About ten minutes a generator on one CPU core.
 """
 
-import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 import mn_lightning as mn
+from benchmarks.refit_spread import BATCH_SIZE, QUEUED_BATCHES, generate, latents, moments
 from mn_lightning._tables import print_table
 from mn_lightning.checkpoints import load_from_checkpoint
+from mn_lightning.compare.report import plus_minus
+from mn_lightning.compare.results import summarize
 from mn_lightning.data import TorchvisionDataModule
+from mn_lightning.features.images import to_bytes
 from mn_lightning.frechet import frechet_distance
 from mn_lightning.models import DCGAN, ClassifierFeatures, LeNet
+from mn_lightning.swap import mixture_layers
 
 ITERATIONS = (2, 10, 100)
 REPETITIONS = 5
 SAMPLES = 10_000
-BATCH_SIZE = 64
-QUEUED_BATCHES = 20
+VALUE_RANGE = (-1.0, 1.0)
 
 Moments = tuple[Tensor, Tensor]
 
 
-def latents(count: int, seed: int) -> Tensor:
-    """Draw from [-1, 1], ``(count, 100)``."""
-    return 2 * torch.rand(count, 100, generator=torch.Generator().manual_seed(seed)) - 1
-
-
-def moments(features: nn.Module, images: Sequence[Tensor]) -> Moments:
+def moments_of(features: nn.Module, images: Iterable[Tensor]) -> Moments:
     """Return mean ``(D,)`` and covariance ``(D, D)`` of the features of batches of images in [-1, 1]."""
-    as_bytes = (((batch.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8) for batch in images)
-    rows = torch.cat([features(batch) for batch in as_bytes]).double()
-    return rows.mean(0), rows.T.cov()
+    return moments(torch.cat([features(to_bytes(batch, VALUE_RANGE)) for batch in images]).double())
 
 
-@torch.no_grad()
 def distance(generator: nn.Module, features: nn.Module, real: Moments) -> float:
     """Return the Fréchet distance of samples in the mode that the generator is in."""
-    generated = moments(features, [generator(part) for part in latents(SAMPLES, 0).split(BATCH_SIZE)])
+    generated = moments_of(features, generate(generator, SAMPLES, 0).split(BATCH_SIZE))
     return float(frechet_distance(*real, *generated))
 
 
 def distances(generator: nn.Module, features: nn.Module, real: Moments) -> dict[str, list[float]]:
     """Return the distances of all repetitions for each number of iterations, and that of training mode."""
     mn.update_norms(generator, latents(QUEUED_BATCHES * BATCH_SIZE, 99).split(BATCH_SIZE))
-    layers = [module for module in generator.modules() if isinstance(module, mn.MixtureNorm)]
+    layers = mixture_layers(generator)
     seen = [layer.num_batches_tracked.clone() for layer in layers]
     found = {}
     for iterations in ITERATIONS:
@@ -79,13 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data.setup("fit")
     classifier = Path(study, "prepare", "classifier", "checkpoints", "last.ckpt")
     features = ClassifierFeatures(str(classifier), LeNet(1, 10), [0.5], [0.5])
-    real = moments(features, [images for images, _ in data.train_dataloader()])
+    real = moments_of(features, (images for images, _ in data.train_dataloader()))
     rows = []
     for path in sorted(Path(study).glob("runs/DCGAN-MN/seed-*/checkpoints/best.ckpt")):
         model = load_from_checkpoint(DCGAN, path, channels=1, base_channels=32)
         for iterations, values in distances(model.generator, features, real).items():
-            spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-            rows.append((path.parts[-3], iterations, f"{statistics.fmean(values):.2f}{spread}"))
+            rows.append((path.parts[-3], iterations, plus_minus(summarize(values), "{:.2f}")))
             print(*rows[-1], flush=True)
     print_table("Fréchet distance after refits", ("run", "iterations", "distance"), rows)
 

@@ -4,7 +4,7 @@ Trains Kalayeh & Shah's DCGAN with MixtureNorm on scikit-learn's digits, and a c
 generator's weights fixed: fills the queues with batches of other latents, refits the mixtures, and measures the Fréchet
 distance of 1,000 samples to the real digits in the classifier's features; ten times for each number of iterations.
 
-    python benchmarks/refit_spread.py [STEPS]
+    python -m benchmarks.refit_spread [STEPS]
 
 About ten minutes on two CPU cores with the default of 600 training steps.
 """
@@ -26,6 +26,7 @@ from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueRese
 from mn_lightning.data import DigitsDataModule
 from mn_lightning.frechet import frechet_distance
 from mn_lightning.models import DCGAN, ImageClassifier, LeNet
+from mn_lightning.swap import mixture_layers
 
 ITERATIONS = (2, 10, 30, 100, 300)
 REPETITIONS = 10
@@ -42,11 +43,15 @@ def fit(model: LightningModule, epochs: int, *callbacks: Callback) -> None:
     trainer.fit(model, DigitsDataModule(batch_size=BATCH_SIZE, normalize="symmetric"))
 
 
+def latents(count: int, seed: int) -> Tensor:
+    """Draw from [-1, 1], ``(count, 100)``."""
+    return 2 * torch.rand(count, 100, generator=torch.Generator().manual_seed(seed)) - 1
+
+
 def generate(generator: nn.Module, count: int, seed: int) -> Tensor:
     """Make images in the mode that the generator is in, in batches as in training."""
-    latents = 2 * torch.rand(count, 100, generator=torch.Generator().manual_seed(seed)) - 1
     with torch.no_grad():
-        return torch.cat([generator(part) for part in latents.split(BATCH_SIZE)])
+        return torch.cat([generator(part) for part in latents(count, seed).split(BATCH_SIZE)])
 
 
 def features(network: LeNet, images: Tensor) -> Tensor:
@@ -87,10 +92,9 @@ def main() -> None:
         distances, seconds = [], 0.0
         for repetition in range(REPETITIONS):
             generator = copy.deepcopy(gan.generator).train()
-            for module in generator.modules():
-                if isinstance(module, mn.MixtureNorm):
-                    module.refit_iters = iterations
-                    module.num_batches_tracked += 1000 * repetition  # other random choices in the fit
+            for layer in mixture_layers(generator):
+                layer.refit_iters = iterations
+                layer.num_batches_tracked += 1000 * repetition  # other random choices in the fit
             mn.reset_queues(generator)
             generate(generator, QUEUED_BATCHES * BATCH_SIZE, 1 + repetition)
             started = time.process_time()

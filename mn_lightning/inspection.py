@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mn_lightning._modes import modes_untouched
 from mn_lightning.swap import norm_candidates
 
 
@@ -70,12 +71,10 @@ def _input_shapes(
         return hook
 
     handles = [layer.register_forward_pre_hook(record(name)) for name, layer in layers.items()]
-    modes = {module: module.training for module in model.modules()}
     try:
-        model.eval()(example_input)
+        with modes_untouched(model):
+            model.eval()(example_input)
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes.items():
-            module.training = training
     return shapes

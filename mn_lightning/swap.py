@@ -302,6 +302,17 @@ def swap_as_recorded(model: nn.Module, recorded: Mapping[str, dict[str, Any]]) -
     )
 
 
+def mixture_layers(model: nn.Module) -> list[MixtureNorm]:
+    """Return the MixtureNorm layers in ``model``.
+
+    Examples:
+        >>> model = nn.Sequential(nn.BatchNorm1d(4), MixtureNorm(4))
+        >>> mixture_layers(model) == [model[1]]
+        True
+    """
+    return [module for module in model.modules() if isinstance(module, MixtureNorm)]
+
+
 def refit_mixtures(model: nn.Module) -> int:
     """Refit the stored mixture of every MixtureNorm that is stale: that has seen batches since its last refit.
 
@@ -323,7 +334,7 @@ def refit_mixtures(model: nn.Module) -> int:
         >>> refit_mixtures(model)  # it has seen nothing since
         0
     """
-    layers = list(_mixture_layers(model))
+    layers = mixture_layers(model)
     if not layers:
         return 0
     stale = torch.tensor([layer.stale for layer in layers], dtype=torch.long, device=layers[0].queue.pushes.device)
@@ -341,7 +352,7 @@ def reset_queues(model: nn.Module) -> None:
         >>> refit_mixtures(model)
         0
     """
-    for layer in _mixture_layers(model):
+    for layer in mixture_layers(model):
         layer.reset_queue()
 
 
@@ -363,7 +374,7 @@ def copy_mixtures(source: nn.Module, target: nn.Module) -> None:
         >>> torch.equal(target[0].mixture_means, source[0].mixture_means)
         True
     """
-    for layer, copied in zip(_mixture_layers(source), _mixture_layers(target), strict=True):
+    for layer, copied in zip(mixture_layers(source), mixture_layers(target), strict=True):
         for buffer, value in zip(copied.buffers(), layer.buffers(), strict=True):
             buffer.copy_(value)
 
@@ -389,11 +400,7 @@ def has_mixtures(model: nn.Module) -> bool:
         >>> has_mixtures(nn.Sequential(nn.BatchNorm1d(4))), has_mixtures(nn.Sequential(MixtureNorm(4)))
         (False, True)
     """
-    return any(True for _ in _mixture_layers(model))
-
-
-def _mixture_layers(model: nn.Module) -> Iterator[MixtureNorm]:
-    return (module for module in model.modules() if isinstance(module, MixtureNorm))
+    return bool(mixture_layers(model))
 
 
 def _check_swappable(name: str, layer: nn.Module, model: nn.Module) -> None:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mn_lightning._modes import modes_untouched
 from mn_lightning._processes import all_processes
-from mn_lightning.layers import MixtureNorm, ModeNorm
-from mn_lightning.swap import refit_mixtures, reset_queues
+from mn_lightning.layers import ModeNorm
+from mn_lightning.swap import mixture_layers, refit_mixtures, reset_queues
 
 _Averaging: TypeAlias = _BatchNorm | ModeNorm
 
@@ -57,11 +58,13 @@ def update_norms(model: nn.Module, batches: Iterable[Any]) -> int:
         (tensor(2), False)
     """
     averaging = [module for module in model.modules() if _has_running_moments(module)]
-    mixtures = [module for module in model.modules() if isinstance(module, MixtureNorm)]
+    mixtures = mixture_layers(model)
     if not averaging and not mixtures:
         return 0
     device = next(buffer.device for layer in (*averaging, *mixtures) for buffer in layer.buffers())
-    with _restored_on_error(model, averaging), _training(model), _averages(averaging):
+    reset_queues(model)
+    with _restored_on_error(model, averaging), modes_untouched(model), _averages(averaging):
+        model.train()
         count = 0
         for batch in batches:
             model(_input_of(batch).to(device))
@@ -86,18 +89,6 @@ def _input_of(batch: Any) -> Tensor:
 
 
 @contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` into training mode, and each of its modules back into its own."""
-    modes = {module: module.training for module in model.modules()}
-    model.train()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-@contextmanager
 def _averages(layers: list[Any]) -> Iterator[None]:
     """Let running moments begin anew, as cumulative averages."""
     momenta = [layer.momentum for layer in layers]
@@ -113,14 +104,12 @@ def _averages(layers: list[Any]) -> Iterator[None]:
 
 @contextmanager
 def _restored_on_error(model: nn.Module, layers: list[Any]) -> Iterator[None]:
-    reset_queues(model)
-    former = [{name: buffer.clone() for name, buffer in layer.named_buffers()} for layer in layers]
+    former = [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers()]
     try:
         yield
     except BaseException:
-        for layer, buffers in zip(layers, former, strict=True):
-            for name, value in buffers.items():
-                layer.get_buffer(name).copy_(value)
+        for buffer, value in former:
+            buffer.copy_(value)
         reset_queues(model)  # or the next refit would be to what came before the error
         raise
 
@@ -130,11 +119,8 @@ def _average_over_processes(layers: list[Any], count: Tensor) -> None:
     (total,) = processes.sum(count)
     if total == 0:
         raise ValueError("update_norms got no batch; give it a DataLoader or a list of batches, not a used up iterator")
-    if processes.size == 1:
-        return
+    share = count / total
     for layer in layers:
-        moments = (layer.running_mean, layer.running_var)
-        for moment, value in zip(
-            moments, processes.sum(*(moment * (count / total) for moment in moments)), strict=True
-        ):
-            moment.copy_(value)
+        mean, var = processes.sum(layer.running_mean * share, layer.running_var * share)
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_(var)

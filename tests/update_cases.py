@@ -10,23 +10,24 @@ SHARES = (3, 1)
 """How many of the batches each process has."""
 
 
-def batches(count: int = 4) -> list[Tensor]:
+def batches() -> list[Tensor]:
     generator = torch.Generator().manual_seed(5)
-    scales = torch.rand(count, CHANNELS, 1, generator=generator, dtype=torch.float64) + 0.5
-    return list(
-        scales[:, None] * torch.randn(count, 6, CHANNELS, 5, generator=generator, dtype=torch.float64) + scales[:, None]
-    )
+    scales = torch.rand(sum(SHARES), 1, CHANNELS, 1, generator=generator, dtype=torch.float64) + 0.5
+    noise = torch.randn(sum(SHARES), 6, CHANNELS, 5, generator=generator, dtype=torch.float64)
+    return list(scales + scales * noise)
 
 
-def model() -> nn.ModuleList:
-    """One layer of each kind, whose statistics are those of other data; all see the same input."""
+class Beside(nn.ModuleList):
+    """Layers that all see the same input."""
+
+    def forward(self, x: Tensor) -> None:
+        for layer in self:
+            layer(x)
+
+
+def model() -> Beside:
+    """One layer of each kind, whose statistics are those of other data."""
     torch.manual_seed(1)
-
-    class Beside(nn.ModuleList):
-        def forward(self, x: Tensor) -> None:
-            for layer in self:
-                layer(x)
-
     # With one component and a queue that holds everything, the mixture is the Gaussian of all rows.
     mixture = mn.MixtureNorm(CHANNELS, n_components=1, queue_decay=1, queue_rows_per_batch=None)
     layers = Beside([nn.BatchNorm1d(CHANNELS), mn.ModeNorm(CHANNELS), mixture]).double()
@@ -36,11 +37,6 @@ def model() -> nn.ModuleList:
 
 
 def update(rank: int) -> dict[str, Tensor]:
-    layers = model()
-    assert mn.update_norms(layers, list(torch.utils.data.Subset(batches(), _mine(rank)))) == 3
+    layers, start = model(), sum(SHARES[:rank])
+    assert mn.update_norms(layers, batches()[start : start + SHARES[rank]]) == 3
     return layers.state_dict()
-
-
-def _mine(rank: int) -> range:
-    start = sum(SHARES[:rank])
-    return range(start, start + SHARES[rank])

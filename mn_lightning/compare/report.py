@@ -23,7 +23,6 @@ from mn_lightning.compare.results import (
     curve,
     paired_difference,
     race,
-    read_rows,
     summarize,
 )
 from mn_lightning.compare.runs import Limits, Run
@@ -88,14 +87,14 @@ def print_report(tables: Iterable[Table], lines: Iterable[str]) -> None:
 def _curves(variant: str, runs: Iterable[Run]) -> Curves:
     return Curves(
         variant,
-        {run.seed: curve(read_rows(run), run.study.metric) for run in runs if run.variant == variant},
+        {run.seed: curve(run.rows(), run.study.metric) for run in runs if run.variant == variant},
     )
 
 
 def _floor(study: Study, runs: Iterable[Run]) -> float | None:
     """Return what FIDCallback logs beside a distance if it is asked for: the distance of real images to real ones."""
     name = f"{study.metric}/floor"
-    return next((row[name] for run in runs for row in read_rows(run) if name in row), None)
+    return next((row[name] for run in runs for row in run.rows() if name in row), None)
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -112,7 +111,7 @@ def _scores(study: Study, curves: dict[str, Curves]) -> Table:
             summarize([best_after(points, fraction, study.mode) for points in found.by_seed.values()])
             for fraction in FRACTIONS
         ]
-        row = [variant, *map(_plus_minus, summaries), str(summaries[-1].n)]
+        row = [variant, *map(plus_minus, summaries), str(summaries[-1].n)]
         if study.published:
             numbers = study.published.get(variant, {})
             row += [_number(numbers.get(key)) for key in published]
@@ -133,8 +132,8 @@ def _races(study: Study, curves: dict[str, Curves]) -> Table:
         baseline = curves[study.baseline_of(variant)]
         steps = race(found, baseline, study.mode, "step")
         seconds = race(found, baseline, study.mode, "seconds")
-        row = [variant, _plus_minus(steps.cost, "{:.0f}"), _saving(steps)]
-        row += [_plus_minus(seconds.cost, "{:.1f}"), _saving(seconds), f"{steps.reached} of {steps.seeds}"]
+        row = [variant, plus_minus(steps.cost, "{:.0f}"), _saving(steps)]
+        row += [plus_minus(seconds.cost, "{:.1f}"), _saving(seconds), f"{steps.reached} of {steps.seeds}"]
         if study.published:
             row.append(_number(study.published.get(variant, {}).get("steps"), "{:.0f}"))
         rows.append(row)
@@ -229,7 +228,8 @@ def _number(value: float | None, form: str = "{:.4g}") -> str:
     return NOTHING if value is None else form.format(value)
 
 
-def _plus_minus(summary: Summary, form: str = "{:.4f}") -> str:
+def plus_minus(summary: Summary, form: str = "{:.4f}") -> str:
+    """Write the mean, and the standard deviation if there is one."""
     text = _number(summary.mean, form)
     return text if summary.std is None else f"{text} ± {form.format(summary.std)}"
 
@@ -250,7 +250,7 @@ def _write_csv(path: Path, runs: Sequence[Run]) -> None:
     rows = [
         {"variant": run.variant, "seed": run.seed, **row, "epoch": int(row["epoch"]), "step": int(row["step"])}
         for run in runs
-        for row in read_rows(run)
+        for row in run.rows()
     ]
     write_atomically(path, to_csv(rows))
 

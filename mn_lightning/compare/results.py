@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from scipy import stats
 
-from mn_lightning.compare.recorder import Row, from_csv
-from mn_lightning.compare.runs import Run
+from mn_lightning.compare.recorder import Row
 from mn_lightning.compare.study import Mode
 
 CONFIDENCE = 0.95
@@ -73,11 +72,6 @@ class Curves:
 
     variant: str
     by_seed: dict[int, Curve]
-
-
-def read_rows(run: Run) -> list[Row]:
-    """Read what a run has recorded so far."""
-    return from_csv(run.metrics_path.read_text(encoding="utf-8")) if run.metrics_path.exists() else []
 
 
 def curve(rows: Sequence[Row], metric: str) -> Curve:

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from mn_lightning.cli import ListingTrainer, MNLightningCLI
 from mn_lightning.compare.best import BestKeeper
 from mn_lightning.compare.files import write_atomically
-from mn_lightning.compare.recorder import RunRecorder, from_csv
+from mn_lightning.compare.recorder import Row, RunRecorder, from_csv
 from mn_lightning.compare.study import Study, StudyError
 
 Status = Literal["finished", "failed"]
@@ -77,6 +77,10 @@ class Run:
         """The checkpoint of the last whole epoch."""
         return self.folder / "checkpoints" / "last.ckpt"
 
+    def rows(self) -> list[Row]:
+        """Read what the run has recorded so far."""
+        return from_csv(self.metrics_path.read_text(encoding="utf-8")) if self.metrics_path.exists() else []
+
     def outcome(self) -> Outcome | None:
         """How the run ended; None while it has not."""
         path = self.folder / "outcome.json"
@@ -124,9 +128,7 @@ class Run:
 
     def _seconds_before(self) -> float:
         """What has been spent on the run, if it goes on from a checkpoint."""
-        if not (self.checkpoint_path.exists() and self.metrics_path.exists()):
-            return 0.0
-        return max((row["seconds"] for row in from_csv(self.metrics_path.read_text(encoding="utf-8"))), default=0.0)
+        return max((row["seconds"] for row in self.rows()), default=0.0) if self.checkpoint_path.exists() else 0.0
 
     def configuration(self, limits: Limits) -> str:
         """Return what the run would save as ``config.yaml``, without making anything of it.

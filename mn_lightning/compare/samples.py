@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mn_lightning.compare.best import SAMPLES
-from mn_lightning.compare.results import best, curve, first_to_reach, read_rows
+from mn_lightning.compare.results import best, curve, first_to_reach
 from mn_lightning.compare.runs import Run
 from mn_lightning.compare.study import Study
 
@@ -46,7 +46,7 @@ def plot_samples(study: Study, runs: Sequence[Run]) -> "Figure | None":
 
 
 def _title(study: Study, run: Run) -> str:
-    points = curve(read_rows(run), study.metric)
+    points = curve(run.rows(), study.metric)
     value = best(points, study.mode)
     point = None if value is None else first_to_reach(points, value, study.mode)
     reached = "" if point is None else f"\n{study.metric} {point.value:.4g} at step {point.step:.0f}"

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from mn_lightning._modes import modes_untouched
+
 
 @contextmanager
 def untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
@@ -17,13 +19,8 @@ def untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
         module: its parameters are the caller's business.
         device: random states are kept of the CPU and of all devices of this type.
     """
-    flags = [(child, child.training) for child in module.modules()]
-    try:
-        with rng_untouched(device), buffers_untouched(module):
-            yield
-    finally:
-        for child, flag in flags:
-            child.training = flag
+    with modes_untouched(module), rng_untouched(device), buffers_untouched(module):
+        yield
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class VGG13(CIFARNetwork):
     also have the paper's names, ``conv3-64-1`` to ``conv3-512-4``.
 
     Args:
-        in_channels: channels of the images, 3 for CIFAR. They have 32x32 pixels or more, 32x32 in the paper.
+        in_channels: channels of the images, 3 for CIFAR. They have 32x32 pixels, as in the paper, or more.
         num_classes: outputs of the last layer.
     """
 
