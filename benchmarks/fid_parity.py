@@ -18,7 +18,7 @@ from random_inception import save_random_inception
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mn_lightning._tables import print_table
+from mn_lightning.utils.tables import print_table
 from mn_lightning.callbacks import FIDCallback
 
 SIZES = (200, 500, 1000)

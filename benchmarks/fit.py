@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks import _timing
 from mn_lightning import gmm
-from mn_lightning._tables import print_table
+from mn_lightning.utils.tables import print_table
 from mn_lightning.gmm import Mixture
 
 K = 3

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from benchmarks import _timing
 from benchmarks._timing import Target, Times, targets
 from mn_lightning import MixtureNorm, ModeGroupNorm, ModeNorm
-from mn_lightning._tables import print_table
+from mn_lightning.utils.tables import print_table
 
 SHAPES = ("256x64x32x32", "256x128x16x16", "256x128x8x8", "128x768x7x7")
 QUICK_SHAPES = ("4x8x3x3",)

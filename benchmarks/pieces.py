@@ -2,7 +2,7 @@
 
     python -m benchmarks.pieces
 
-The layers choose by the size of the activation, ``mn_lightning._pieces.SMALLEST``; here both ways are measured on both
+The layers choose by the size of the activation, ``mn_lightning.kernels.pieces.SMALLEST``; here both ways are measured on both
 sides of that size, and the one that is chosen is marked. ModeNorm's evaluation is plain at all sizes and left out.
 """
 
@@ -18,7 +18,7 @@ from benchmarks import _timing, layers
 from benchmarks._timing import Times
 from benchmarks.layers import FORMATS, clustered, evaluation, training
 from mn_lightning import _pieces
-from mn_lightning._tables import print_table
+from mn_lightning.utils.tables import print_table
 
 SHAPES = [(32, 16, 8, 8), (32, 32, 8, 8), (64, 32, 8, 8), (128, 64, 8, 8), (256, 128, 8, 8), (256, 64, 32, 32)]
 QUICK_SHAPES = [(4, 3, 2, 2)]

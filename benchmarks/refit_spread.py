@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import mn_lightning as mn
 from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
 from mn_lightning.data import DigitsDataModule
-from mn_lightning.frechet import frechet_distance
+from mn_lightning.fid.frechet import frechet_distance
 from mn_lightning.models import DCGAN, ImageClassifier, LeNet
 from mn_lightning.swap import mixture_layers
 

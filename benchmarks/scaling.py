@@ -20,7 +20,7 @@ from benchmarks import _timing
 from benchmarks._timing import Target
 from benchmarks.layers import clustered, training
 from mn_lightning import MixtureNorm, ModeNorm
-from mn_lightning._tables import print_table
+from mn_lightning.utils.tables import print_table
 
 LINEAR = Target("<=", 1.15)
 SIDE = 8

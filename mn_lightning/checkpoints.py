@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from lightning.pytorch import LightningModule
 
-from mn_lightning._swap_record import RECORD, recorded_settings
+from mn_lightning.swap.record import RECORD, recorded_settings
 from mn_lightning.swap import swap_as_recorded
 
 _Module = TypeVar("_Module", bound=LightningModule)

@@ -1,7 +1,7 @@
 """A run of a study that is made and not started."""
 
 from mn_lightning.cli import ListingTrainer, MNLightningCLI
-from mn_lightning.compare.study import Study
+from mn_lightning.compare.study.study import Study
 
 
 class BuiltCLI(MNLightningCLI):

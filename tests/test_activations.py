@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mn_lightning import MixtureNorm, ModeNorm
-from mn_lightning.activations import flat_rows, layer_mixture, log_likelihood_gains, normalized, shape, typical_channels
+from mn_lightning.analysis.distribution import flat_rows, layer_mixture, log_likelihood_gains, normalized, shape, typical_channels
 from mn_lightning.gmm import Mixture
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mn_lightning import frechet
-from mn_lightning.frechet import frechet_distance, mean_and_covariance
+from mn_lightning.fid.frechet import frechet_distance, mean_and_covariance
 
 
 def samples(count: int, size: int, seed: int, decay: float = 0.0) -> Tensor:

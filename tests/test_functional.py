@@ -12,7 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.functional import leaky_relu, relu
 
 from mn_lightning import functional as F
-from mn_lightning._autograd import piecewise_affine, weighted_moments
+from mn_lightning.kernels.autograd import piecewise_affine, weighted_moments
 from mn_lightning.gmm import Mixture
 
 pytestmark = pytest.mark.usefixtures("reading")

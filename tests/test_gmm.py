@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from mn_lightning import functional, gmm
-from mn_lightning._random import stratified, uniform
+from mn_lightning.utils.random import stratified, uniform
 from mn_lightning.gmm import Mixture
 
 pytestmark = pytest.mark.usefixtures("small_pieces")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mn_lightning.gmm import Mixture
-from mn_lightning.history import MAX_CHANNELS, MAX_SNAPSHOTS, History, spread_evenly
+from mn_lightning.analysis.history import MAX_CHANNELS, MAX_SNAPSHOTS, History, spread_evenly
 
 
 def mixture(channels: int, value: float, per_channel: bool = False) -> Mixture:

@@ -12,7 +12,7 @@ import yaml
 
 from mn_lightning import registry
 from mn_lightning.__main__ import main
-from mn_lightning.compare.study import load_study
+from mn_lightning.compare.study.study import load_study
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]

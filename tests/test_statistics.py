@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mn_lightning import MixtureNorm, ModeGroupNorm, ModeNorm
 from mn_lightning.gmm import Mixture
-from mn_lightning.statistics import (
+from mn_lightning.analysis.mixtures import (
     gate_statistics,
     gate_sums,
     gates,

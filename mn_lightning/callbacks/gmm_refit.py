@@ -5,7 +5,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from mn_lightning.callbacks._companions import MixtureCompanion
+from mn_lightning.callbacks._mixture_companion import MixtureCompanion
 from mn_lightning.swap import copy_mixtures, refit_mixtures
 
 
@@ -32,7 +32,7 @@ class GMMRefitCallback(MixtureCompanion):
     average. Averages of mixtures mean nothing, as their components stand in another order in each: the average model is
     given the mixtures of the current one, whatever ``use_buffers`` is. They are those of its activations as long as the
     average follows the weights closely, which an average over a whole training does not. For one of these, call
-    :func:`~mn_lightning.update.update_norms` after the fit.
+    :func:`~mn_lightning.layers.update.update_norms` after the fit.
 
     Examples:
         >>> from mn_lightning.callbacks import NormSwapCallback, QueueResetCallback

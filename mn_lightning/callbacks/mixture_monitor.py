@@ -8,13 +8,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mn_lightning._processes import all_processes
-from mn_lightning._steps import training_steps
-from mn_lightning.callbacks._logging import log_now
+from mn_lightning.utils.distributed import all_processes
+from mn_lightning.callbacks._trainer import training_steps
+from mn_lightning.callbacks._trainer import log_now
 from mn_lightning.gmm import Mixture
-from mn_lightning.history import History
+from mn_lightning.analysis.history import History
 from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
-from mn_lightning.statistics import (
+from mn_lightning.analysis.mixtures import (
     gate_statistics,
     gate_sums,
     gates,
@@ -42,7 +42,7 @@ class MixtureMonitor(Callback):
     exceeds 0.9), and ``log_likelihood_gain`` over a single Gaussian, in nats per row and dimension. For the gated
     layers, over the epoch's last batch and every 32nd: ``gate_0``, ``gate_1``, ... (mean gate of each mode),
     ``share_0``, ... (share of samples, or channels, with their largest gate there), and ``gate_entropy``, in nats. See
-    :mod:`mn_lightning.statistics`. A number that cannot be had is left out, as the separation of one component is.
+    :mod:`mn_lightning.analysis.mixtures`. A number that cannot be had is left out, as the separation of one component is.
 
     Stale mixtures are refitted first, so that the place among the trainer's callbacks does not matter. Numbers are
     taken before checkpoints are saved, and serve ``ModelCheckpoint(monitor=...)`` too. Under DDP they are those of the

@@ -6,10 +6,10 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from mn_lightning._selection import LayerSpec
-from mn_lightning._swap_record import RECORD
-from mn_lightning._tables import print_table
-from mn_lightning.callbacks._companions import MixtureCompanion
+from mn_lightning.swap.selection import LayerSpec
+from mn_lightning.swap.record import RECORD
+from mn_lightning.utils.tables import print_table
+from mn_lightning.callbacks._mixture_companion import MixtureCompanion
 from mn_lightning.swap import SwapReport, set_sync, swap_norms, swap_settings
 
 

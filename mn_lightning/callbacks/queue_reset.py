@@ -1,6 +1,6 @@
 from lightning.pytorch import LightningModule, Trainer
 
-from mn_lightning.callbacks._companions import MixtureCompanion
+from mn_lightning.callbacks._mixture_companion import MixtureCompanion
 from mn_lightning.swap import reset_queues
 
 

@@ -10,8 +10,8 @@ from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
 
 from mn_lightning.cli import ListingTrainer, MNLightningCLI
-from mn_lightning.compare.runs import raising
-from mn_lightning.compare.study import Study, StudyError
+from mn_lightning.compare.runs.train import raising
+from mn_lightning.compare.study.study import Study, StudyError
 
 
 def check_study(study: Study) -> None:

@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mn_lightning.cli import ListingTrainer, MNLightningCLI
 from mn_lightning.compare.check import named, parse_errors_in_one_line
-from mn_lightning.compare.runs import raising
-from mn_lightning.compare.study import Study
+from mn_lightning.compare.runs.train import raising
+from mn_lightning.compare.study.study import Study
 from mn_lightning.data import DigitsDataModule, MultiTaskDataModule, TorchvisionDataModule
 from mn_lightning.models import DCGAN
 

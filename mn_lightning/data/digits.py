@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from mn_lightning._checks import check_choice
+from mn_lightning.utils.checks import check_choice
 from mn_lightning.data.images import Normalization
 from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle, run_seed
 

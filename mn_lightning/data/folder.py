@@ -18,7 +18,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as v2f
 
-from mn_lightning._checks import check_at_least, check_choice
+from mn_lightning.utils.checks import check_at_least, check_choice
 from mn_lightning.data.images import Batch, EpochKeys, Key, Loader, Normalization, as_it_is, split_keys
 from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle, run_seed
 

@@ -6,13 +6,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
-from mn_lightning._checks import check_at_least, check_channels, check_choice
-from mn_lightning._mixture_norm import Affine, Scale
-from mn_lightning._processes import ALONE, Processes, all_processes
-from mn_lightning._rows import Granularity
+from mn_lightning.utils.checks import check_at_least, check_channels, check_choice
+from mn_lightning.kernels.reference import Affine, Scale
+from mn_lightning.utils.distributed import ALONE, Processes, all_processes
+from mn_lightning.functional.rows import Granularity
 from mn_lightning.gmm import Mixture
-from mn_lightning.layers._batch_norm import placement
-from mn_lightning.layers._recompute import is_recomputing
+from mn_lightning.layers.batch_norm import placement
+from mn_lightning.utils.recompute import is_recomputing
 from mn_lightning.layers.queue import BatchQueue, RowsPerBatch, auto_rows_per_batch
 
 _WEIGHT_TOLERANCE = 0.02

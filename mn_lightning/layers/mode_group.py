@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
-from mn_lightning._checks import check_at_least, check_channels
-from mn_lightning.layers._batch_norm import placement
+from mn_lightning.utils.checks import check_at_least, check_channels
+from mn_lightning.layers.batch_norm import placement
 from mn_lightning.layers.mode import init_gate
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mn_lightning._random import stratified, uniform
+from mn_lightning.utils.random import stratified, uniform
 
 MAX_QUEUE_BYTES = 48 * 2**20
 MAX_AUTO_ROWS = 1024

@@ -3,7 +3,7 @@
 from mn_lightning.models.classifier import ImageClassifier
 from mn_lightning.models.classifier_features import ClassifierFeatures
 from mn_lightning.models.dcgan import DCGAN
-from mn_lightning.models.dcgan_networks import DCGANDiscriminator, DCGANGenerator
+from mn_lightning.models.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from mn_lightning.models.networks import (
     VGG13,
     CIFARConvNet,

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mn_lightning.activations import (
+from mn_lightning.analysis.distribution import (
     flat_rows,
     layer_mixture,
     log_likelihood_gains,

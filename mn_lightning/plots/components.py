@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mn_lightning.history import History
+from mn_lightning.analysis.history import History
 from mn_lightning.plots._style import few_ticks, line_style
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from mn_lightning import MixtureNorm
 from mn_lightning.callbacks import FIDCallback
 from mn_lightning.callbacks.fid import FAST_DEV_RUN_SAMPLES
-from mn_lightning.features.sums import inception_score, kernel_distance
+from mn_lightning.fid.feature_sums import inception_score, kernel_distance
 
 NAME = "fd_features"
 STEPS = REAL // 8  # batches in an epoch

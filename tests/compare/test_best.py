@@ -9,9 +9,9 @@ from PIL import Image
 from tiny import classifier, digits, trainer
 from tiny_generator import Generator, fid, loader
 
-from mn_lightning.compare.best import CHECKPOINT, SAMPLES, BestKeeper
-from mn_lightning.compare.recorder import RunRecorder
-from mn_lightning.compare.study import Mode
+from mn_lightning.compare.runs.best import CHECKPOINT, SAMPLES, BestKeeper
+from mn_lightning.compare.runs.recorder import RunRecorder
+from mn_lightning.compare.study.study import Mode
 from mn_lightning.models import ImageClassifier
 
 

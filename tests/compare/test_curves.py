@@ -2,9 +2,9 @@
 
 from matplotlib.colors import to_hex
 
-from mn_lightning.compare.curves import COLOURS, plot_curves
-from mn_lightning.compare.results import Curves, Point
-from mn_lightning.compare.study import Study
+from mn_lightning.compare.report.curves import COLOURS, plot_curves
+from mn_lightning.compare.report.results import Curves, Point
+from mn_lightning.compare.study.study import Study
 
 BEST = {"BN-1": 0.5, "MN-1": 0.6, "BN-2": 0.7, "MN-2": 0.8}
 

@@ -13,7 +13,7 @@ from study_calls import call, files, swap, write
 
 from mn_lightning.compare import command
 from mn_lightning.compare.check import check_study
-from mn_lightning.compare.study import load_study
+from mn_lightning.compare.study.study import load_study
 
 CLASSIFIER: dict[str, Any] = {
     "model": {"class_path": "ImageClassifier", "init_args": {"network": "study_parts.TinyNetwork"}},

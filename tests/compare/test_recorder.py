@@ -11,7 +11,7 @@ from tiny_generator import Generator, fid, loader
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mn_lightning.compare.recorder import Row, RunRecorder
+from mn_lightning.compare.runs.recorder import Row, RunRecorder
 from mn_lightning.models import DCGAN, ImageClassifier
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mn_lightning.compare.report import difference_table
-from mn_lightning.compare.results import Curves, Point
-from mn_lightning.compare.study import Study
+from mn_lightning.compare.report.report import difference_table
+from mn_lightning.compare.report.results import Curves, Point
+from mn_lightning.compare.study.study import Study
 
 
 @pytest.mark.parametrize(

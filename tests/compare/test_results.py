@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mn_lightning.compare.results import (
+from mn_lightning.compare.report.results import (
     Curve,
     Curves,
     Point,

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from mn_lightning.callbacks import FIDCallback
-from mn_lightning.features.fidelity import FidelityFeatures
+from mn_lightning.fid.extractors import FidelityFeatures
 
 
 @pytest.fixture(scope="module")

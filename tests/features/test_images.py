@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mn_lightning.data.images import Images
-from mn_lightning.features.images import ImageFolder, RealImages, content_digest, to_bytes
+from mn_lightning.fid.images import ImageFolder, RealImages, content_digest, to_bytes
 
 
 @pytest.mark.parametrize("value_range", [(-1.0, 1.0), (0.0, 1.0), (0.0, 255.0), (-0.5, 3.0)])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mn_lightning.features.real import RealStatistics, StatisticsCache, cache_key
+from mn_lightning.fid.real_statistics import RealStatistics, StatisticsCache, cache_key
 
 
 def statistics() -> RealStatistics:

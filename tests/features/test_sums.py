@@ -7,7 +7,7 @@ import torch
 from torchmetrics.image import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
-from mn_lightning.features.sums import FeatureSums, inception_score, kernel_distance
+from mn_lightning.fid.feature_sums import FeatureSums, inception_score, kernel_distance
 
 
 def test_distance_of_features_given_in_batches() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mn_lightning.features.untouched import buffers_untouched, rng_untouched, seed_all, untouched
+from mn_lightning.utils.restore import buffers_untouched, rng_untouched, seed_all, untouched
 
 CPU = torch.device("cpu")
 

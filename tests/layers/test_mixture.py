@@ -18,7 +18,7 @@ from torch.nn.functional import relu
 
 from mn_lightning import functional as F
 from mn_lightning import gmm
-from mn_lightning._random import uniform
+from mn_lightning.utils.random import uniform
 from mn_lightning.functional import Granularity
 from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
 

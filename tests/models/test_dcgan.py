@@ -16,7 +16,7 @@ from torch import Tensor, nn, optim
 from torch.utils.data import DataLoader, TensorDataset
 
 from mn_lightning import swap_norms
-from mn_lightning.inspection import norm_layers
+from mn_lightning.swap.listing import norm_layers
 from mn_lightning.models import DCGAN, DCGANDiscriminator, DCGANGenerator
 from mn_lightning.models.dcgan import discriminator_loss, generator_loss
 

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from mn_lightning.__main__ import main
 from mn_lightning.callbacks import GMMRefitCallback, MixtureMonitor, NormSwapCallback, QueueResetCallback
 from mn_lightning.models import DCGAN, ImageClassifier
-from mn_lightning.report.errors import InspectionError
-from mn_lightning.report.inspect import inspect
+from mn_lightning.inspection.errors import InspectionError
+from mn_lightning.inspection.inspect import inspect
 
 
 def callbacks(monitor: bool = True) -> list[Callback]:

@@ -1,0 +1,232 @@
+"""What a fitted layer says about its data: the numbers behind monitors, tables and pictures.
+
+Sums over rows and what is made of them are apart, so that several processes can add up their sums in between.
+"""
+
+import torch
+from torch import Tensor
+
+from mn_lightning import gmm
+from mn_lightning.utils.precision import full_precision
+from mn_lightning.functional.rows import Granularity, pack, to_rows, upcast
+from mn_lightning.gmm import Mixture
+from mn_lightning.layers import ModeGroupNorm, ModeNorm
+
+CONFIDENT = 0.9
+"""A row belongs clearly to one component if its largest posterior exceeds this."""
+
+
+# --- mixtures -----------------------------------------------------------------------------------------------------
+
+
+def single_gaussian(mixture: Mixture) -> Mixture:
+    """Return the Gaussian with the mixture's own mean and variance: what BatchNorm makes of the same rows.
+
+    Args:
+        mixture: weights ``(K,)`` or ``(K, C)``, means and variances ``(K, C)``.
+
+    Returns:
+        A mixture with K = 1.
+
+    Examples:
+        >>> mixture = Mixture(torch.tensor([0.5, 0.5]), torch.tensor([[-1.0], [1.0]]), torch.ones(2, 1))
+        >>> single_gaussian(mixture).variances  # 1 within the components, and 1 between them
+        tensor([[2.]])
+    """
+    weights = mixture.weights if mixture.weights.dim() == 2 else mixture.weights.unsqueeze(-1)
+    mean = (weights * mixture.means).sum(0, keepdim=True)
+    variance = (weights * (mixture.variances + (mixture.means - mean).square())).sum(0, keepdim=True)
+    return Mixture(torch.ones_like(mixture.weights[:1]), mean, variance)
+
+
+@torch.no_grad()
+def mixture_statistics(mixture: Mixture, eps: float = 1e-5, granularity: Granularity = "layer") -> dict[str, Tensor]:
+    """Describe the shape of a mixture; where there is one for each channel, by means over channels.
+
+    Args:
+        mixture: weights ``(K,)`` or ``(K, C)``, means and variances ``(K, C)``.
+        eps: added to the variances, as in the densities.
+        granularity: of the mixture.
+
+    Returns:
+        0-d tensors: ``components``, how many have a weight above 0; ``entropy`` of the weights, in nats, at most ln K;
+        ``smallest_weight`` and ``largest_weight`` of those in use; ``separation``, the mean over pairs of components in
+        use of the distance between their means in units of their spread: the root mean square over channels of
+        |μ_k - μ_l| / sqrt((σ²_k + σ²_l) / 2). It is NaN where only one is in use.
+
+    Examples:
+        >>> mixture = Mixture(torch.tensor([0.5, 0.5, 0.0]), torch.tensor([[-3.0], [3.0], [0.0]]), torch.ones(3, 1))
+        >>> numbers = mixture_statistics(mixture)
+        >>> int(numbers["components"]), round(float(numbers["separation"]), 2)
+        (2, 6.0)
+    """
+    weights, means, variances = pack(mixture, granularity)
+    used = weights > 0
+    spread = (variances.unsqueeze(2) + variances.unsqueeze(1)) / 2 + eps
+    distance = ((means.unsqueeze(2) - means.unsqueeze(1)).square() / spread).mean(-1).sqrt()
+    pairs = (used.unsqueeze(2) & used.unsqueeze(1)).triu(1)
+    return {
+        "components": used.sum(-1).to(weights.dtype).mean(),
+        "entropy": torch.special.entr(weights).sum(-1).mean(),
+        "smallest_weight": weights.masked_fill(~used, torch.inf).amin(-1).mean(),
+        "largest_weight": weights.amax(-1).mean(),
+        "separation": torch.where(pairs, distance, 0).sum() / pairs.sum(),
+    }
+
+
+@torch.no_grad()
+@full_precision
+def row_sums(input: Tensor, mixture: Mixture, eps: float = 1e-5, granularity: Granularity = "layer") -> Tensor:
+    """Sum over the rows of an activation what :func:`row_statistics` makes numbers of.
+
+    Args:
+        input: ``(N, C, *)``; it may be empty.
+        mixture: weights ``(K,)`` or ``(K, C)``, means and variances ``(K, C)``.
+        eps: added to the variances, as in the densities.
+        granularity: of the mixture; per channel, each value counts as a row.
+
+    Returns:
+        ``(3,)``: rows; those whose largest posterior exceeds 0.9; the log-likelihood of the mixture minus that of
+        :func:`single_gaussian`, per dimension, in nats.
+
+    Examples:
+        >>> mixture = Mixture(torch.tensor([0.5, 0.5]), torch.tensor([[-3.0], [3.0]]), torch.ones(2, 1))
+        >>> rows, confident, gain = row_sums(torch.tensor([[-3.0], [3.0], [0.0]]), mixture)
+        >>> int(rows), int(confident)  # the row in the middle belongs to neither
+        (3, 2)
+    """
+    x, packed, gaussian = _centred(input, mixture, single_gaussian(mixture), granularity)
+    joint = gmm.log_joint(x, packed, eps)
+    confident = gmm.posteriors(x, packed, eps).amax(-1) > CONFIDENT
+    gain = joint.logsumexp(-1) - gmm.log_joint(x, gaussian, eps).squeeze(-1)
+    return torch.stack([x.new_tensor(float(gain.numel())), confident.sum().to(x.dtype), gain.sum() / x.shape[-1]])
+
+
+def row_statistics(sums: Tensor) -> dict[str, Tensor]:
+    """Make means of :func:`row_sums`, over all processes that have added theirs.
+
+    Args:
+        sums: ``(3,)``.
+
+    Returns:
+        0-d tensors: ``confident``, the share of rows whose largest posterior exceeds 0.9; ``log_likelihood_gain``, of
+        the mixture over a single Gaussian, in nats per row and dimension. NaN if there was no row.
+
+    Examples:
+        >>> row_statistics(torch.tensor([100.0, 90.0, 20.0]))
+        {'confident': tensor(0.9000), 'log_likelihood_gain': tensor(0.2000)}
+    """
+    return {"confident": sums[1] / sums[0], "log_likelihood_gain": sums[2] / sums[0]}
+
+
+@torch.no_grad()
+@full_precision
+def posteriors(input: Tensor, mixture: Mixture, eps: float = 1e-5) -> Tensor:
+    """Return how much each component of a layer's mixture claims of each row.
+
+    Args:
+        input: ``(N, C, *)``.
+        mixture: weights ``(K,)``, means and variances ``(K, C)``.
+        eps: added to the variances, as in the densities.
+
+    Returns:
+        ν (Eq. 31), ``(N, K, *)``.
+
+    Examples:
+        >>> mixture = Mixture(torch.tensor([0.5, 0.5]), torch.randn(2, 8), torch.ones(2, 8))
+        >>> posteriors(torch.randn(16, 8, 4, 4), mixture).shape
+        torch.Size([16, 2, 4, 4])
+    """
+    x, packed, _ = _centred(input, mixture, single_gaussian(mixture), "layer")
+    nu = gmm.posteriors(x, packed, eps)
+    return nu.reshape(len(input), *input.shape[2:], len(mixture.weights)).movedim(-1, 1)
+
+
+def _centred(
+    input: Tensor, mixture: Mixture, gaussian: Mixture, granularity: Granularity
+) -> tuple[Tensor, Mixture, Mixture]:
+    """Pack rows and both mixtures for :mod:`mn_lightning.gmm`, with the origin at the Gaussian's mean."""
+    rows, packed, one = to_rows(upcast(input), granularity), pack(mixture, granularity), pack(gaussian, granularity)
+    return (
+        rows - one.means.unsqueeze(1),
+        Mixture(packed.weights, packed.means - one.means, packed.variances),
+        Mixture(one.weights, torch.zeros_like(one.means), one.variances),
+    )
+
+
+# --- gates --------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@full_precision
+def gates(input: Tensor, layer: ModeNorm | ModeGroupNorm) -> Tensor:
+    """Return the gates g of a layer for its input.
+
+    Args:
+        input: ``(N, C, *)``.
+        layer: whose gates.
+
+    Returns:
+        ``(N, K)``; for ModeGroupNorm, which sorts channels, ``(N, C, K)``.
+
+    Examples:
+        >>> gates(torch.randn(16, 8, 4, 4), ModeNorm(8, n_components=2)).shape
+        torch.Size([16, 2])
+    """
+    x = upcast(input)
+    pooled = x if x.dim() == 2 else x.mean(tuple(range(2, x.dim())))
+    if isinstance(layer, ModeGroupNorm):
+        pooled = pooled.unsqueeze(-1)
+    weight, bias = layer.gate.weight.to(x.dtype), layer.gate.bias.to(x.dtype)
+    return (pooled @ weight.mT + bias).softmax(-1)
+
+
+def gate_sums(gate: Tensor) -> Tensor:
+    """Sum over samples (and channels) what :func:`gate_statistics` makes numbers of.
+
+    Args:
+        gate: ``(N, K)`` or ``(N, C, K)``.
+
+    Returns:
+        ``(2 + 2K,)``: how many; the entropy of their gates; for each mode, the gates; for each mode, how many have
+        their largest gate there.
+
+    Examples:
+        >>> gate_sums(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+        tensor([3., 0., 2., 1., 2., 1.])
+    """
+    gate = gate.flatten(0, -2)
+    largest = gate.argmax(-1, keepdim=True) == torch.arange(gate.shape[1], device=gate.device)
+    return torch.cat(
+        [
+            gate.new_full((1,), float(len(gate))),
+            torch.special.entr(gate).sum().reshape(1),
+            gate.sum(0),
+            largest.to(gate.dtype).sum(0),
+        ]
+    )
+
+
+def gate_statistics(sums: Tensor) -> dict[str, Tensor]:
+    """Make means of :func:`gate_sums`, over all batches and processes that have been added up.
+
+    Args:
+        sums: ``(2 + 2K,)``.
+
+    Returns:
+        0-d tensors: ``gate_entropy``, the mean over samples of their gates' entropy, in nats, at most ln K; for each
+        mode k, from 0, ``gate_k``, its mean gate, and ``share_k``, the share of the samples whose largest gate it has.
+        NaN if there was no sample.
+
+    Examples:
+        >>> numbers = gate_statistics(gate_sums(torch.tensor([[0.75, 0.25], [0.25, 0.75]])))
+        >>> sorted(numbers)
+        ['gate_0', 'gate_1', 'gate_entropy', 'share_0', 'share_1']
+    """
+    means = sums[1:] / sums[0]
+    entropy, gate, share = means[0], *means[1:].chunk(2)
+    return {
+        "gate_entropy": entropy,
+        **{f"gate_{k}": value for k, value in enumerate(gate)},
+        **{f"share_{k}": value for k, value in enumerate(share)},
+    }

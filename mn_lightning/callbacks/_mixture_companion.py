@@ -1,0 +1,67 @@
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
+
+from mn_lightning.swap.record import check_layers
+from mn_lightning.layers import MixtureNorm, ModeNorm
+from mn_lightning.swap import has_mixtures
+
+
+class MixtureCompanion(Callback):
+    """Base of the callbacks that mixture layers need together; says in one line which of them is missing."""
+
+    purpose = ""
+    """What goes wrong without the callback; empty for one that can be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._check: RemovableHandle | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Prepare for the checkpoint that may be loaded next, and for averages of weights.
+
+        A checkpoint with other norm layers than the model's is refused in one line. Lightning's
+        StochasticWeightAveraging is to refresh our statistics, too: it looks for BatchNorm layers to decide whether to
+        run the training batches once more under the averaged weights.
+        """
+        self._remove_check()
+        self._check = pl_module.register_load_state_dict_pre_hook(_check_before_loading)  # type: ignore[no-untyped-call]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, StochasticWeightAveraging):
+                callback.pl_module_contains_batch_norm = _has_statistics  # type: ignore[method-assign]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn, once for all companions in the trainer, where the model holds mixture layers."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        present = [callback for callback in callbacks if isinstance(callback, MixtureCompanion)]
+        if present[0] is not self or not has_mixtures(pl_module):
+            return
+        for needed in MixtureCompanion.__subclasses__():
+            if needed.purpose and not any(isinstance(callback, needed) for callback in present):
+                rank_zero_warn(
+                    f"The model holds MixtureNorm layers, but the trainer has no {needed.__name__}: {needed.purpose}. "
+                    f"Add {needed.__name__}() to the trainer's callbacks."
+                )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Undo what was done to the module."""
+        self._remove_check()
+
+    def _remove_check(self) -> None:
+        if self._check is not None:
+            self._check.remove()
+            self._check = None
+
+
+def _check_before_loading(module: nn.Module, state_dict: Any, prefix: str, *_: Any) -> None:
+    if getattr(module, "strict_loading", True):
+        check_layers(module, state_dict, prefix)
+
+
+def _has_statistics(pl_module: nn.Module) -> bool:
+    return any(isinstance(module, (_BatchNorm, MixtureNorm, ModeNorm)) for module in pl_module.modules())

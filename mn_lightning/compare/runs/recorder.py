@@ -1,0 +1,129 @@
+import csv
+import io
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from mn_lightning.callbacks._trainer import training_steps
+from mn_lightning.callbacks import FIDCallback
+from mn_lightning.utils.files import write_atomically
+
+Row = dict[str, float]
+
+
+class RunRecorder(Checkpoint):
+    """Write all metrics of a run, a row for each evaluation, with the steps and the seconds of training until then.
+
+    Evaluations are validations, those of FIDCallback, and what the model logs in training at the end of an epoch. The
+    clock stands still during the first two: what is compared is the price of the training. A refit of mixtures at the
+    end of an epoch counts as training. Rows are kept in the checkpoint, so that a resumed run has each of them once.
+    Lightning calls a checkpoint callback after all others and after the model, whatever they log at the end of an epoch
+    is there by then.
+
+    Steps are the generator's alone where the module counts them as ``generator_steps``, as papers do.
+
+    Args:
+        path: the CSV file to write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.rows: list[Row] = []
+        self._seconds = 0.0
+        self._started: float | None = None
+        self._from_validation: set[str] = set()
+        self._before: set[str] = set()
+        self._distances: list[FIDCallback] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        self._distances = [callback for callback in callbacks if isinstance(callback, FIDCallback)]
+        self._started = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        """Record what has been measured at this step."""
+        step = training_steps(trainer)
+        for callback in self._distances:
+            if callback.evaluated_at == step:
+                self._record(trainer, set(callback.values))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        if self._started is not None:
+            self._seconds += time.monotonic() - self._started
+            self._started = None
+        self._before = set(trainer.callback_metrics)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record, and go on with the clock."""
+        if trainer.sanity_checking:
+            return
+        self._from_validation |= set(trainer.callback_metrics) - self._before
+        self._record(trainer, set(trainer.callback_metrics) - self._outdated(trainer))
+        self._started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record what the training epoch logged, beside the validation's metrics where there was one just now."""
+        metrics = set(trainer.callback_metrics)
+        if not self.rows or self.rows[-1]["step"] != training_steps(trainer):
+            metrics -= self._from_validation  # those are of an earlier step
+        metrics -= self._outdated(trainer)
+        if metrics:
+            self._record(trainer, metrics)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record what has been measured because something else than the last step has ended the training."""
+        self.on_train_batch_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything recorded so far."""
+        return {"rows": self.rows, "seconds": self._elapsed()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the checkpoint was saved."""
+        self.rows = state_dict["rows"]
+        self._seconds = state_dict["seconds"]
+
+    def _elapsed(self) -> float:
+        running = 0.0 if self._started is None else time.monotonic() - self._started
+        return self._seconds + running - sum(callback.seconds for callback in self._distances)
+
+    def _outdated(self, trainer: Trainer) -> set[str]:
+        """Return names of distances that the trainer still shows, but which were measured at an earlier step."""
+        step = training_steps(trainer)
+        return {name for callback in self._distances if callback.evaluated_at != step for name in callback.values}
+
+    def _record(self, trainer: Trainer, metrics: set[str]) -> None:
+        row: Row = {
+            "epoch": trainer.current_epoch,
+            "step": training_steps(trainer),
+            "seconds": round(self._elapsed(), 3),
+        }
+        row |= {name: float(trainer.callback_metrics[name]) for name in sorted(metrics)}
+        if self.rows and self.rows[-1]["step"] == row["step"]:
+            row |= {name: self.rows[-1][name] for name in ("epoch", "seconds")}
+            self.rows[-1] |= row
+        else:
+            self.rows.append(row)
+        if trainer.is_global_zero:
+            write_atomically(self.path, to_csv(self.rows))
+
+
+def to_csv(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return rows as the text of a CSV file; columns are those of any row, in the order in which they come up."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(column for row in rows for column in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def from_csv(text: str) -> list[Row]:
+    """Return the rows of such a text, each without the columns in which it has nothing."""
+    return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(io.StringIO(text))]

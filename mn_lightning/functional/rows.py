@@ -1,0 +1,63 @@
+"""Activations seen as the observations that :mod:`mn_lightning.gmm` takes: views, not copies."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mn_lightning.kernels.pieces import in_blocks
+from mn_lightning.gmm import Mixture
+
+Granularity = Literal["layer", "channel"]
+
+
+def upcast(x: Tensor) -> Tensor:
+    """Float64 stays, everything else becomes float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def to_rows(x: Tensor, granularity: Granularity) -> Tensor:
+    """View ``(N, C, *)`` as observations ``(G, B, M, D)`` of :mod:`mn_lightning.gmm`, with no copy if it is dense.
+
+    One mixture over C-vectors is G = 1, D = C; one mixture per channel is G = C, D = 1. Blocks are samples, or cut from
+    rows that lie one after the other.
+    """
+    last = x.movedim(1, -1)
+    if last.is_contiguous():  # (N, C), and channels_last
+        rows = in_blocks(last.reshape(1, 1, -1, x.shape[1]))
+    else:
+        rows = (x.unsqueeze(2) if x.dim() == 2 else x.flatten(2)).mT.unsqueeze(0)
+    return rows if granularity == "layer" else rows.permute(3, 1, 2, 0)
+
+
+def from_rows(rows: Tensor, like: Tensor, granularity: Granularity) -> Tensor:
+    """Undo :func:`to_rows` for a tensor ``like`` the input, in its memory format."""
+    if granularity == "channel":
+        rows = rows.permute(3, 1, 2, 0)
+    last = like.movedim(1, -1)
+    if last.is_contiguous():
+        return rows.contiguous().reshape(last.shape).movedim(-1, 1)
+    return rows.squeeze(0).mT.contiguous().reshape(like.shape)
+
+
+def per_group(parameter: Tensor, granularity: Granularity) -> Tensor:
+    """Bring a parameter ``(C,)`` or ``(K, C)`` into the mixtures' shape ``(G, 1, D)`` or ``(G, K, D)``."""
+    parameter = upcast(parameter)
+    parameter = parameter.unsqueeze(0) if parameter.dim() == 1 else parameter
+    return parameter.unsqueeze(0) if granularity == "layer" else parameter.mT.unsqueeze(-1)
+
+
+def pack(mixture: Mixture, granularity: Granularity) -> Mixture:
+    """From the public shapes, weights (K,) or (K, C), means and variances (K, C), to those of gmm."""
+    weights = upcast(mixture.weights)
+    return Mixture(
+        weights.unsqueeze(0) if granularity == "layer" else weights.mT,
+        per_group(mixture.means, granularity),
+        per_group(mixture.variances, granularity),
+    )
+
+
+def unpack(mixture: Mixture, granularity: Granularity) -> Mixture:
+    if granularity == "layer":
+        return Mixture(*(t.squeeze(0) for t in mixture))
+    return Mixture(mixture.weights.mT, mixture.means.squeeze(-1).mT, mixture.variances.squeeze(-1).mT)

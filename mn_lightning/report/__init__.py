@@ -1,1 +1,0 @@
-"""``mn-lightning inspect``: a page of pictures and numbers about the layers of a checkpoint."""

@@ -1,0 +1,80 @@
+"""Look up which norm layers a model has, to know what to write under ``layers``."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mn_lightning.utils.restore import modes_untouched
+from mn_lightning.swap import norm_candidates
+
+
+class NormLayer(NamedTuple):
+    """One norm layer of a model.
+
+    Attributes:
+        name: qualified name.
+        kind: class name.
+        num_features: number of channels C; None for a norm of the user's own that does not say.
+        input_shape: shape of its input without the batch dimension, ``(C, *)``; None if the model was not run or does
+            not call the layer.
+
+    Examples:
+        >>> norm_layers(nn.Sequential(nn.BatchNorm1d(4)))
+        [NormLayer(name='0', kind='BatchNorm1d', num_features=4, input_shape=None)]
+    """
+
+    name: str
+    kind: str
+    num_features: int | None
+    input_shape: tuple[int, ...] | None
+
+
+def norm_layers(model: nn.Module, example_input: Tensor | None = None) -> list[NormLayer]:
+    """List the norm layers of ``model`` that can be swapped or have been, in the model's order.
+
+    Args:
+        model: any module.
+        example_input: a batch to run the model on, in evaluation and without gradients, for the layers' input shapes.
+
+    Returns:
+        One entry for each layer.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+        >>> [layer] = norm_layers(model, torch.randn(1, 3, 16, 16))
+        >>> layer.name, layer.kind, layer.input_shape
+        ('1', 'BatchNorm2d', (8, 14, 14))
+    """
+    candidates = norm_candidates(model)
+    shapes = {} if example_input is None else _input_shapes(model, candidates, example_input)
+    return [
+        NormLayer(name, type(layer).__name__, _num_features(layer), shapes.get(name))
+        for name, layer in candidates.items()
+    ]
+
+
+def _num_features(layer: Any) -> int | None:
+    return getattr(layer, "num_features", getattr(layer, "num_channels", None))
+
+
+@torch.no_grad()
+def _input_shapes(
+    model: nn.Module, layers: dict[str, nn.Module], example_input: Tensor
+) -> dict[str, tuple[int, ...] | None]:
+    shapes: dict[str, tuple[int, ...] | None] = {}
+
+    def record(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            shapes[name] = tuple(inputs[0].shape[1:])
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(record(name)) for name, layer in layers.items()]
+    try:
+        with modes_untouched(model):
+            model.eval()(example_input)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes
