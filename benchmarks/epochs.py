@@ -38,9 +38,9 @@ from torch.utils.data import DataLoader
 import mn_lightning as mn
 from benchmarks import _timing
 from benchmarks._timing import Target
-from mn_lightning.utils.tables import print_table
 from mn_lightning.models import CIFARConvNet, ImageClassifier, InceptionV3
 from mn_lightning.swap import mixture_layers
+from mn_lightning.utils.tables import print_table
 
 CIFAR_IMAGES = 50_000
 MEMORY_STEPS = 3

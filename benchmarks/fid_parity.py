@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 import torch_fidelity
+from helpers.random_inception import save_random_inception
 from lightning.pytorch import LightningModule, Trainer
-from random_inception import save_random_inception
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mn_lightning.utils.tables import print_table
 from mn_lightning.callbacks import FIDCallback
+from mn_lightning.utils.tables import print_table
 
 SIZES = (200, 500, 1000)
 

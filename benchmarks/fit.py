@@ -22,8 +22,8 @@ from torch import Tensor
 
 from benchmarks import _timing
 from mn_lightning import gmm
-from mn_lightning.utils.tables import print_table
 from mn_lightning.gmm import Mixture
+from mn_lightning.utils.tables import print_table
 
 K = 3
 REG_COVAR = 1e-5

@@ -2,8 +2,8 @@
 
     python -m benchmarks.pieces
 
-The layers choose by the size of the activation, ``mn_lightning.kernels.pieces.SMALLEST``; here both ways are measured on both
-sides of that size, and the one that is chosen is marked. ModeNorm's evaluation is plain at all sizes and left out.
+The backend is chosen by the size of the activation, ``mn_lightning.kernels.pieces.SMALLEST``; here both ways are
+measured on both sides of that size, and the one that is chosen is marked. ModeNorm's evaluation is plain at all sizes and left out.
 """
 
 from argparse import Namespace
@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks import _timing, layers
 from benchmarks._timing import Times
 from benchmarks.layers import FORMATS, clustered, evaluation, training
-from mn_lightning import _pieces
+from mn_lightning.kernels import pieces, select
 from mn_lightning.utils.tables import print_table
 
 SHAPES = [(32, 16, 8, 8), (32, 32, 8, 8), (64, 32, 8, 8), (128, 64, 8, 8), (256, 128, 8, 8), (256, 64, 32, 32)]
@@ -30,21 +30,17 @@ LAYERS = {
 NO_EVALUATION = ("ModeNorm K=2",)
 
 
-def with_smallest(smallest: int, call: Callable[[], object]) -> None:
-    """Call with another size from which on activations are computed in pieces."""
-    before = _pieces.SMALLEST
-    _pieces.SMALLEST = smallest
-    try:
+def with_backend(name: select.BackendName, call: Callable[[], object]) -> None:
+    """Call with the backend ``name``."""
+    with select.use(name):
         call()
-    finally:
-        _pieces.SMALLEST = before
 
 
 def measure(name: str, mode: str, x: Tensor, args: Namespace) -> Times:
     """Measure both ways."""
     layer = LAYERS[name](x.shape[1])
     call = evaluation(layer, x) if mode == "evaluation" else training(layer, x, torch.randn_like(x))
-    ways = {"plain": partial(with_smallest, x.nbytes + 1, call), "pieces": partial(with_smallest, 0, call)}
+    ways = {"plain": partial(with_backend, "reference", call), "pieces": partial(with_backend, "cpu", call)}
     return _timing.side_by_side(ways, args)
 
 
@@ -67,7 +63,7 @@ def rows_of(shape: Sequence[int], layout: str, args: Namespace) -> list[dict[str
                     "plain_ms": _timing.median_ms(times, "plain"),
                     "pieces_ms": _timing.median_ms(times, "pieces"),
                     **_timing.judged(_timing.ratio(times, "plain", "pieces"), None),
-                    "chosen": "pieces" if _pieces.pays(x) else "plain",
+                    "chosen": "pieces" if pieces.worth_cutting(x) else "plain",
                 }
             )
     return rows

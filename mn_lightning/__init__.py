@@ -1,10 +1,11 @@
 """Mixture normalization and mode normalization in place of BatchNorm, for any PyTorch or Lightning model."""
 
-from mn_lightning.swap.listing import norm_layers
 from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
-from mn_lightning.swap.registry import register_norm
-from mn_lightning.swap import SwapReport, refit_mixtures, reset_queues, swap_norms
+from mn_lightning.layers.refit import refit_mixtures, reset_queues
 from mn_lightning.layers.update import update_norms
+from mn_lightning.swap.listing import norm_layers
+from mn_lightning.swap.registry import register_norm
+from mn_lightning.swap.surgery import SwapReport, swap_norms
 
 __all__ = [
     "MixtureNorm",

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from lightning.pytorch import LightningModule
 
 from mn_lightning.swap.record import RECORD, recorded_settings
-from mn_lightning.swap import swap_as_recorded
+from mn_lightning.swap.saved import swap_as_recorded
 
 _Module = TypeVar("_Module", bound=LightningModule)
 

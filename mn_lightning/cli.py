@@ -11,10 +11,10 @@ from torch import Tensor
 import mn_lightning.callbacks
 import mn_lightning.data
 import mn_lightning.models  # noqa: F401
-from mn_lightning.utils.tables import print_table
-from mn_lightning.swap.listing import norm_layers
 from mn_lightning.inspection.errors import InspectionError
 from mn_lightning.inspection.inspect import inspect
+from mn_lightning.swap.listing import norm_layers
+from mn_lightning.utils.tables import print_table
 
 
 class ListingTrainer(Trainer):

@@ -3,7 +3,7 @@
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from torch import nn
 
-from mn_lightning.swap import set_sync
+from mn_lightning.layers.refit import set_sync
 
 
 class NormLayerSync(TorchSyncBatchNorm):

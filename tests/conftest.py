@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from mn_lightning import _pieces
+from mn_lightning.kernels import pieces, select
 
 torch.set_num_threads(1)  # the tensors of these tests are small
-_pieces.SMALLEST = 0  # and are computed as large ones are, unless a test asks for the other way
+pieces.SMALLEST = 0  # and are computed as large ones are, unless a test asks for the other way
 
 # Without time limits: how long a case takes depends on what else the machine does.
 settings.register_profile(
@@ -36,13 +36,12 @@ def _seed() -> Iterator[None]:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tensors in several pieces, as large ones are."""
-    monkeypatch.setattr(_pieces, "PIECE_BYTES", 256)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 256)
 
 
-@pytest.fixture(params=["in pieces", "at once"])
-def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to compute: a CPU's, and that of compilers and other devices."""
-    if request.param == "in pieces":
-        monkeypatch.setattr(_pieces, "PIECE_BYTES", 256)
-        return
-    monkeypatch.setattr(_pieces, "is_eager_cpu", lambda _: False)
+@pytest.fixture(params=["cpu", "reference"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """All backends that this machine can compute with."""
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 256)
+    with select.use(request.param):
+        yield

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from data_files import write_fashion_mnist
+from helpers.data_files import write_fashion_mnist
 from lightning import Trainer
 
 from benchmarks import epochs, evaluation_moments, fit, generator_refits, layers, pieces, scaling
 from benchmarks._timing import Target, cells, judged, ratio
-from mn_lightning import ModeNorm, _pieces
+from mn_lightning import ModeNorm
 from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
 from mn_lightning.data import TorchvisionDataModule
+from mn_lightning.kernels import cpu, reference, select
 from mn_lightning.models import DCGAN, CIFARConvNet, ImageClassifier, LeNet
 
 
@@ -79,9 +80,7 @@ def test_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_pieces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = _pieces.SMALLEST
     rows = result_of(pieces, tmp_path)["rows"]
-    assert before == _pieces.SMALLEST
     assert one_table(capsys.readouterr().out)
     assert {row["layer"] for row in rows if row["mode"] == "training"} == set(pieces.LAYERS)
     for row in rows:
@@ -89,12 +88,12 @@ def test_pieces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert row["ratio"] == pytest.approx(row["plain_ms"] / row["pieces_ms"])
 
 
-def test_pieces_measures_both_ways() -> None:
-    x = torch.randn(4, 3, 2, 2)
-    taken: list[bool] = []
-    for smallest in (0, x.nbytes + 1):
-        pieces.with_smallest(smallest, lambda: taken.append(_pieces.pays(x)))
-    assert taken == [True, False]
+def test_pieces_measures_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(1, 4, 3, 2)
+    taken: list[object] = []
+    for name in ("reference", "cpu"):
+        pieces.with_backend(name, lambda: taken.append(select.backend_for_rows(x)))
+    assert taken == [reference, cpu]
 
 
 def test_scaling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

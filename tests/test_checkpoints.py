@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny import classifier, digits, mixture_callbacks, mixtures, network, trainer, weights_of
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from tiny import classifier, digits, mixture_callbacks, mixtures, network, trainer, weights_of
 from torch import nn
 
 import mn_lightning as mn

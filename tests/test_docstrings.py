@@ -60,7 +60,9 @@ def examples() -> list[Any]:
 @pytest.mark.parametrize(("module", "test"), examples())
 def test_example(module: ModuleType, test: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mn_lightning.swap.registry._NORMS", dict(importlib.import_module("mn_lightning.swap.registry")._NORMS))
+    monkeypatch.setattr(
+        "mn_lightning.swap.registry._NORMS", dict(importlib.import_module("mn_lightning.swap.registry")._NORMS)
+    )
     output: list[str] = []
     test.globs = dict(vars(module))
     doctest.DocTestRunner(optionflags=OPTIONS).run(test, out=output.append)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mn_lightning import registry
 from mn_lightning.__main__ import main
 from mn_lightning.compare.study.study import load_study
+from mn_lightning.swap import registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mn_lightning.gmm import Mixture
+from mn_lightning.kernels.types import Mixture
 
 MAX_SNAPSHOTS = 20
 """Mixtures kept: enough for one within 5% of the training from each of its fifths."""

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from mn_lightning import gmm
-from mn_lightning.utils.precision import full_precision
 from mn_lightning.functional.rows import Granularity, pack, to_rows, upcast
-from mn_lightning.gmm import Mixture
+from mn_lightning.kernels.types import Mixture
 from mn_lightning.layers import ModeGroupNorm, ModeNorm
+from mn_lightning.utils.precision import full_precision
 
 CONFIDENT = 0.9
 """A row belongs clearly to one component if its largest posterior exceeds this."""

@@ -1,5 +1,16 @@
+"""What callbacks need of a Trainer and Lightning does not offer."""
+
 import torch
 from lightning.pytorch import Trainer
+
+
+def training_steps(trainer: Trainer) -> int:
+    """Return the optimizer steps of the training so far: the generator's alone, where the module counts those.
+
+    ``trainer.global_step`` counts the steps of all optimizers of a GAN; papers count ``module.generator_steps``.
+    """
+    steps: int = getattr(trainer.lightning_module, "generator_steps", trainer.global_step)
+    return steps
 
 
 def log_now(trainer: Trainer, values: dict[str, float], after_epoch: bool = False) -> None:

@@ -10,17 +10,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm  # type: ignore[import-untyped, unused-ignore]
 
-from mn_lightning.utils.checks import check_at_least, check_choice
-from mn_lightning.callbacks._trainer import training_steps
-from mn_lightning.callbacks._trainer import log_now
+from mn_lightning.callbacks._trainer import log_now, training_steps
 from mn_lightning.fid.extraction import Extraction, Generated
 from mn_lightning.fid.extractors import INCEPTION, FidelityFeatures
+from mn_lightning.fid.feature_sums import REAL_STATES, inception_score, kernel_distance
 from mn_lightning.fid.images import RealImages, content_digest, to_bytes
 from mn_lightning.fid.ranks import Ranks
 from mn_lightning.fid.real_statistics import RealStatistics, StatisticsCache, cache_key
-from mn_lightning.fid.feature_sums import REAL_STATES, inception_score, kernel_distance
+from mn_lightning.layers.refit import refit_mixtures
+from mn_lightning.utils.checks import check_at_least, check_choice
 from mn_lightning.utils.restore import rng_untouched, seed_all, untouched
-from mn_lightning.swap import refit_mixtures
 
 METRICS = ("fid", "kid", "isc")
 FAST_DEV_RUN_SAMPLES = 8

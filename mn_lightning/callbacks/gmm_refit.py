@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from mn_lightning.callbacks._mixture_companion import MixtureCompanion
-from mn_lightning.swap import copy_mixtures, refit_mixtures
+from mn_lightning.layers.refit import copy_mixtures, refit_mixtures
 
 
 def _refit_before_saving(module: nn.Module, prefix: str, keep_vars: bool) -> None:

@@ -8,12 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mn_lightning.utils.distributed import all_processes
-from mn_lightning.callbacks._trainer import training_steps
-from mn_lightning.callbacks._trainer import log_now
-from mn_lightning.gmm import Mixture
 from mn_lightning.analysis.history import History
-from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
 from mn_lightning.analysis.mixtures import (
     gate_statistics,
     gate_sums,
@@ -22,7 +17,11 @@ from mn_lightning.analysis.mixtures import (
     row_statistics,
     row_sums,
 )
-from mn_lightning.swap import refit_mixtures
+from mn_lightning.callbacks._trainer import log_now, training_steps
+from mn_lightning.kernels.types import Mixture
+from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
+from mn_lightning.layers.refit import refit_mixtures
+from mn_lightning.utils.distributed import all_processes
 
 COLLAPSED = 0.99
 """A layer has collapsed if one mode holds more than this share."""
@@ -42,7 +41,7 @@ class MixtureMonitor(Callback):
     exceeds 0.9), and ``log_likelihood_gain`` over a single Gaussian, in nats per row and dimension. For the gated
     layers, over the epoch's last batch and every 32nd: ``gate_0``, ``gate_1``, ... (mean gate of each mode),
     ``share_0``, ... (share of samples, or channels, with their largest gate there), and ``gate_entropy``, in nats. See
-    :mod:`mn_lightning.analysis.mixtures`. A number that cannot be had is left out, as the separation of one component is.
+    :mod:`mn_lightning.analysis`. A number that cannot be had is left out, as the separation of one component is.
 
     Stale mixtures are refitted first, so that the place among the trainer's callbacks does not matter. Numbers are
     taken before checkpoints are saved, and serve ``ModelCheckpoint(monitor=...)`` too. Under DDP they are those of the

@@ -6,11 +6,13 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from mn_lightning.swap.selection import LayerSpec
-from mn_lightning.swap.record import RECORD
-from mn_lightning.utils.tables import print_table
 from mn_lightning.callbacks._mixture_companion import MixtureCompanion
-from mn_lightning.swap import SwapReport, set_sync, swap_norms, swap_settings
+from mn_lightning.layers.refit import set_sync
+from mn_lightning.swap.record import RECORD
+from mn_lightning.swap.saved import swap_settings
+from mn_lightning.swap.selection import LayerSpec
+from mn_lightning.swap.surgery import SwapReport, swap_norms
+from mn_lightning.utils.tables import print_table
 
 
 class NormSwapCallback(MixtureCompanion):

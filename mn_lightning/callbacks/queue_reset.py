@@ -1,7 +1,7 @@
 from lightning.pytorch import LightningModule, Trainer
 
 from mn_lightning.callbacks._mixture_companion import MixtureCompanion
-from mn_lightning.swap import reset_queues
+from mn_lightning.layers.refit import reset_queues
 
 
 class QueueResetCallback(MixtureCompanion):

@@ -7,10 +7,10 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid, save_image
 
-from mn_lightning.utils.checks import check_at_least
 from mn_lightning.callbacks._trainer import training_steps
+from mn_lightning.layers.refit import refit_mixtures
+from mn_lightning.utils.checks import check_at_least
 from mn_lightning.utils.restore import untouched
-from mn_lightning.swap import refit_mixtures
 
 
 class SampleGridCallback(Callback):

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mn_lightning.compare.check import check_study, named, parse_errors_in_one_line
-from mn_lightning.utils.files import write_atomically
 from mn_lightning.compare.report.report import print_report, write_report
 from mn_lightning.compare.runs.train import BusyError, Limits, Outcome, Preparation, Run
 from mn_lightning.compare.study.study import Study, StudyError, load_study
 from mn_lightning.configs import study_names
+from mn_lightning.utils.files import write_atomically
 
 INCOMPLETE = 1
 WRONG = 2

@@ -3,10 +3,10 @@
 import argparse
 from collections.abc import Iterable, Sequence
 
-from mn_lightning.utils.tables import print_table
 from mn_lightning.compare.study.study import load_study
 from mn_lightning.compare.work import Work, work_of
 from mn_lightning.configs import study_names
+from mn_lightning.utils.tables import print_table
 
 _NOTHING = "–"
 _HEADER = ("study", "paper", "table", "data", "runs", "MACs a run", "MACs in all")

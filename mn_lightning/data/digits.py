@@ -10,9 +10,9 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from mn_lightning.utils.checks import check_choice
 from mn_lightning.data.images import Normalization
 from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle, run_seed
+from mn_lightning.utils.checks import check_choice
 
 _HELD_OUT = 270  # 15% of the 1797 images, once for validation and once for the test
 

@@ -18,9 +18,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as v2f
 
-from mn_lightning.utils.checks import check_at_least, check_choice
 from mn_lightning.data.images import Batch, EpochKeys, Key, Loader, Normalization, as_it_is, split_keys
 from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle, run_seed
+from mn_lightning.utils.checks import check_at_least, check_choice
 
 # The figures in common use for ImageNet, of intensities in [0, 1], which other image folders are normalized by as well.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

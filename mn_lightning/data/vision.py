@@ -10,10 +10,10 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as v2
 
-from mn_lightning.utils.checks import check_choice
 from mn_lightning.data.files import DatasetName, download, load
 from mn_lightning.data.images import AugmentedImages, Batch, EpochKeys, Images, Loader, Normalization, as_it_is
 from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle, run_seed
+from mn_lightning.utils.checks import check_choice
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mn_lightning.fid.feature_sums import FAKE_STATES, REAL_STATES, FeatureSums
 from mn_lightning.fid.images import RealImages, ValueRange, to_bytes
 from mn_lightning.fid.ranks import Ranks
 from mn_lightning.fid.real_statistics import RealStatistics
-from mn_lightning.fid.feature_sums import FAKE_STATES, REAL_STATES, FeatureSums
 from mn_lightning.utils.restore import buffers_untouched, seed_all
 
 Progress = Callable[[int], object]

@@ -1,14 +1,14 @@
 """Activations seen as the observations that :mod:`mn_lightning.gmm` takes: views, not copies."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from mn_lightning.kernels.pieces import in_blocks
-from mn_lightning.gmm import Mixture
+from mn_lightning.kernels.types import Mixture
 
 Granularity = Literal["layer", "channel"]
+GRANULARITIES = get_args(Granularity)  # here, because torch.compile cannot look into the type
 
 
 def upcast(x: Tensor) -> Tensor:
@@ -19,12 +19,12 @@ def upcast(x: Tensor) -> Tensor:
 def to_rows(x: Tensor, granularity: Granularity) -> Tensor:
     """View ``(N, C, *)`` as observations ``(G, B, M, D)`` of :mod:`mn_lightning.gmm`, with no copy if it is dense.
 
-    One mixture over C-vectors is G = 1, D = C; one mixture per channel is G = C, D = 1. Blocks are samples, or cut from
-    rows that lie one after the other.
+    One mixture over C-vectors is G = 1, D = C; one mixture per channel is G = C, D = 1. Blocks are samples; rows that
+    lie one after the other are a single block.
     """
     last = x.movedim(1, -1)
     if last.is_contiguous():  # (N, C), and channels_last
-        rows = in_blocks(last.reshape(1, 1, -1, x.shape[1]))
+        rows = last.reshape(1, 1, -1, x.shape[1])
     else:
         rows = (x.unsqueeze(2) if x.dim() == 2 else x.flatten(2)).mT.unsqueeze(0)
     return rows if granularity == "layer" else rows.permute(3, 1, 2, 0)
@@ -48,7 +48,7 @@ def per_group(parameter: Tensor, granularity: Granularity) -> Tensor:
 
 
 def pack(mixture: Mixture, granularity: Granularity) -> Mixture:
-    """From the public shapes, weights (K,) or (K, C), means and variances (K, C), to those of gmm."""
+    """From the public shapes, weights (K,) or (K, C), means and variances (K, C), to ``(G, K)`` and ``(G, K, D)``."""
     weights = upcast(mixture.weights)
     return Mixture(
         weights.unsqueeze(0) if granularity == "layer" else weights.mT,
@@ -58,6 +58,7 @@ def pack(mixture: Mixture, granularity: Granularity) -> Mixture:
 
 
 def unpack(mixture: Mixture, granularity: Granularity) -> Mixture:
+    """Undo :func:`pack`."""
     if granularity == "layer":
         return Mixture(*(t.squeeze(0) for t in mixture))
     return Mixture(mixture.weights.mT, mixture.means.squeeze(-1).mT, mixture.variances.squeeze(-1).mT)

@@ -9,12 +9,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mn_lightning.functional.rows import upcast
-from mn_lightning.swap.selection import select
-from mn_lightning.layers import MixtureNorm, ModeNorm
-from mn_lightning.inspection.errors import InspectionError
 from mn_lightning.analysis.mixtures import gates, posteriors
-from mn_lightning.swap import layer_aliases
+from mn_lightning.functional.rows import upcast
+from mn_lightning.inspection.errors import InspectionError
+from mn_lightning.layers import MixtureNorm, ModeNorm
+from mn_lightning.swap.selection import select
+from mn_lightning.swap.surgery import layer_aliases
 
 MAX_BYTES = 16 * 2**20
 """Of one layer's input that is kept: tens of thousands of values for each channel, and a gigabyte for 64 layers."""

@@ -14,16 +14,16 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader, TensorDataset
 
 from mn_lightning import plots
-from mn_lightning.utils.tables import print_table
 from mn_lightning.analysis.distribution import flat_rows, layer_mixture, log_likelihood_gains, typical_channels
-from mn_lightning.callbacks import MixtureMonitor
 from mn_lightning.analysis.history import History
-from mn_lightning.layers import MixtureNorm
+from mn_lightning.analysis.mixtures import posteriors
+from mn_lightning.callbacks import MixtureMonitor
 from mn_lightning.inspection.collector import Collected, Collector
 from mn_lightning.inspection.errors import InspectionError
 from mn_lightning.inspection.numbers import layer_numbers, shape_numbers
 from mn_lightning.inspection.page import GENERATOR, Picture, Section, html_page
-from mn_lightning.analysis.mixtures import posteriors
+from mn_lightning.layers import MixtureNorm
+from mn_lightning.utils.tables import print_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,8 +6,6 @@ from typing import NamedTuple
 import numpy as np
 
 from mn_lightning.analysis.distribution import flat_rows, normalized, shape
-from mn_lightning.layers import MixtureNorm
-from mn_lightning.inspection.collector import Collected
 from mn_lightning.analysis.mixtures import (
     gate_statistics,
     gate_sums,
@@ -16,6 +14,8 @@ from mn_lightning.analysis.mixtures import (
     row_statistics,
     row_sums,
 )
+from mn_lightning.inspection.collector import Collected
+from mn_lightning.layers import MixtureNorm
 
 NAMES = {
     "components": "components in use",

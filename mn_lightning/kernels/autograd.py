@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mn_lightning.utils.precision import full_precision
 from mn_lightning.utils.distributed import ALONE, Processes
+from mn_lightning.utils.precision import full_precision
 
 
 def _mix(w: Tensor, values: Tensor, like: Tensor) -> Tensor:

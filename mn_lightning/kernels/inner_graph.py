@@ -25,13 +25,13 @@ def differentiable_gradients(y: Tensor, dy: Tensor, inputs: Sequence[Tensor | No
     return [next(found) if t is not None and t.requires_grad else None for t in inputs]
 
 
-class ThinGraph:
+class InnerGraph:
     """``function(*moments, *parameters)``, with a graph that ends at the moments and the parameters.
 
     Args:
         function: returns tensors of which the first two are those that gradients come from.
         moments: what a large pass has found, without a graph.
-        parameters: with the graph that they come with; ``None`` for those that there are not.
+        parameters: still attached to their graph; ``None`` where the norm has none.
         wanted: whether there will be a backward pass.
     """
 
@@ -45,7 +45,8 @@ class ThinGraph:
         self.moments = [moment.detach().requires_grad_(wanted) for moment in moments]
         self.parameters = parameters
         # Kept as they are: activation checkpointing would run the whole forward pass again for this graph alone.
-        keep = saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+        # Detached: an operation that keeps its own output, as exp does, would otherwise hold itself alive for ever.
+        keep = saved_tensors_hooks(Tensor.detach, lambda tensor: tensor)
         with torch.set_grad_enabled(wanted), keep:
             self._outputs = function(*self.moments, *parameters)
         self.outputs = tuple(output.detach() for output in self._outputs)

@@ -7,10 +7,10 @@ read once for all of them, and results that nobody keeps stay in a buffer that i
 Everything here has shape ``(G, B, M, D)`` as in :mod:`mn_lightning.gmm`, or, with the features first, ``(G, B, D, M)``.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 PIECE_BYTES = 2**21
 """A piece and two or three buffers of its size fit into a last-level cache, and are work enough for several threads."""
@@ -21,30 +21,13 @@ BLOCKS = 8
 SMALLEST = 2**19
 """Activations of fewer bytes are normalized by the plain formula: a few large operations are then faster than many."""
 
-MOST_KEPT = 4 * PIECE_BYTES
-"""Activations of up to this many bytes are kept with their squares where they are read many times."""
-
 Place = tuple[slice, slice]
 """Which blocks and which rows of them a piece is."""
 
 
-def is_eager_cpu(x: Tensor) -> bool:
-    """Whether ``x`` is computed with here and now, on a CPU.
-
-    Compilers fuse operations by themselves, and a loop over pieces would be unrolled in what they, or an export, see.
-    """
-    return (
-        x.device.type == "cpu"
-        and type(x) in (Tensor, nn.Parameter)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        and not torch._C._are_functorch_transforms_active()
-    )
-
-
-def pays(x: Tensor) -> bool:
-    """Whether ``x`` is computed with here and now, on a CPU, and large enough to be normalized in pieces."""
-    return is_eager_cpu(x) and x.nbytes >= SMALLEST
+def worth_cutting(x: Tensor) -> bool:
+    """Whether ``x`` is so large that computing in pieces is faster than a few operations on all of it."""
+    return x.nbytes >= SMALLEST
 
 
 def in_blocks(x: Tensor) -> Tensor:
@@ -52,7 +35,7 @@ def in_blocks(x: Tensor) -> Tensor:
 
     Anything else stays as it is.
     """
-    if not (is_eager_cpu(x) and x.shape[:2] == (1, 1) and x.is_contiguous()):
+    if x.shape[1] != 1 or not x.is_contiguous():
         return x
     total, features = x.shape[2:]
     longest = max(1, PIECE_BYTES // (BLOCKS * max(1, features) * x.element_size()))
@@ -61,9 +44,9 @@ def in_blocks(x: Tensor) -> Tensor:
 
 
 def places(x: Tensor) -> Iterator[Place]:
-    """Cut ``(G, B, M, D)`` into pieces of about PIECE_BYTES; on other devices, and for compilers, it is one piece."""
+    """Cut ``(G, B, M, D)`` into pieces of about PIECE_BYTES."""
     groups, blocks, rows, features = x.shape
-    if not is_eager_cpu(x) or x.numel() == 0:
+    if x.numel() == 0:
         yield slice(None), slice(None)
         return
     at_once = max(1, PIECE_BYTES // (groups * features * x.element_size()))
@@ -125,10 +108,6 @@ def with_squares(x: Tensor, origin: Tensor | None = None) -> Iterator[tuple[Plac
     Yields:
         Where the piece is, and ``(G, b, 2D, m)``, which is overwritten by the next.
     """
-    if not is_eager_cpu(x):
-        values = (x if origin is None else x - origin.unsqueeze(1)).mT
-        yield (slice(None), slice(None)), torch.cat([values, values.square()], dim=2)
-        return
     buffer = Buffer(x, 2)
     for place in places(x):
         piece = take(x, place)
@@ -139,15 +118,6 @@ def with_squares(x: Tensor, origin: Tensor | None = None) -> Iterator[tuple[Plac
             torch.sub(piece, origin.unsqueeze(1).mT, out=values)
         torch.mul(values, values, out=squares)
         yield place, both
-
-
-def readings(x: Tensor, origin: Tensor | None, times: int) -> Callable[[], Iterable[tuple[Place, Tensor]]]:
-    """:func:`with_squares`, for as many ``times`` as it is called; small activations are kept with their squares."""
-    x = in_blocks(x)
-    if times > 2 and is_eager_cpu(x) and x.nbytes <= MOST_KEPT:
-        kept = [(place, z.clone()) for place, z in with_squares(x, origin)]
-        return lambda: kept
-    return lambda: with_squares(x, origin)
 
 
 def blend(shares: Tensor, values: Tensor, out: Tensor) -> None:

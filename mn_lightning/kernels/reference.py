@@ -1,159 +1,130 @@
-"""Mixture normalization of rows ``(G, B, M, D)``: with operations on all rows at once, and on CPUs piece by piece."""
+"""The passes with torch's operations on all rows at once: for any device, compilers and second derivatives.
 
-from collections.abc import Callable
-from functools import partial
-from typing import Literal, NamedTuple
+This is what the other backends are tested against, and what they leave to it.
+"""
 
 import torch
 from torch import Tensor
 
-from mn_lightning import gmm
 from mn_lightning.kernels.autograd import piecewise_affine, weighted_moments
-from mn_lightning.kernels.cpu.mixture import Claims, evaluate, normalize
+from mn_lightning.kernels.density import LogJoint, log_joint, posteriors, prune, with_squares
+from mn_lightning.kernels.types import Head, Mixture, NormOptions, Sums, mean_of, moved, weights_of
 from mn_lightning.utils.distributed import ALONE, Processes
-from mn_lightning.kernels.inner_graph import wants_gradients
-from mn_lightning.gmm import Mixture
-
-Affine = Literal["output", "component"]
-Scale = Literal["sqrt", "unit"]
-Activation = Callable[[Tensor], Tensor]
-
-MOMENT_TOLERANCE = 1e-5
-"""Relative error of a variance, from rounding, beyond which it is taken around its own mean in a reading of its own."""
 
 
-def origin_of(mixture: Mixture) -> Tensor:
-    """The mixture's mean, ``(G, 1, D)``: taken relative to it, a large common offset of the rows costs no digits."""
-    return (mixture.weights.unsqueeze(-1) * mixture.means).sum(1, keepdim=True)
+def lloyd_sums(x: Tensor, centers: Tensor, origin: Tensor | None = None) -> Sums:
+    """Assign each row to its nearest centre, the first of several, and sum up the rows of each.
+
+    Args:
+        x: ``(G, B, M, D)``.
+        centers: ``(G, K, D)``, relative to ``origin``.
+        origin: what the sums are relative to, ``(G, 1, D)``; 0 by default.
+    """
+    centers = centers.unsqueeze(1)
+    z = with_squares(x, origin)
+    # |x|² is the same for all centres and left out.
+    affinity = centers @ z[:, :, : x.shape[-1]] - centers.square().sum(-1, keepdim=True) / 2
+    # argmax over any dimension but the last is slow on CPUs, and it would have to be made one-hot afterwards.
+    nearest = (affinity == affinity.amax(2, keepdim=True)).to(x.dtype)
+    return _sums(z, nearest * (nearest.cumsum(2) <= 1))
 
 
-def moved(mixture: Mixture, by: Tensor) -> Mixture:
-    return Mixture(mixture.weights, mixture.means + by, mixture.variances)
+def em_sums(x: Tensor, mixture: Mixture, reg_covar: float, origin: Tensor | None = None) -> Sums:
+    """Sum up the rows under their posteriors (Eq. 31).
+
+    Args:
+        x: ``(G, B, M, D)``.
+        mixture: relative to ``origin``.
+        reg_covar: added to the variances.
+        origin: what the sums are relative to, ``(G, 1, D)``; 0 by default.
+    """
+    z = with_squares(x, origin)
+    return _sums(z, LogJoint(mixture, reg_covar).posteriors(z))
 
 
-def batch_moments(x: Tensor, nu: Tensor, counts: Tensor, processes: Processes) -> tuple[Tensor, Tensor]:
+def _sums(z: Tensor, nu: Tensor) -> Sums:
+    """Of rows with their squares ``(G, B, 2D, M)`` under ``(G, B, K, M)``."""
+    return Sums(nu.sum((1, 3)), *(nu @ z.mT).sum(1).chunk(2, dim=-1))
+
+
+def mixture_norm(
+    x: Tensor,
+    mixture: Mixture,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    options: NormOptions,
+    processes: Processes = ALONE,
+) -> Tensor:
+    """Normalize rows under a mixture (Eqs. 31-38), with gradients for ``x``, ``gamma`` and ``beta``.
+
+    Args:
+        x: ``(G, B, M, D)``.
+        mixture: weights ``(G, K)``, means and variances ``(G, K, D)``.
+        gamma: ``(G, 1, D)``.
+        beta: ``(G, 1, D)``.
+        options: which of the papers' formulas.
+        processes: in training, those that hold the rows between them.
+
+    Returns:
+        Tensor of the shape of ``x``.
+    """
+    origin = mean_of(mixture)
+    mixture = moved(mixture, -origin)
+    x = x - origin.unsqueeze(1)
+    if not options.training:
+        with torch.no_grad():
+            nu = posteriors(x.detach(), mixture, options.eps)
+        return normalize(x, nu, mixture, gamma, beta, options)
+    with torch.no_grad():
+        nu, counts = prune(log_joint(x.detach(), mixture, options.eps), options.min_weight, processes)
+    moments = batch_moments(x, nu, counts, processes)
+    return normalize(x, nu, Mixture(weights_of(counts), *moments), gamma, beta, options)
+
+
+def batch_moments(x: Tensor, nu: Tensor, counts: Tensor, processes: Processes = ALONE) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each component, ``(G, K, D)``, of rows under posteriors (Eqs. 35-36)."""
     total = counts.clamp_min(torch.finfo(counts.dtype).tiny)
     return weighted_moments(x, nu / total[:, None, None], processes)
 
 
-def share_of(counts: Tensor) -> Tensor:
-    """λ from the sum of ν over the rows; they add up to the number of rows."""
-    return counts / counts.sum(-1, keepdim=True)
-
-
-class Reading(NamedTuple):
-    """Which of the papers' readings to compute: the arguments of :func:`mixture_norm` of these names."""
-
-    training: bool
-    eps: float
-    affine: Affine
-    scale: Scale
-    activation: Activation | None
-    min_weight: float
-
-    def maps(
-        self, mean: Tensor, var: Tensor, gamma: Tensor | None, beta: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Slope and intercept of each component's map of a row, ``(G, K, D)``, and what is added to their sum."""
-        if self.affine == "component":
-            mean = mean if beta is None else mean + beta
-            var = var if gamma is None else var * gamma
-            gamma = beta = None
-        slope = (var + self.eps).rsqrt()
-        if gamma is not None:
-            slope = slope * gamma
-        return slope, -mean * slope, beta
-
-    def factor(self, share: Tensor) -> Tensor:
-        """1/√λ_k, ``(G, K)``; 1 for a component that is not in use."""
-        return torch.where(share > 0, share, 1).rsqrt() if self.scale == "sqrt" else torch.ones_like(share)
-
-
-def at_once(
-    x: Tensor, mixture: Mixture, gamma: Tensor | None, beta: Tensor | None, reading: Reading, processes: Processes
+def normalize(
+    x: Tensor, nu: Tensor, moments: Mixture, gamma: Tensor | None, beta: Tensor | None, options: NormOptions
 ) -> Tensor:
-    """Compute :func:`mixture_norm` with operations on all rows ``(G, B, M, D)`` at once."""
-    origin = origin_of(mixture)
-    mixture = moved(mixture, -origin)
-    x = x - origin.unsqueeze(1)
-    with torch.no_grad():
-        if reading.training:
-            joint = gmm.log_joint(x.detach(), mixture, reading.eps)
-            nu, counts = gmm.prune(joint, reading.min_weight, processes)
-        else:
-            nu = gmm.posteriors(x.detach(), mixture, reading.eps)
-    moments = Mixture(share_of(counts), *batch_moments(x, nu, counts, processes)) if reading.training else mixture
-    return _normalize(x, nu, *moments, gamma, beta, reading)
-
-
-def _normalize(
-    x: Tensor,
-    nu: Tensor,
-    share: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    reading: Reading,
-) -> Tensor:
-    nu = nu * reading.factor(share)[:, None, None]
-    slope, intercept, beta = reading.maps(mean, var, gamma, beta)
+    """Eqs. 34 and 37-38 for rows ``(G, B, M, D)`` with posteriors ``(G, B, M, K)``, under the ``moments`` given."""
+    nu = nu * options.factor(moments.weights)[:, None, None]
+    slope, intercept, beta = options.maps(moments.means, moments.variances, gamma, beta)
     if beta is None:
         beta = slope.new_zeros(())
-    if reading.activation is None:
+    if options.activation is None:
         return piecewise_affine(x, nu, slope, intercept, beta.expand(slope.shape[0], 1, slope.shape[2]))
     intercept = intercept + beta
     y = torch.zeros_like(x)
     for k in range(nu.shape[-1]):
-        pre = torch.addcmul(intercept[:, None, k : k + 1], x, slope[:, None, k : k + 1])
-        y = y + nu[..., k : k + 1] * reading.activation(pre)
+        before = torch.addcmul(intercept[:, None, k : k + 1], x, slope[:, None, k : k + 1])
+        y = y + nu[..., k : k + 1] * options.activation(before)
     return y
 
 
-def in_pieces(x: Tensor, mixture: Mixture, gamma: Tensor | None, beta: Tensor | None, reading: Reading) -> Tensor:
-    """Compute :func:`mixture_norm` as :mod:`mn_lightning.kernels.cpu.mixture` does it."""
-    origin = origin_of(mixture)
-    centred = moved(mixture, -origin)
+def sample_affine(x: Tensor, centred: bool, head: Head, parameters: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+    """Map each sample and channel of ``(N, C, *)`` by what ``head`` makes of their moments over ``*``.
 
-    def head(
-        factor: Tensor, mean: Tensor, var: Tensor, gamma: Tensor | None, beta: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        slope, intercept, beta = reading.maps(mean, var, gamma, beta)
-        if reading.activation is None:
-            slope, intercept = slope * factor.unsqueeze(-1), intercept * factor.unsqueeze(-1)
-        return slope, intercept if beta is None else intercept + beta  # Σ_k ν_k is 1
+    Args:
+        x: ``(N, C, *)``.
+        centred: whether ``head`` takes means and variances, or means alone.
+        head: of the moments, ``(N, C)`` each, and ``parameters``; returns slope and offset, ``(N, C)``, and what is
+            returned from here too, without a gradient.
+        parameters: what ``head`` takes.
 
-    if not reading.training and not wants_gradients(x, gamma, beta):
-        factor = reading.factor(mixture.weights)
-        slope, offset = head(factor, centred.means, centred.variances, gamma, beta)
-        posteriors = gmm.Posteriors(centred, reading.eps)
-        return evaluate(x, posteriors, slope, offset, reading.activation, factor, origin)
-    with torch.no_grad():
-        detached = x.detach()
-        if reading.training:
-            nu, sums = gmm.claims(detached, centred, reading.eps, reading.min_weight, origin)
-            counts = sums.counts
-            share, mean, var = share_of(counts), *_moments_of(detached, nu, sums, origin, reading.eps)
-        else:
-            nu = gmm.posteriors(detached, centred, reading.eps, origin)
-            counts = mixture.weights
-            share, mean, var = mixture
-        factor = reading.factor(share)
-
-    def plain(x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
-        x = x - origin.unsqueeze(1)
-        moments = batch_moments(x, nu, counts, ALONE) if reading.training else centred[1:]
-        return _normalize(x, nu, share, *moments, gamma, beta, reading)
-
-    claims, maps = Claims(nu, counts, factor), partial(head, factor)
-    return normalize(x, claims, (mean, var), maps, plain, reading.activation, reading.training, (gamma, beta))
-
-
-def _moments_of(x: Tensor, nu: Tensor, sums: gmm.Sums, origin: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each component, from sums around the origin if no digits are lost that way."""
-    total = sums.counts.clamp_min(torch.finfo(x.dtype).tiny).unsqueeze(-1)
-    mean, square = sums.first / total, sums.second / total
-    var = square - mean.square()
-    if ((square * torch.finfo(x.dtype).eps) > MOMENT_TOLERANCE * (var + eps)).any():
-        mean, var = batch_moments(x - origin.unsqueeze(1), nu, sums.counts, ALONE)
-    return mean + origin, var
+    Returns:
+        x · slope + offset, and what else ``head`` returns.
+    """
+    moments: tuple[Tensor, ...]
+    if not centred:
+        moments = (x if x.dim() == 2 else x.mean(tuple(range(2, x.dim()))),)
+    elif x.dim() == 2:
+        moments = x, torch.zeros_like(x)
+    else:
+        moments = torch.var_mean(x, dim=tuple(range(2, x.dim())), correction=0)[::-1]
+    slope, offset, *others = head(*moments, *parameters)
+    shape = (*x.shape[:2], *(1 for _ in range(x.dim() - 2)))
+    return torch.addcmul(offset.reshape(shape), x, slope.reshape(shape)), *others

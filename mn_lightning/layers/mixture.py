@@ -6,14 +6,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
-from mn_lightning.utils.checks import check_at_least, check_channels, check_choice
-from mn_lightning.kernels.reference import Affine, Scale
-from mn_lightning.utils.distributed import ALONE, Processes, all_processes
-from mn_lightning.functional.rows import Granularity
-from mn_lightning.gmm import Mixture
+from mn_lightning.functional.rows import GRANULARITIES, Granularity
+from mn_lightning.kernels.types import AFFINES, SCALES, Affine, Mixture, Scale
 from mn_lightning.layers.batch_norm import placement
-from mn_lightning.utils.recompute import is_recomputing
 from mn_lightning.layers.queue import BatchQueue, RowsPerBatch, auto_rows_per_batch
+from mn_lightning.utils.checks import check_at_least, check_channels, check_choice
+from mn_lightning.utils.distributed import ALONE, Processes, all_processes
+from mn_lightning.utils.recompute import is_recomputing
 
 _WEIGHT_TOLERANCE = 0.02
 """Weights that were rounded to bfloat16 add up to 1 within this."""
@@ -136,9 +135,9 @@ class MixtureNorm(nn.Module):
         for name, value in counts.items():
             check_at_least("MixtureNorm", name, value, 1)
         if affine is not None:
-            check_choice("MixtureNorm", "affine", affine, F.AFFINES)
-        check_choice("MixtureNorm", "granularity", granularity, F.GRANULARITIES)
-        check_choice("MixtureNorm", "scale", scale, F.SCALES)
+            check_choice("MixtureNorm", "affine", affine, AFFINES)
+        check_choice("MixtureNorm", "granularity", granularity, GRANULARITIES)
+        check_choice("MixtureNorm", "scale", scale, SCALES)
         if not 0 < queue_decay <= 1:
             raise ValueError(f"MixtureNorm got queue_decay={queue_decay!r}; it takes 0 < queue_decay <= 1")
         if not 0 <= min_weight < 1:

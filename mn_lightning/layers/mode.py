@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
+from mn_lightning.layers.batch_norm import placement
 from mn_lightning.utils.checks import check_at_least, check_channels
 from mn_lightning.utils.distributed import ALONE, all_processes
-from mn_lightning.layers.batch_norm import placement
 from mn_lightning.utils.recompute import is_recomputing
 
 GATE_STD = 0.01

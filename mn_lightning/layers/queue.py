@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mn_lightning.utils.random import stratified, uniform
+from mn_lightning.utils.random import Stream, stratified, uniform
 
 MAX_QUEUE_BYTES = 48 * 2**20
 MAX_AUTO_ROWS = 1024
@@ -80,7 +80,9 @@ class BatchQueue(nn.Module):
         capacity = self.rows.shape[1]
         count = min(total, capacity)
         chosen = (
-            _take_rows(batch, stratified(step, count, total, stream=2)) if total > capacity else batch.flatten(0, -2)
+            _take_rows(batch, stratified(step, count, total, Stream.QUEUE_ROWS))
+            if total > capacity
+            else batch.flatten(0, -2)
         )
         slot = (self.pushes % self.size).reshape(1)
         old = self.rows.index_select(0, slot)
@@ -107,7 +109,7 @@ class BatchQueue(nn.Module):
         for age in range(min(pushes, self.size)):
             slot = (pushes - 1 - age) % self.size
             count = int(self.counts[slot])
-            order = uniform(step, count, stream=3 + age).argsort()
+            order = uniform(step, count, Stream.REFIT_ROWS + age).argsort()
             parts.append(self.rows[slot, order[: max(1, round(count * decay**age))]])
         return torch.cat(parts) if parts else self.rows.new_zeros(0, self.rows.shape[2])
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mn_lightning.utils.restore import modes_untouched
-from mn_lightning.utils.distributed import all_processes
 from mn_lightning.layers import ModeNorm
-from mn_lightning.swap import mixture_layers, refit_mixtures, reset_queues
+from mn_lightning.layers.refit import mixture_layers, refit_mixtures, reset_queues
+from mn_lightning.utils.distributed import all_processes
+from mn_lightning.utils.restore import modes_untouched
 
 _Averaging: TypeAlias = _BatchNorm | ModeNorm
 

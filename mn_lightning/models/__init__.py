@@ -3,7 +3,6 @@
 from mn_lightning.models.classifier import ImageClassifier
 from mn_lightning.models.classifier_features import ClassifierFeatures
 from mn_lightning.models.dcgan import DCGAN
-from mn_lightning.models.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from mn_lightning.models.networks import (
     VGG13,
     CIFARConvNet,
@@ -15,6 +14,7 @@ from mn_lightning.models.networks import (
     ResNet56,
     TorchvisionNetwork,
 )
+from mn_lightning.models.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 
 __all__ = [
     "DCGAN",

@@ -12,8 +12,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from mn_lightning.utils.checks import check_choice
 from mn_lightning.swap.record import check_layers
+from mn_lightning.utils.checks import check_choice
 
 Batch = tuple[Tensor, Tensor]
 SchedulerInterval = Literal["epoch", "step"]

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mn_lightning.gmm import Mixture
 from mn_lightning.analysis.history import History, Snapshot, spread_evenly
+from mn_lightning.kernels.types import Mixture
 from mn_lightning.plots._style import WHOLE, as_numpy, densities, few_ticks, line_style
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mn_lightning.swap.surgery import norm_candidates
 from mn_lightning.utils.restore import modes_untouched
-from mn_lightning.swap import norm_candidates
 
 
 class NormLayer(NamedTuple):

@@ -10,14 +10,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from mn_lightning.swap.fusion import Fusable, find_activation
-from mn_lightning.utils.distributed import all_processes
-from mn_lightning.swap.selection import LayerSpec, select
-from mn_lightning.swap.record import MARK, describe, record_settings, recorded_settings, settings_of, unsaved
-from mn_lightning.layers import MixtureNorm, ModeNorm
 from mn_lightning.layers.batch_norm import placement
 from mn_lightning.layers.queue import BatchQueue
+from mn_lightning.swap.fusion import Fusable, find_activation
+from mn_lightning.swap.record import MARK, describe, record_settings, settings_of
 from mn_lightning.swap.registry import check_norm_arguments, norm_arguments, norm_builder
+from mn_lightning.swap.selection import LayerSpec, select
 
 
 class SwappedLayer(NamedTuple):
@@ -160,12 +158,12 @@ def swap_norms(
         1: BatchNorm2d(8) -> ModeNorm(8, n_components=2, eps=1e-05, momentum=0.1, affine=True)
     """
     chosen = select(layers, list(norm_candidates(model)), layer_aliases(model))
-    return _swap(
+    return swap_chosen(
         model, {name: {**norm_args, **layer_args} for name, layer_args in chosen.items()}, norm, fuse_activation
     )
 
 
-def _swap(model: nn.Module, chosen: Mapping[str, dict[str, Any]], norm: str, fuse_activation: bool) -> SwapReport:
+def swap_chosen(model: nn.Module, chosen: Mapping[str, dict[str, Any]], norm: str, fuse_activation: bool) -> SwapReport:
     """Swap the layers with the names ``chosen``, each with arguments of its own."""
     builder = norm_builder(norm)
     if fuse_activation and "activation" not in (norm_arguments(norm) or {"activation"}):
@@ -215,194 +213,6 @@ def _swap(model: nn.Module, chosen: Mapping[str, dict[str, Any]], norm: str, fus
     return SwapReport(tuple(swapped), tuple(unchanged), not_fused)
 
 
-def swap_settings(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Qualified name of each swapped layer of ``model`` to the settings of the swap, in plain types.
-
-    Examples:
-        >>> model = nn.Sequential(nn.BatchNorm1d(4))
-        >>> _ = swap_norms(model, norm="mixture", n_components=2)
-        >>> swap_settings(model)
-        {'0': {'norm': 'mixture', 'arguments': {'n_components': 2}, 'fuse_activation': False}}
-    """
-    return {name: getattr(layer, MARK) for name, layer in model.named_modules() if hasattr(layer, MARK)}
-
-
-def swap_as_saved(model: nn.Module, state_dict: Mapping[str, Any]) -> SwapReport:
-    """Swap the layers of ``model`` that had been swapped when ``state_dict`` was taken, with the same settings.
-
-    ``model.load_state_dict(state_dict)`` then finds the layers that it needs. Settings are read from the metadata
-    that a module's ``state_dict()`` carries, also through ``torch.save`` and ``torch.load(..., weights_only=True)``.
-
-    Args:
-        model: as it was before its layers were swapped.
-        state_dict: what ``model.state_dict()`` returned after that.
-
-    Returns:
-        What was replaced.
-
-    Raises:
-        ValueError: ``state_dict`` has no record of a swap; the model has no such layer; a setting that cannot be
-            saved, as an ``activation`` that was given as a function.
-
-    Examples:
-        >>> trained = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))
-        >>> _ = swap_norms(trained, norm="mixture", n_components=2)
-        >>> model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))
-        >>> print(swap_as_saved(model, trained.state_dict()))
-        1: BatchNorm1d(4) -> MixtureNorm(4, n_components=2, em_iters=2, eps=1e-05)
-        >>> model.load_state_dict(trained.state_dict())
-        <All keys matched successfully>
-    """
-    recorded = recorded_settings(state_dict)
-    if not recorded:
-        raise ValueError(
-            "the state dict has no record of swapped layers; if there were any, swap them with swap_norms before you "
-            "load it, otherwise load it as it is"
-        )
-    return swap_as_recorded(model, recorded)
-
-
-def swap_as_recorded(model: nn.Module, recorded: Mapping[str, dict[str, Any]]) -> SwapReport:
-    """Swap the layers with the names ``recorded``, with the settings that :func:`swap_settings` has returned.
-
-    Args:
-        model: as it was before its layers were swapped.
-        recorded: qualified name to settings.
-
-    Returns:
-        What was replaced.
-
-    Raises:
-        ValueError: the model has no such layer; a setting that could not be saved.
-
-    Examples:
-        >>> settings = {"norm": "mode", "arguments": {"n_components": 3}, "fuse_activation": False}
-        >>> print(swap_as_recorded(nn.Sequential(nn.BatchNorm1d(4)), {"0": settings}))
-        0: BatchNorm1d(4) -> ModeNorm(4, n_components=3, eps=1e-05, momentum=0.1, affine=True)
-    """
-    candidates = norm_candidates(model)
-    first_names = {layer: name for name, layer in candidates.items()}
-    shared = {path: first_names.get(layer) for path, layer in model.named_modules(remove_duplicate=False)}
-    groups: dict[tuple[str, bool], dict[str, dict[str, Any]]] = {}
-    for path, settings in recorded.items():
-        name = shared.get(path)
-        if name is None:
-            raise ValueError(f"{path} was swapped for {describe(settings)}, but the model has no norm layer there")
-        for argument, text in unsaved(settings).items():
-            raise ValueError(
-                f"{path} was swapped with {argument}={text}, which a checkpoint cannot hold; swap it with swap_norms "
-                "and load the state dict then"
-            )
-        groups.setdefault((settings["norm"], settings["fuse_activation"]), {})[name] = settings["arguments"]
-    reports = [_swap(model, chosen, norm, fuse) for (norm, fuse), chosen in groups.items()]
-    return SwapReport(
-        tuple(layer for report in reports for layer in report),
-        tuple(name for report in reports for name in report.unchanged),
-        {name: reason for report in reports for name, reason in report.not_fused.items()},
-    )
-
-
-def mixture_layers(model: nn.Module) -> list[MixtureNorm]:
-    """Return the MixtureNorm layers in ``model``.
-
-    Examples:
-        >>> model = nn.Sequential(nn.BatchNorm1d(4), MixtureNorm(4))
-        >>> mixture_layers(model) == [model[1]]
-        True
-    """
-    return [module for module in model.modules() if isinstance(module, MixtureNorm)]
-
-
-def refit_mixtures(model: nn.Module) -> int:
-    """Refit the stored mixture of every MixtureNorm that is stale: that has seen batches since its last refit.
-
-    Under torch.distributed, every process must call it: a layer that is stale in one is refitted in all of them, to all
-    their queues.
-
-    Args:
-        model: any module.
-
-    Returns:
-        How many were refitted.
-
-    Examples:
-        >>> model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))
-        >>> _ = swap_norms(model, norm="mixture")
-        >>> _ = model(torch.randn(32, 2))
-        >>> refit_mixtures(model)
-        1
-        >>> refit_mixtures(model)  # it has seen nothing since
-        0
-    """
-    layers = mixture_layers(model)
-    if not layers:
-        return 0
-    stale = torch.tensor([layer.stale for layer in layers], dtype=torch.long, device=layers[0].queue.pushes.device)
-    (stale,) = all_processes().sum(stale)
-    return sum(layer.refit() for layer, needed in zip(layers, stale.tolist(), strict=True) if needed)
-
-
-def reset_queues(model: nn.Module) -> None:
-    """Empty the queue of every MixtureNorm in ``model``.
-
-    Examples:
-        >>> model = nn.Sequential(MixtureNorm(4))
-        >>> _ = model(torch.randn(32, 4))
-        >>> reset_queues(model)
-        >>> refit_mixtures(model)
-        0
-    """
-    for layer in mixture_layers(model):
-        layer.reset_queue()
-
-
-@torch.no_grad()
-def copy_mixtures(source: nn.Module, target: nn.Module) -> None:
-    """Give the MixtureNorm layers of ``target``, a copy of ``source``, the mixtures and queues of the latter.
-
-    Args:
-        source: a model.
-        target: one with the same MixtureNorm layers in the same order.
-
-    Raises:
-        ValueError: another number of MixtureNorm layers.
-
-    Examples:
-        >>> source, target = nn.Sequential(MixtureNorm(4)), nn.Sequential(MixtureNorm(4))
-        >>> _ = source(torch.randn(32, 4)), refit_mixtures(source)
-        >>> copy_mixtures(source, target)
-        >>> torch.equal(target[0].mixture_means, source[0].mixture_means)
-        True
-    """
-    for layer, copied in zip(mixture_layers(source), mixture_layers(target), strict=True):
-        for buffer, value in zip(copied.buffers(), layer.buffers(), strict=True):
-            buffer.copy_(value)
-
-
-def set_sync(model: nn.Module, sync: bool) -> None:
-    """Turn ``sync`` on or off in every MixtureNorm and ModeNorm in ``model``.
-
-    Examples:
-        >>> model = nn.Sequential(MixtureNorm(4), ModeNorm(4))
-        >>> set_sync(model, True)
-        >>> [layer.sync for layer in model]
-        [True, True]
-    """
-    for module in model.modules():
-        if isinstance(module, (MixtureNorm, ModeNorm)):
-            module.sync = sync
-
-
-def has_mixtures(model: nn.Module) -> bool:
-    """Whether ``model`` holds a MixtureNorm.
-
-    Examples:
-        >>> has_mixtures(nn.Sequential(nn.BatchNorm1d(4))), has_mixtures(nn.Sequential(MixtureNorm(4)))
-        (False, True)
-    """
-    return bool(mixture_layers(model))
-
-
 def _check_swappable(name: str, layer: nn.Module, model: nn.Module) -> None:
     if layer is model:
         raise ValueError(f"the model is itself a {type(layer).__name__}; put it into an nn.Sequential to swap it")
@@ -447,6 +257,15 @@ def _replace(model: nn.Module, plan: dict[nn.Module, nn.Module]) -> None:
                 parent._modules[attribute] = plan[child]
 
 
+def _describe(layer: Any) -> str:
+    settings = layer.num_features if isinstance(layer, _BatchNorm) else layer.extra_repr()
+    return f"{type(layer).__name__}({settings})"
+
+
+def _shape(batch_norm: Any) -> tuple[int, ...]:
+    return (batch_norm.num_features,)
+
+
 def _keep_queues_apart(model: nn.Module) -> None:
     """Tell DDP to leave the queues alone: it would overwrite each process' own with the first one's in every step."""
     queues = [name for name, module in model.named_modules() if isinstance(module, BatchQueue)]
@@ -456,12 +275,3 @@ def _keep_queues_apart(model: nn.Module) -> None:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
             model, list(ignored)
         )
-
-
-def _describe(layer: Any) -> str:
-    settings = layer.num_features if isinstance(layer, _BatchNorm) else layer.extra_repr()
-    return f"{type(layer).__name__}({settings})"
-
-
-def _shape(batch_norm: Any) -> tuple[int, ...]:
-    return (batch_norm.num_features,)

@@ -7,8 +7,21 @@ Hashing the step count that the layer saves anyway has neither effect, gives the
 and needs no host synchronization.
 """
 
+from enum import IntEnum
+
 import torch
 from torch import Tensor
+
+
+class Stream(IntEnum):
+    """What random numbers are for: those of one step differ between streams."""
+
+    KMEANS = 0
+    SEED_ROWS = 1
+    QUEUE_ROWS = 2
+    REFIT_ROWS = 3  # of the newest batch; REFIT_ROWS + age is that of an older one
+    FIT_ROWS = 2**20  # beyond the ages of all batches
+
 
 _MASK = 0xFFFFFFFF
 
@@ -22,19 +35,19 @@ def _mix(bits: Tensor) -> Tensor:
     return bits ^ (bits >> 16)
 
 
-def uniform(step: Tensor, size: int, stream: int = 0) -> Tensor:
+def uniform(step: Tensor, size: int, stream: int) -> Tensor:
     """Return ``size`` float32 numbers in [0, 1), a function of ``step`` and ``stream`` alone.
 
     Args:
         step: int64 tensor with one element; the numbers are made on its device.
         size: how many numbers to return.
-        stream: tells apart numbers that are needed for different purposes in the same step.
+        stream: a :class:`Stream`.
     """
     # 24 bits fill a float32's mantissa exactly, so that 1.0 cannot come out of rounding.
     return _bits(step, size, stream).to(torch.float32) * 2.0**-24
 
 
-def integers(step: Tensor, size: int, high: int | Tensor, stream: int = 0) -> Tensor:
+def integers(step: Tensor, size: int, high: int | Tensor, stream: int) -> Tensor:
     """Return ``size`` int64 numbers in 0..high - 1, a function of ``step``, ``high`` and ``stream`` alone.
 
     Args:
@@ -46,7 +59,7 @@ def integers(step: Tensor, size: int, high: int | Tensor, stream: int = 0) -> Te
     return (_bits(step, size, stream) * high) >> 24
 
 
-def stratified(step: Tensor, size: int, total: int, stream: int = 0) -> Tensor:
+def stratified(step: Tensor, size: int, total: int, stream: int) -> Tensor:
     """Return ``size`` different integers in 0..total - 1, one at random from each of ``size`` strides of that range.
 
     Args:

@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from mn_lightning.utils.restore import modes_untouched
-
 
 @contextmanager
 def untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
@@ -21,6 +19,17 @@ def untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
     """
     with modes_untouched(module), rng_untouched(device), buffers_untouched(module):
         yield
+
+
+@contextmanager
+def modes_untouched(module: nn.Module) -> Iterator[None]:
+    """Put the training flag of ``module`` and of each module in it back afterwards."""
+    flags = [(child, child.training) for child in module.modules()]
+    try:
+        yield
+    finally:
+        for child, flag in flags:
+            child.training = flag
 
 
 @contextmanager

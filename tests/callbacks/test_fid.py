@@ -9,13 +9,13 @@ import pytest
 import scipy.linalg
 import torch
 import torch_fidelity
+from helpers.tiny import trainer
+from helpers.tiny_generator import REAL, Features, Generator, TwoOptimizers, fid, loader, real_bytes
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
-from tiny import trainer
-from tiny_generator import REAL, Features, Generator, TwoOptimizers, fid, loader, real_bytes
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -558,7 +558,7 @@ def test_other_extractors_are_refused(tmp_path: Path) -> None:
     ("given", "name"),
     [
         ("tiny-features", "fd_tiny-features"),
-        ({"class_path": "tiny_generator.Features", "init_args": {"seed": 2}}, "fd_features"),
+        ({"class_path": "helpers.tiny_generator.Features", "init_args": {"seed": 2}}, "fd_features"),
         (None, "fid"),
     ],
 )

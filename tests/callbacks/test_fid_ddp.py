@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_generator import REAL
+from helpers.tiny_generator import REAL
 
 SCRIPT = """
 import json
@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from tiny import trainer
-from tiny_generator import Features, Generator, fid, loader
+from helpers.tiny import trainer
+from helpers.tiny_generator import Features, Generator, fid, loader
 
 from mn_lightning.callbacks import FIDCallback
 

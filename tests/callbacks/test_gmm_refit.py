@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny import BATCHES, classifier, digits, mixture_callbacks, mixtures, trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from tiny import BATCHES, classifier, digits, mixture_callbacks, mixtures, trainer
 
 from mn_lightning.callbacks import NormSwapCallback, QueueResetCallback
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from helpers.tiny import BATCHES, classifier, digits, mixture_callbacks, mixtures, trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from sklearn.mixture import GaussianMixture
-from tiny import BATCHES, classifier, digits, mixture_callbacks, mixtures, trainer
 
 from mn_lightning import ModeNorm
 from mn_lightning.callbacks import MixtureMonitor, NormSwapCallback, QueueResetCallback

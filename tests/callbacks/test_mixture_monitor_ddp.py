@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import gloo
 import pytest
-from monitor_cases import fit
+from helpers import gloo
+from helpers.monitor_cases import fit
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny import classifier, digits, mixture_callbacks, mixtures, trainer, weights_of
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
-from tiny import classifier, digits, mixture_callbacks, mixtures, trainer, weights_of
 from torch import nn
 
 from mn_lightning import MixtureNorm, ModeNorm

@@ -1,8 +1,8 @@
 from pathlib import Path
 from typing import Any
 
+from helpers.tiny import BATCHES, classifier, digits, mixture_callbacks, mixtures, trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
-from tiny import BATCHES, classifier, digits, mixture_callbacks, mixtures, trainer
 
 
 class Queued(Callback):

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import classifier, mixture_callbacks, mixtures, trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import Logger
 from PIL import Image
-from tiny import classifier, mixture_callbacks, mixtures, trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 

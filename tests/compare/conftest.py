@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from study_calls import call
-from study_parts import Stumble
+from helpers.study_calls import call
+from helpers.study_parts import Stumble
 
 from mn_lightning.compare import command
 

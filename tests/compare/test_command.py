@@ -15,8 +15,8 @@ import pytest
 import torch
 import yaml
 from filelock import FileLock
-from study_calls import BASE, VARIANTS, call, files, swap, write
-from study_parts import Stumble, Witness
+from helpers.study_calls import BASE, VARIANTS, call, files, swap, write
+from helpers.study_parts import Stumble, Witness
 
 from mn_lightning.compare import command
 from mn_lightning.data import DigitsDataModule
@@ -63,7 +63,7 @@ def test_a_study(started: list[str], capsys: pytest.CaptureFixture[str]) -> None
 def test_pairs_differ_in_the_norm_alone() -> None:
     variants = {}
     for name, norm in (("BN", "batch"), ("MN", "mixture"), ("Mode", "mode")):
-        witness = {"class_path": "study_parts.Witness", "init_args": {"name": name}}
+        witness = {"class_path": "helpers.study_parts.Witness", "init_args": {"name": name}}
         variants[name] = {"trainer.callbacks+": [swap(norm), witness]}
     assert call(write(variants=variants, seeds=[3])) == 0
     for name in ("MN", "Mode"):
@@ -273,7 +273,7 @@ def test_a_dry_run_of_a_bad_study(changes: dict[str, Any], part: str, capsys: py
 
 # --- what goes wrong ----------------------------------------------------------------------------------------------
 
-STUMBLING: dict[str, Any] = {"BN": None, "MN": {"trainer.callbacks+": [swap("mixture"), "study_parts.Stumble"]}}
+STUMBLING: dict[str, Any] = {"BN": None, "MN": {"trainer.callbacks+": [swap("mixture"), "helpers.study_parts.Stumble"]}}
 
 
 def test_an_interrupted_run_goes_on_from_its_last_epoch(capsys: pytest.CaptureFixture[str]) -> None:
@@ -361,7 +361,7 @@ def test_wrong_arguments_are_said(arguments: list[str], part: str, capsys: pytes
 @pytest.mark.processes
 def test_processes_that_are_killed_lose_an_epoch_at_most(capfd: pytest.CaptureFixture[str]) -> None:
     """The real thing: runs are processes of their own, and the command is killed in the midst of one."""
-    sleep = {"class_path": "study_parts.SleepAfterFirstEpoch", "init_args": {"seconds": 15}}
+    sleep = {"class_path": "helpers.study_parts.SleepAfterFirstEpoch", "init_args": {"seconds": 15}}
     slow = {**VARIANTS, "Slow": {"trainer.callbacks+": sleep}}
     write(seeds=[0], variants=slow)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from data_files import trust_files, write_cifar10, write_fashion_mnist
+from helpers.data_files import trust_files, write_cifar10, write_fashion_mnist
+from helpers.random_inception import save_random_inception
+from helpers.study_calls import call, files, swap, write
 from PIL import Image
-from random_inception import save_random_inception
-from study_calls import call, files, swap, write
 
 from mn_lightning.compare import command
 from mn_lightning.compare.check import check_study
 from mn_lightning.compare.study.study import load_study
 
 CLASSIFIER: dict[str, Any] = {
-    "model": {"class_path": "ImageClassifier", "init_args": {"network": "study_parts.TinyNetwork"}},
+    "model": {"class_path": "ImageClassifier", "init_args": {"network": "helpers.study_parts.TinyNetwork"}},
     "data": {"class_path": "DigitsDataModule", "init_args": {"batch_size": 256, "image_size": 8}},
     "trainer": {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False},
 }
@@ -31,7 +31,7 @@ MEASURE = {
             "class_path": "ClassifierFeatures",
             "init_args": {
                 "checkpoint": "${prepare.features}",
-                "network": "study_parts.TinyNetwork",
+                "network": "helpers.study_parts.TinyNetwork",
                 "mean": [0.3],
                 "std": [0.4],
                 "image_size": 8,
@@ -102,7 +102,7 @@ def test_what_is_prepared_can_be_prepared_alone(started: list[str]) -> None:
 
 def test_without_a_preparation_there_are_no_runs(started: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert call(write_gan(), "--prepare", "features") == 0
-    failed = {**CLASSIFIER, "trainer": {**CLASSIFIER["trainer"], "callbacks": "study_parts.FailInTraining"}}
+    failed = {**CLASSIFIER, "trainer": {**CLASSIFIER["trainer"], "callbacks": "helpers.study_parts.FailInTraining"}}
     assert call(write_gan(prepare={"features": failed}), "--fresh") == command.INCOMPLETE
     assert started == ["prepare/features"]
     assert "without the preparation features there are no runs" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from built_run import BuiltCLI
+from helpers.built_run import BuiltCLI
 
 from mn_lightning.callbacks import NormSwapCallback
 from mn_lightning.compare.study.study import load_study

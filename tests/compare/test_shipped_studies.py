@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from built_run import BuiltCLI
-from data_files import WRITERS, trust_files, write_image_folder
+from helpers.built_run import BuiltCLI
+from helpers.data_files import WRITERS, trust_files, write_image_folder
 
 from mn_lightning.compare.study.study import load_study
 from mn_lightning.compare.work import describe

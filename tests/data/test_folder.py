@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_files import write_image_folder
+from helpers.data_files import write_image_folder
 from lightning import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from PIL import Image

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_files import WRITERS, Written, some_split, trust_files, write_idx, write_image_folder, write_mnist
+from helpers.data_files import WRITERS, Written, some_split, trust_files, write_idx, write_image_folder, write_mnist
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import Tensor

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from data_files import WRITERS, trust_files, write_image_folder
+from helpers.data_files import WRITERS, trust_files, write_image_folder
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import Tensor, nn

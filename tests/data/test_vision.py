@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_files import N_CLASSES, WRITERS, Split, Written, some_split, trust_files, write_idx
+from helpers.data_files import N_CLASSES, WRITERS, Split, Written, some_split, trust_files, write_idx
 from lightning import Trainer
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch.demos.boring_classes import BoringModel

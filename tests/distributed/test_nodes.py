@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainer_cases import fit
+from helpers.trainer_cases import fit
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
-CASE = Path(__file__).parents[1] / "node_case.py"
+CASE = Path(__file__).parents[1] / "helpers.node_case.py"
 
 
 def test_two_nodes_train_as_one_process(tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ CPU's streams cannot record an event.
 from pathlib import Path
 from typing import Any
 
-import gloo
 import pytest
 import torch
-from sharded_cases import sharded_fits
-from tiny import network
-from trainer_cases import fit
+from helpers import gloo
+from helpers.sharded_cases import sharded_fits
+from helpers.tiny import network
+from helpers.trainer_cases import fit
 
 from mn_lightning.checkpoints import load_from_checkpoint
 from mn_lightning.models import ImageClassifier

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import gloo
 import pytest
 import torch
-from sync_cases import CASES, SPLITS, refit, train, train_all
+from helpers import gloo
+from helpers.sync_cases import CASES, SPLITS, refit, train, train_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
 

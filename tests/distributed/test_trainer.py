@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import gloo
 import pytest
 import torch
+from helpers import gloo
+from helpers.trainer_cases import fit, fit_many
 from lightning.pytorch.strategies import DDPStrategy
-from trainer_cases import fit, fit_many
 
 from mn_lightning.plugins import NormLayerSync
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import gloo
 import pytest
 import torch
-from trainer_cases import BATCH, SumOfRows, fit, fit_many
+from helpers import gloo
+from helpers.trainer_cases import BATCH, SumOfRows, fit, fit_many
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
 SHARES = {

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mn_lightning import MixtureNorm, ModeGroupNorm, ModeNorm, _pieces
+from mn_lightning import MixtureNorm, ModeGroupNorm, ModeNorm
+from mn_lightning.kernels import pieces
 
 LAYERS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "mixture": (MixtureNorm, {"queue_rows_per_batch": 64}),
@@ -54,7 +55,7 @@ def test_no_copy(
     training: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_pieces, "PIECE_BYTES", 256)  # smaller than the activation, as it is in practice
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 256)  # smaller than the activation, as it is in practice
     kind, arguments = LAYERS[name]
     layer = kind(6, **arguments).train(training)
     x, gradient = (torch.randn(shape).contiguous(memory_format=memory_format) for _ in range(2))

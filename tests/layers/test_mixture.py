@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
 import torch
+from helpers import oracle
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
@@ -18,9 +18,9 @@ from torch.nn.functional import relu
 
 from mn_lightning import functional as F
 from mn_lightning import gmm
-from mn_lightning.utils.random import uniform
 from mn_lightning.functional import Granularity
 from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
+from mn_lightning.utils.random import uniform
 
 REG = 1e-5
 GRANULARITIES: list[Granularity] = ["layer", "channel"]

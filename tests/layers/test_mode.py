@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import oracle
 import pytest
 import torch
+from helpers import oracle
 from torch import Tensor, nn
 
 from mn_lightning.layers import ModeNorm

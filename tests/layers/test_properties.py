@@ -3,12 +3,12 @@
 import functools
 from typing import Any
 
-import oracle
 import pytest
 import torch
+from helpers import oracle
+from helpers.property_cases import DTYPES, batches, far_off, formats, layers, not_finite, reweighted, shaken
 from hypothesis import given
 from hypothesis import strategies as st
-from property_cases import DTYPES, batches, far_off, formats, layers, not_finite, reweighted, shaken
 from torch import Tensor, nn
 
 from mn_lightning import MixtureNorm, ModeGroupNorm, ModeNorm

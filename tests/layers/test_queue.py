@@ -1,9 +1,9 @@
 """The ring of recent batches, with rows that say which batch and which place they come from."""
 
 import numpy as np
-import oracle
 import pytest
 import torch
+from helpers import oracle
 from scipy import stats
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode

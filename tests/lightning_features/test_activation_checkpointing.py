@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import BATCHES, classifier, digits, mixture_callbacks, mixtures, trainer, weights_of
+from helpers.tiny import BATCHES, classifier, digits, mixture_callbacks, mixtures, trainer, weights_of
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 

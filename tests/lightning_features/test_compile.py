@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny import digits, trainer, weights_of
 from lightning.pytorch import Callback, LightningModule, Trainer
-from tiny import digits, trainer, weights_of
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 

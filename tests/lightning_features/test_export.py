@@ -4,9 +4,9 @@ import io
 
 import pytest
 import torch
+from helpers.tiny import classifier, digits, network, trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from packaging.version import Version
-from tiny import classifier, digits, network, trainer
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 

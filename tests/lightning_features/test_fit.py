@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny import BATCHES, classifier, digits, mixture_callbacks, mixtures, trainer, weights_of
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.tuner import Tuner
-from tiny import BATCHES, classifier, digits, mixture_callbacks, mixtures, trainer, weights_of
 from torch import nn
 
 from mn_lightning.callbacks import NormSwapCallback

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny import classifier, digits, trainer
 from lightning.pytorch import Callback
-from tiny import classifier, digits, trainer
 from torch import Tensor, nn
 
 from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny import BATCHES, classifier, digits, mixtures, trainer, weights_of
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
-from tiny import BATCHES, classifier, digits, mixtures, trainer, weights_of
 from torch import Tensor
 
 from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback

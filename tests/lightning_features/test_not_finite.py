@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny import BATCHES, classifier, digits, mixture_callbacks, mixtures, trainer
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
-from tiny import BATCHES, classifier, digits, mixture_callbacks, mixtures, trainer
 
 
 class Spoil(Callback):

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import gloo
 import pytest
-import resume_cases
 import torch
+from helpers import gloo, resume_cases
+from helpers.tiny import BATCHES, classifier, digits, mixtures, trainer, weights_of
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from tiny import BATCHES, classifier, digits, mixtures, trainer, weights_of
 from torch import Tensor
 
 from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny import classifier, digits, network, trainer
+from helpers.tiny_generator import Generator, fid, loader, real_bytes
 from jsonargparse import ArgumentParser
-from tiny import classifier, digits, network, trainer
-from tiny_generator import Generator, fid, loader, real_bytes
 from torch import Tensor, nn
 
 from mn_lightning.callbacks import FIDCallback

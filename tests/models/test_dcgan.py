@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import mixture_callbacks, mixtures, trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from tiny import mixture_callbacks, mixtures, trainer
 from torch import Tensor, nn, optim
 from torch.utils.data import DataLoader, TensorDataset
 
 from mn_lightning import swap_norms
-from mn_lightning.swap.listing import norm_layers
 from mn_lightning.models import DCGAN, DCGANDiscriminator, DCGANGenerator
 from mn_lightning.models.dcgan import discriminator_loss, generator_loss
+from mn_lightning.swap.listing import norm_layers
 
 BATCHES = 5
 LR = 0.05

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback
 from test_dcgan_ddp import STEPS, gan, real_images
-from tiny import mixture_callbacks, trainer
+from helpers.tiny import mixture_callbacks, trainer
 from torch.utils.data import DataLoader
 
 from mn_lightning.callbacks import SampleGridCallback

@@ -13,8 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mn_lightning import MixtureNorm, ModeNorm
-from mn_lightning.gmm import Mixture
 from mn_lightning.analysis.history import History
+from mn_lightning.gmm import Mixture
 from mn_lightning.plots import plot_activations, plot_claims, plot_components, plot_evolution
 from mn_lightning.plots._style import COLOURS, line_style
 

@@ -9,10 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from mn_lightning.utils.tables import print_table
 from mn_lightning.compare.report.curves import plot_curves
-from mn_lightning.utils.files import write_atomically
-from mn_lightning.compare.runs.recorder import to_csv
 from mn_lightning.compare.report.results import (
     CONFIDENCE,
     Curves,
@@ -25,9 +22,12 @@ from mn_lightning.compare.report.results import (
     race,
     summarize,
 )
-from mn_lightning.compare.runs.train import Limits, Run
 from mn_lightning.compare.report.samples import plot_samples
+from mn_lightning.compare.runs.recorder import to_csv
+from mn_lightning.compare.runs.train import Limits, Run
 from mn_lightning.compare.study.study import FRACTIONS, Study
+from mn_lightning.utils.files import write_atomically
+from mn_lightning.utils.tables import print_table
 
 NOTHING = "–"
 NO_SPREAD = "no spread"

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mn_lightning.compare.runs.best import SAMPLES
 from mn_lightning.compare.report.results import best, curve, first_to_reach
+from mn_lightning.compare.runs.best import SAMPLES
 from mn_lightning.compare.runs.train import Run
 from mn_lightning.compare.study.study import Study
 

@@ -8,8 +8,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from mn_lightning.callbacks._trainer import training_steps
 from mn_lightning.callbacks import FIDCallback
+from mn_lightning.callbacks._trainer import training_steps
 from mn_lightning.utils.files import write_atomically
 
 Row = dict[str, float]

@@ -17,9 +17,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mn_lightning.cli import ListingTrainer, MNLightningCLI
 from mn_lightning.compare.runs.best import BestKeeper
-from mn_lightning.utils.files import write_atomically
 from mn_lightning.compare.runs.recorder import Row, RunRecorder, from_csv
 from mn_lightning.compare.study.study import Study, StudyError
+from mn_lightning.utils.files import write_atomically
 
 Status = Literal["finished", "failed"]
 

@@ -4,17 +4,29 @@ Both norms are one affine map for each sample and channel, made of the means and
 is read twice forward, x and dy twice backward, and nothing as large as they are is made but the results.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mn_lightning.kernels import reference
+from mn_lightning.kernels.inner_graph import InnerGraph, differentiable_gradients, wants_gradients
 from mn_lightning.kernels.pieces import Buffer, Place, take, whole_blocks
+from mn_lightning.kernels.types import Head
 from mn_lightning.utils.precision import full_precision
-from mn_lightning.kernels.inner_graph import ThinGraph, differentiable_gradients, wants_gradients
 
-Head = Callable[..., tuple[Tensor, ...]]
+
+def sample_affine(x: Tensor, centred: bool, head: Head, parameters: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+    """Map each sample and channel of ``(N, C, *)`` by what ``head`` makes of their moments over ``*``."""
+
+    def plain(rows: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+        y, *others = reference.sample_affine(rows.squeeze(0).mT, centred, head, parameters)
+        return y.mT.unsqueeze(0), *others
+
+    rows = x.flatten(2).mT.unsqueeze(0)
+    wanted = wants_gradients(x, *parameters)
+    y, *others = _SampleAffine.apply(rows, centred, head, plain, wanted, *parameters)
+    return y.squeeze(0).mT.reshape(x.shape), *others
 
 
 def _pooled_moments(x: Tensor, centred: bool) -> tuple[Tensor, ...]:
@@ -47,8 +59,8 @@ class _SampleAffine(torch.autograd.Function):
         ctx.save_for_backward(x, *parameters)
         ctx.plain = plain
         moments = _pooled_moments(x, centred)
-        ctx.thin = ThinGraph(head, moments, parameters, wanted)
-        slope, offset, *others = ctx.thin.outputs
+        ctx.inner = InnerGraph(head, moments, parameters, wanted)
+        slope, offset, *others = ctx.inner.outputs
         y = torch.empty_like(x)
         for place in whole_blocks(x):
             torch.addcmul(_column(offset, place), take(x, place), _column(slope, place), out=take(y, place))
@@ -70,11 +82,11 @@ class _SampleAffine(torch.autograd.Function):
             product, _ = buffer.like(piece)
             dslope.append(torch.mul(piece, grad, out=product).sum(-1)[0])
             doffset.append(grad.sum(-1)[0])
-        moments, of_parameters = ctx.thin.backward(torch.cat(dslope), torch.cat(doffset))
+        moments, of_parameters = ctx.inner.backward(torch.cat(dslope), torch.cat(doffset))
         if not ctx.needs_input_grad[0]:
             return (None, None, None, None, None, *of_parameters)
         dx = torch.empty_like(x)
-        slope, pooled = ctx.thin.outputs[0], ctx.thin.moments[0].detach()
+        slope, pooled = ctx.inner.outputs[0], ctx.inner.moments[0].detach()
         constant, factor = moments[0] / x.shape[2], None
         if len(moments) == 2:
             # The variance depends on the mean only through the sum of deviations from it, which is zero.
@@ -86,25 +98,3 @@ class _SampleAffine(torch.autograd.Function):
             if factor is not None:
                 result.addcmul_(piece, _column(factor, place))
         return (dx, None, None, None, None, *of_parameters)
-
-
-def sample_affine(
-    x: Tensor, centred: bool, head: Head, plain: Head, parameters: tuple[Tensor | None, ...]
-) -> tuple[Tensor, ...]:
-    """Map each sample and channel by what ``head`` makes of their moments.
-
-    Args:
-        x: ``(1, N, L, C)``.
-        centred: whether ``head`` takes variances, or means alone.
-        head: of means, variances ``(N, C)`` and ``parameters``; returns slope and offset, ``(N, C)``, and what is
-            returned from here without a gradient.
-        plain: of ``x`` and ``parameters``, the same in operations that can be differentiated twice.
-        parameters: what ``head`` takes.
-
-    Returns:
-        x · slope + offset, and the rest of what ``head`` returns.
-    """
-    results: tuple[Tensor, ...] = _SampleAffine.apply(
-        x, centred, head, plain, wants_gradients(x, *parameters), *parameters
-    )
-    return results

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from network_parts import count_parameters, outputs
+from helpers.network_parts import count_parameters, outputs
 from torch import nn
 
 from mn_lightning import norm_layers, swap_norms

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from network_parts import conv_scales, count_parameters, map_shapes, outputs
+from helpers.network_parts import conv_scales, count_parameters, map_shapes, outputs
 from torch import nn
 
 from mn_lightning import swap_norms

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from network_parts import conv_scales, count_parameters, map_shapes
+from helpers.network_parts import conv_scales, count_parameters, map_shapes
 from torch import nn
 
 from mn_lightning.models import ResNet20, ResNet56

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from network_parts import count_parameters, map_shapes
+from helpers.network_parts import count_parameters, map_shapes
 from torch import fx, nn
 from torchvision.models import Inception_V3_Weights, inception_v3
 from torchvision.models.inception import BasicConv2d

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from network_parts import count_parameters, map_shapes
+from helpers.network_parts import count_parameters, map_shapes
 
 from mn_lightning import swap_norms
 from mn_lightning.models import LeNet

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from network_parts import count_parameters
+from helpers.network_parts import count_parameters
 from torch import Tensor
 from torchvision.models import get_model, get_model_weights
 

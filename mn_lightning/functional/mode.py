@@ -1,0 +1,172 @@
+"""Mode normalization, Algorithms 1 and 2 of Deecke et al."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from mn_lightning.functional.rows import upcast
+from mn_lightning.kernels.autograd import matmul, weighted_moments
+from mn_lightning.kernels.select import backend_for_samples
+from mn_lightning.utils.checks import check_input, check_rows
+from mn_lightning.utils.distributed import ALONE, Processes
+from mn_lightning.utils.precision import full_precision
+
+
+@full_precision
+def mode_norm(
+    input: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float | Tensor = 0.1,
+    eps: float = 1e-5,
+    processes: Processes = ALONE,
+) -> Tensor:
+    r"""Mode normalization of Deecke et al., Algorithms 1 and 2.
+
+    .. math:: y_n = \gamma \sum_k g_{nk} \frac{x_n - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}} + \beta, \quad
+       g_n = \mathrm{softmax}(W \operatorname{mean}_*(x_n) + b)
+
+    In training, μ_k and σ²_k are this batch's moments weighted by the gates, with gradients through the gates (the
+    text of Section 3.2; the listing of Algorithm 1 prints the running ones). As the gates are constant over ``*``,
+    the layer is one affine map per sample and channel. The running variance averages unbiased variances as
+    BatchNorm's does, instead of Algorithm 1's second moments, whose difference loses its digits where the mean is
+    large; with constant gates the layer then equals BatchNorm in evaluation too.
+
+    Args:
+        input: ``(N, C, *)``.
+        gate_weight: W, ``(K, C)``.
+        gate_bias: b, ``(K,)``.
+        running_mean: ``(K, C)``, updated in place in training, used otherwise.
+        running_var: ``(K, C)``, likewise.
+        weight: γ, ``(C,)``.
+        bias: β, ``(C,)``.
+        training: whether to normalize with this batch's moments; also done where there are no running ones.
+        momentum: weight of the new value in the running moments.
+        eps: added to the variances.
+        processes: where this batch's moments are used, those that hold it between them.
+
+    Returns:
+        Tensor of the input's shape, dtype and memory format.
+
+    Raises:
+        ValueError: wrong rank or dtype; in training, fewer than two values per channel.
+
+    Examples:
+        >>> x, weight, bias = torch.randn(16, 4, 8, 8), torch.randn(2, 4), torch.zeros(2)
+        >>> mean, var = torch.zeros(2, 4), torch.ones(2, 4)
+        >>> mode_norm(x, weight, bias, mean, var, training=True).shape
+        torch.Size([16, 4, 8, 8])
+        >>> bool((mean != 0).all())  # updated in place
+        True
+
+        Gates that are the same for all samples make it BatchNorm:
+
+        >>> expected = torch.nn.functional.batch_norm(x, None, None, training=True)
+        >>> torch.allclose(mode_norm(x, 0 * weight, bias), expected, atol=1e-5)
+        True
+    """
+    check_input("mode_norm", input)
+    use_batch = training or running_mean is None or running_var is None
+    if use_batch and processes.size == 1:
+        check_rows("mode_norm", input)
+    x = upcast(input)
+
+    if running_mean is None or running_var is None or training:
+        head = partial(_from_the_batch, eps=eps, length=input.shape[2:].numel(), processes=processes)
+    else:
+        head = partial(_from_running_moments, running_mean=running_mean, running_var=running_var, eps=eps)
+    parameters = gate_weight, gate_bias, weight, bias
+    backend = backend_for_samples(x, use_batch, parameters)
+    y, *moments = backend.sample_affine(x, use_batch, head, parameters)
+    if training and running_mean is not None and running_var is not None:
+        if isinstance(momentum, Tensor):
+            momentum = momentum.to(x.dtype)
+        with torch.no_grad():
+            for running, new in zip((running_mean, running_var), moments, strict=True):
+                running.copy_(running.to(x.dtype).lerp(new.detach(), momentum))
+    return y.to(input.dtype)
+
+
+def _from_the_batch(
+    pooled: Tensor,
+    within: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    length: int,
+    processes: Processes,
+) -> tuple[Tensor, ...]:
+    """Slope and offset under the moments of this batch; then these moments, ``(K, C)``, the variance unbiased.
+
+    Args:
+        pooled: mean of each sample and channel over its ``length`` pixels, ``(N, C)``.
+        within: variance over the pixels, ``(N, C)``.
+        gate_weight: ``(K, C)``.
+        gate_bias: ``(K,)``.
+        weight: ``(C,)``.
+        bias: ``(C,)``.
+        eps: added to the variances.
+        length: pixels of a sample.
+        processes: those that hold the batch between them.
+    """
+    log_gates = _log_gates(pooled, gate_weight, gate_bias)
+    shares = _softmax_over_samples(log_gates, processes)
+    total, samples = processes.sum(pooled.detach().sum(0), pooled.new_full((), len(pooled)))
+    shift = total / samples
+    between_mean, between_var = weighted_moments((pooled - shift)[None, None], shares[None, None], processes)
+    mean = between_mean[0] + shift
+    var = between_var[0] + processes.sum(matmul(shares.mT, within))[0]
+    rows = samples * length
+    return *_maps_of_gates(log_gates, mean, var, weight, bias, eps), mean, var * (rows / (rows - 1))
+
+
+def _from_running_moments(
+    pooled: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    eps: float,
+) -> tuple[Tensor, ...]:
+    """Slope and offset under the running moments, ``(K, C)``; arguments as in :func:`_from_the_batch`."""
+    log_gates = _log_gates(pooled, gate_weight, gate_bias)
+    return _maps_of_gates(log_gates, running_mean.to(pooled.dtype), running_var.to(pooled.dtype), weight, bias, eps)
+
+
+def _log_gates(pooled: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return (matmul(pooled, weight.to(pooled.dtype).mT) + bias.to(pooled.dtype)).log_softmax(-1)
+
+
+def _maps_of_gates(
+    log_gates: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Slope and offset, ``(N, C)``, of each sample and channel, from the moments, ``(K, C)``, of each mode."""
+    slope = (var + eps).rsqrt()
+    if weight is not None:
+        slope = slope * weight.to(slope.dtype)
+    gates = log_gates.exp()
+    offset = matmul(gates, -mean * slope)
+    if bias is not None:
+        offset = offset + bias.to(slope.dtype)
+    return matmul(gates, slope), offset
+
+
+def _softmax_over_samples(log_gates: Tensor, processes: Processes) -> Tensor:
+    """g_nk / Σ_n g_nk: finite also when a mode's gates all underflow to 0, where dividing by N_k makes NaN."""
+    if processes.size == 1:
+        return log_gates.softmax(0)
+    lowest = log_gates.new_full((1, log_gates.shape[1]), torch.finfo(log_gates.dtype).min)
+    largest = processes.max(torch.cat([log_gates, lowest]).amax(0))
+    scaled = (log_gates - largest).exp()
+    (total,) = processes.sum(scaled.sum(0))
+    return scaled / total

@@ -1,0 +1,89 @@
+"""Mode group normalization, Algorithm 3 of Deecke et al."""
+
+from functools import partial
+
+from torch import Tensor
+
+from mn_lightning.functional.rows import upcast
+from mn_lightning.kernels.select import backend_for_samples
+from mn_lightning.utils.checks import check_input
+from mn_lightning.utils.precision import full_precision
+
+
+@full_precision
+def mode_group_norm(
+    input: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    r"""Mode group normalization of Deecke et al., Algorithm 3 and Eq. 5.
+
+    .. math:: y = \frac{\gamma}{K} \sum_k \frac{x - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}} + \beta, \quad
+       g_c = \mathrm{softmax}(w \operatorname{mean}_*(x_c) + b)
+
+    where the moments of mode k are taken over one sample's channels and pixels, channel c weighted by g_ck. The layer
+    is the same in training and inference; with K = 1 it is ``GroupNorm(1, C)``.
+
+    Args:
+        input: ``(N, C, *)``.
+        gate_weight: w, ``(K,)``.
+        gate_bias: b, ``(K,)``.
+        weight: γ, ``(C,)``.
+        bias: β, ``(C,)``.
+        eps: added to the variances.
+
+    Returns:
+        Tensor of the input's shape, dtype and memory format.
+
+    Raises:
+        ValueError: wrong rank or dtype; fewer than two values per sample.
+
+    Examples:
+        >>> x = torch.randn(2, 6, 8, 8)
+        >>> mode_group_norm(x, gate_weight=torch.randn(3), gate_bias=torch.zeros(3)).shape
+        torch.Size([2, 6, 8, 8])
+
+        One mode is GroupNorm with one group:
+
+        >>> expected = torch.nn.functional.group_norm(x, num_groups=1)
+        >>> torch.allclose(mode_group_norm(x, torch.ones(1), torch.zeros(1)), expected, atol=1e-5)
+        True
+    """
+    check_input("mode_group_norm", input)
+    if input.shape[1:].numel() == 1:
+        raise ValueError(
+            f"mode_group_norm expected more than one value per sample, got input of shape {tuple(input.shape)}"
+        )
+
+    x = upcast(input)
+    parameters = gate_weight, gate_bias, weight, bias
+    backend = backend_for_samples(x, True, parameters)
+    return backend.sample_affine(x, True, partial(_maps, eps=eps), parameters)[0].to(input.dtype)
+
+
+def _maps(
+    pooled: Tensor,
+    within: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Slope and offset, ``(N, C)``, from means and variances over the pixels of each sample and channel, ``(N, C)``."""
+    logits = pooled.unsqueeze(-1) * gate_weight.to(pooled.dtype) + gate_bias.to(pooled.dtype)
+    shares = logits.log_softmax(-1).softmax(1)  # g_ck / Σ_c g_ck, finite for a mode that no channel uses
+    mean = (shares * pooled.unsqueeze(-1)).sum(1, keepdim=True)
+    var = (shares * (within.unsqueeze(-1) + (pooled.unsqueeze(-1) - mean).square())).sum(1)
+    inverse = (var + eps).rsqrt()
+    slope = inverse.mean(-1, keepdim=True)
+    offset = -(mean.squeeze(1) * inverse).mean(-1, keepdim=True)
+    if weight is not None:
+        weight = weight.to(pooled.dtype)  # once: both products' gradients cancel; each may be beyond float16
+        slope, offset = slope * weight, offset * weight
+    if bias is not None:
+        offset = offset + bias.to(pooled.dtype)
+    return slope.expand_as(pooled), offset.expand_as(pooled)

@@ -1,0 +1,116 @@
+"""torch-fidelity's extractors: the same features, through the file of the weights; and advice where there is none."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch_fidelity
+from helpers.random_inception import save_random_inception
+from helpers.tiny import trainer
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+from mn_lightning.callbacks import FIDCallback
+from mn_lightning.fid.extractors import FidelityFeatures
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_random_inception(tmp_path_factory.mktemp("weights") / "inception.pth"))
+
+
+def images(count: int, seed: int) -> Tensor:
+    coarse = torch.randn(count, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
+    smooth = nn.functional.interpolate(coarse, size=32, mode="bicubic")
+    return ((smooth * (50 + 10 * seed)) + 128).clamp(0, 255).to(torch.uint8)
+
+
+def test_inception_is_torch_fidelitys(weights: str) -> None:
+    theirs = FeatureExtractorInceptionV3(
+        "x", ["2048", "logits_unbiased"], feature_extractor_weights_path=weights
+    ).eval()
+    ours = FidelityFeatures(weights_path=weights, with_logits=True)
+    nn.Sequential(ours).train()
+    assert not any(module.training for module in ours.modules())
+    pair = images(2, 1)
+    for mine, other in zip(ours(pair), theirs(pair), strict=True):
+        assert torch.equal(mine, other)
+    gray = pair[:, :1]
+    assert torch.equal(ours(gray)[0], theirs(gray.expand(-1, 3, -1, -1))[0])
+    assert [tuple(x.shape) for x in ours(gray)] == [(2, 2048), (2, 1008)]
+
+
+def test_weights_of_another_network_are_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "other.pth"
+    torch.save({"weight": torch.zeros(3)}, path)
+    with pytest.raises(
+        RuntimeError, match=r"reading weights_path .*other.pth' failed .*put weights-inception"
+    ) as caught:
+        FidelityFeatures(weights_path=str(path))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
+def test_other_names() -> None:
+    with pytest.raises(ValueError, match="is 'vgg'; torch-fidelity has inception-v3-compat"):
+        FidelityFeatures("vgg")
+    with pytest.raises(ValueError, match="'tiny-features' has no class logits"):
+        FidelityFeatures("tiny-features", with_logits=True)
+    extractor = FidelityFeatures("tiny-features")
+    assert extractor(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))[0].shape == (2, 6)
+
+
+class Replay(LightningModule):
+    def __init__(self, fake: Tensor) -> None:
+        super().__init__()
+        self.fake, self.position = fake, 0
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def sample(self, n: int) -> Tensor:
+        self.position += n
+        return self.fake[self.position - n : self.position]
+
+    def training_step(self, batch: Any) -> Tensor:
+        return self.weight * 0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+class Plain(Dataset[Tensor]):
+    def __init__(self, content: Tensor) -> None:
+        self.content = content
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.content[index]
+
+
+@pytest.mark.slow
+def test_fid_is_torch_fidelitys(weights: str, tmp_path: Path) -> None:
+    """From end to end, in a Trainer; with the Inception score. The floor is known from the same features."""
+    real, fake = images(24, 1), images(20, 2)
+    callback = FIDCallback(
+        num_samples=20, weights_path=weights, batch_size=8, cache_dir=str(tmp_path), metrics=["fid", "isc"]
+    )
+    fit = trainer(tmp_path, [callback], max_epochs=1)
+    with pytest.warns(UserWarning, match="fid of 20 generated and 24 real images in 2048 features is biased"):
+        fit.fit(Replay(fake), DataLoader(TensorDataset(real), batch_size=24))
+    theirs = torch_fidelity.calculate_metrics(
+        input1=Plain(fake),
+        input2=Plain(real),
+        fid=True,
+        cuda=False,
+        verbose=False,
+        save_cpu_ram=True,
+        feature_extractor_weights_path=weights,
+    )["frechet_inception_distance"]
+    assert float(fit.callback_metrics["fid"]) == pytest.approx(theirs, rel=1e-3)
+    assert theirs > 0.1
+    assert float(fit.callback_metrics["isc"]) >= 1
+    assert {"fid/best", "fid/steps_to_best", "isc/std"} <= set(fit.callback_metrics)

@@ -1,0 +1,64 @@
+"""What the studies of the tests name by class path."""
+
+import os
+import time
+from typing import Any, ClassVar
+
+import torch
+from helpers.tiny import network
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+
+class TinyNetwork(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(*network())
+
+
+class Witness(Callback):
+    """Writes down the weights that a run starts with, and its batches."""
+
+    seen: ClassVar[dict[str, list[torch.Tensor]]] = {}
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        Witness.seen[name] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        Witness.seen[f"{self.name} weights"] = [
+            pl_module.state_dict()[f"network.{i}.weight"].clone() for i in (0, 1, 4, 5, 7)
+        ]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        Witness.seen[self.name].append(batch[0].clone())
+
+
+class Stumble(Callback):
+    """Raises ``error`` in the middle of the second epoch, as often as ``times`` says."""
+
+    times: ClassVar[int] = 0
+    error: ClassVar[BaseException] = RuntimeError("it broke\nin two lines")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch == 1 and batch_idx == 2 and Stumble.times > 0:
+            Stumble.times -= 1
+            raise Stumble.error
+
+
+class SleepAfterFirstEpoch(Callback):
+    """Gives a test time to kill the process."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1 and "TEST_NO_SLEEP" not in os.environ:
+            time.sleep(self.seconds)
+
+
+class FailInTraining(Callback):
+    """Fails in every training that is no trial."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise RuntimeError("it broke")
