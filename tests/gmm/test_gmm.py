@@ -16,7 +16,7 @@ from sklearn.mixture import GaussianMixture
 from mn_lightning import functional, gmm
 from mn_lightning.functional import Granularity
 from mn_lightning.gmm import Mixture
-from mn_lightning.utils.random import stratified, uniform
+from mn_lightning.utils.random import Stream, stratified, uniform
 
 pytestmark = pytest.mark.usefixtures("small_pieces")
 
@@ -245,7 +245,7 @@ def test_kmeans_plus_plus_is_better_than_random_rows() -> None:
     rng = np.random.default_rng(0)
     at_random = [inertia(x[rng.choice(200, 6, replace=False)]) for _ in range(100)]
     seeded = [
-        inertia(gmm.kmeans_plus_plus(torch.from_numpy(x)[None], 6, uniform(torch.tensor(s), 64))[0].numpy())
+        inertia(gmm.kmeans_plus_plus(torch.from_numpy(x)[None], 6, uniform(torch.tensor(s), 64, Stream.KMEANS))[0].numpy())
         for s in range(100)
     ]
     assert np.median(seeded) < 0.5 * np.median(at_random)
@@ -303,7 +303,7 @@ def test_fit_mixture_against_the_loops(shape: tuple[int, ...], n_components: int
     x = 0.7 * torch.randn(shape, dtype=torch.float64) + torch.randn(shape[0], *(1 for _ in shape[1:])) * 2 + 3
     rows = oracle.rows_of(x).numpy()
     step = torch.tensor(17)
-    draws = uniform(step, gmm.n_seeding_draws(n_components)).double().numpy()
+    draws = uniform(step, gmm.n_seeding_draws(n_components), Stream.KMEANS).double().numpy()
     fitted = functional.fit_mixture(x, n_components, em_iters, step, REG)
     expected = oracle.fit(rows - rows.mean(0), n_components, em_iters, draws, REG)
     expected = (expected[0], expected[1] + rows.mean(0), expected[2])
@@ -329,7 +329,7 @@ def test_fit_mixture_against_scikit_learn(offset: float, dtype: torch.dtype, n_c
     rows = x.double().numpy()
     rows = rows - rows.mean(0)
     step = torch.tensor(3)
-    draws = uniform(step, gmm.n_seeding_draws(n_components)).double().numpy()
+    draws = uniform(step, gmm.n_seeding_draws(n_components), Stream.KMEANS).double().numpy()
     n_em = em_iters // 2
     start = oracle.lloyd(rows, oracle.kmeans_plus_plus(rows, n_components, draws), em_iters - n_em)
     expected = sklearn_em(rows, start, n_em)
@@ -421,7 +421,7 @@ def test_mixtures_fitted_side_by_side_do_not_touch() -> None:
     x = torch.randn(3, 1, 40, 2, dtype=torch.float64)
     x -= x.mean(2, keepdim=True)
     step = torch.tensor(2)
-    draws = uniform(step, gmm.n_seeding_draws(3)).double().numpy()
+    draws = uniform(step, gmm.n_seeding_draws(3), Stream.KMEANS).double().numpy()
     fitted = gmm.fit(x, 3, 4, step, REG)
     for g in range(3):
         expected = oracle.fit(x[g, 0].numpy(), 3, 4, draws, REG)
@@ -469,7 +469,7 @@ def test_uniform_numbers_are_uniform() -> None:
         assert u.max() < 1
         assert stats.kstest(u, "uniform").pvalue > 1e-3
         assert abs(np.corrcoef(u[1:], u[:-1])[0, 1]) < 4 / math.sqrt(20000)
-    table = np.stack([uniform(torch.tensor(s), 4).double().numpy() for s in range(5000)])
+    table = np.stack([uniform(torch.tensor(s), 4, Stream.KMEANS).double().numpy() for s in range(5000)])
     for column in table.T:  # the same draw over consecutive steps
         assert stats.kstest(column, "uniform").pvalue > 1e-3
         assert abs(np.corrcoef(column[1:], column[:-1])[0, 1]) < 4 / math.sqrt(5000)
@@ -494,7 +494,7 @@ def test_uniform_numbers_are_a_function_of_step_and_stream_alone() -> None:
     assert first.dtype == torch.float32
     assert not torch.equal(first, uniform(torch.tensor(6), 100, stream=2))
     assert not torch.equal(first, uniform(torch.tensor(5), 100, stream=3))
-    assert uniform(torch.tensor(2**62), 100).isfinite().all()
+    assert uniform(torch.tensor(2**62), 100, 0).isfinite().all()
 
 
 # --- a fit to some of the rows ------------------------------------------------------------------------------------
@@ -506,7 +506,7 @@ def test_a_fit_to_some_rows_is_a_fit_of_these_rows(shape: tuple[int, ...]) -> No
     step = torch.tensor(3)
     fitted = functional.fit_mixture(x, 3, 4, step, REG, fit_rows=90)
     rows = oracle.rows_of(x)
-    chosen = rows[stratified(step, 90, 300, stream=2)]
+    chosen = rows[stratified(step, 90, 300, Stream.FIT_ROWS)]
     assert len(chosen.unique(dim=0)) == 90
     expected = functional.fit_mixture(chosen, 3, 4, step, REG)
     for value, reference in zip(fitted, expected, strict=True):
@@ -527,7 +527,7 @@ def test_a_fit_to_more_rows_than_there_are_is_a_fit_to_all() -> None:
 def test_rows_of_a_stratified_choice_are_different_and_equally_likely(size: int, total: int) -> None:
     counts = np.zeros(total)
     for step in range(4000):
-        chosen = stratified(torch.tensor(step), size, total)
+        chosen = stratified(torch.tensor(step), size, total, 0)
         assert len(chosen.unique()) == size
         counts[chosen.numpy()] += 1
     # Choices of one step exclude each other, so that counts vary less than independent ones would.

@@ -20,7 +20,7 @@ from mn_lightning import functional as F
 from mn_lightning import gmm
 from mn_lightning.functional import Granularity
 from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
-from mn_lightning.utils.random import uniform
+from mn_lightning.utils.random import Stream, uniform
 
 REG = 1e-5
 GRANULARITIES: list[Granularity] = ["layer", "channel"]
@@ -36,7 +36,7 @@ def buffers(layer: nn.Module) -> dict[str, Tensor]:
 
 
 def loops_fit(x: np.ndarray, n_components: int, n_iter: int, step: int) -> oracle.Params:
-    draws = uniform(torch.tensor(step), gmm.n_seeding_draws(n_components)).double().numpy()
+    draws = uniform(torch.tensor(step), gmm.n_seeding_draws(n_components), Stream.KMEANS).double().numpy()
     weights, means, variances = oracle.fit(x - x.mean(0), n_components, n_iter, draws, REG)
     return weights, means + x.mean(0), variances
 
@@ -186,7 +186,7 @@ def test_refit_against_scikit_learn_from_the_same_start(offset: float) -> None:
     rows = layer.queue.draw(1.0, step).double().numpy()
     center = rows.mean(0)
     rows = rows - center
-    draws = uniform(step, gmm.n_seeding_draws(4)).double().numpy()
+    draws = uniform(step, gmm.n_seeding_draws(4), Stream.KMEANS).double().numpy()
     weights, means, variances = oracle.lloyd(rows, oracle.kmeans_plus_plus(rows, 4, draws), 5)
     model = GaussianMixture(
         4,
