@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mn_lightning.functional.rows import pack, upcast
 from mn_lightning.kernels.density import posteriors
-from mn_lightning.kernels.types import Mixture, mean_of, moved
+from mn_lightning.kernels.types import Mixture, mean_of
 from mn_lightning.utils.precision import full_precision
 
 
@@ -47,7 +47,7 @@ def fisher_vector(x: Tensor, weights: Tensor, means: Tensor, variances: Tensor) 
         )
     mixture = pack(Mixture(weights, means, variances), "layer")
     origin = mean_of(mixture)
-    mixture, rows = moved(mixture, -origin), upcast(x) - origin[0]
+    mixture, rows = mixture._replace(means=mixture.means - origin), upcast(x) - origin[0]
     nu = posteriors(rows[None, None], mixture, reg_covar=0.0)[0, 0] * torch.where(weights > 0, weights, 1).rsqrt()
     z = (rows.unsqueeze(1) - mixture.means[0]) * mixture.variances[0].rsqrt()
     return nu.unsqueeze(-1) * z, nu.unsqueeze(-1) * (z.square() - 1) / 2**0.5

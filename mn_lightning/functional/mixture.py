@@ -1,11 +1,24 @@
 """Mixture normalization: fit a mixture to an activation, and normalize the activation under it."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from mn_lightning.functional.rows import GRANULARITIES, Granularity, from_rows, pack, per_group, to_rows, unpack, upcast
+from mn_lightning.functional.rows import (
+    GRANULARITIES,
+    Granularity,
+    check_input,
+    check_rows,
+    from_rows,
+    pack,
+    per_group,
+    to_rows,
+    unpack,
+    upcast,
+)
 from mn_lightning.gmm.fitting import fit
-from mn_lightning.gmm.seeding import rough_mean, subsample
+from mn_lightning.gmm.seeding import subsample
 from mn_lightning.kernels.density import log_joint, prune
 from mn_lightning.kernels.reference import batch_moments
 from mn_lightning.kernels.select import backend_for_rows
@@ -18,10 +31,9 @@ from mn_lightning.kernels.types import (
     NormOptions,
     Scale,
     mean_of,
-    moved,
     weights_of,
 )
-from mn_lightning.utils.checks import check_choice, check_input, check_rows
+from mn_lightning.utils.checks import check_choice
 from mn_lightning.utils.distributed import ALONE, Processes
 from mn_lightning.utils.precision import full_precision
 
@@ -69,12 +81,8 @@ def fit_mixture(
     if processes.size == 1:
         check_rows("fit_mixture", input)
     check_choice("fit_mixture", "granularity", granularity, GRANULARITIES)
-    x = to_rows(upcast(input.detach()), granularity)
-    if fit_rows is not None:
-        x = subsample(x, -(-fit_rows // processes.size), step)
-    origin = rough_mean(x, processes)
-    fitted = fit(x, n_components, em_iters, step, eps, processes, origin)
-    return unpack(moved(fitted, origin), granularity)
+    how = FitOptions(n_components, em_iters, step, fit_rows)
+    return unpack(_fit(to_rows(upcast(input.detach()), granularity), how, eps, processes), granularity)
 
 
 @torch.no_grad()
@@ -111,9 +119,9 @@ def mixture_moments(
     packed = pack(mixture, granularity)
     origin = mean_of(packed)
     x = to_rows(upcast(input), granularity) - origin.unsqueeze(1)
-    nu, counts = prune(log_joint(x, moved(packed, -origin), eps), min_weight, processes)
+    nu, counts = prune(log_joint(x, packed._replace(means=packed.means - origin), eps), min_weight, processes)
     mean, var = batch_moments(x, nu, counts, processes)
-    return unpack(moved(Mixture(weights_of(counts), mean, var), origin), granularity)
+    return unpack(Mixture(weights_of(counts), mean + origin, var), granularity)
 
 
 @full_precision
@@ -177,11 +185,50 @@ def mixture_norm(
     check_choice("mixture_norm", "scale", scale, SCALES)
     if training and processes.size == 1:
         check_rows("mixture_norm", input)
+    options = NormOptions(training, eps, affine, scale, activation, min_weight)
+    return normalize(input, mixture, weight, bias, options, granularity, processes)[0]
+
+
+class FitOptions(NamedTuple):
+    """How to fit a mixture: the arguments of :func:`fit_mixture` of these names."""
+
+    n_components: int
+    em_iters: int
+    step: Tensor
+    fit_rows: int | None
+
+
+@full_precision
+def normalize(
+    input: Tensor,
+    mixture: Mixture | FitOptions,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    options: NormOptions,
+    granularity: Granularity,
+    processes: Processes,
+) -> tuple[Tensor, Mixture]:
+    """Normalize a checked input under a mixture, or under one that is fitted to it.
+
+    Returns:
+        The normalized input, and the mixture in the shapes of :func:`fit_mixture`.
+    """
     wide = upcast(input)  # of a slice, the copy has other strides
-    x, packed = to_rows(wide, granularity), pack(mixture, granularity)
+    x = to_rows(wide, granularity)
+    if isinstance(mixture, FitOptions):
+        packed = _fit(x.detach(), mixture, options.eps, processes)
+    else:
+        packed = pack(mixture, granularity)
     gamma = None if weight is None else per_group(weight, granularity)
     beta = None if bias is None else per_group(bias, granularity)
-    options = NormOptions(training, eps, affine, scale, activation, min_weight)
-    backend = backend_for_rows(x, activation, processes)
+    backend = backend_for_rows(x, options.activation, processes)
     y = backend.mixture_norm(x, packed, gamma, beta, options, processes)
-    return from_rows(y, wide, granularity).to(input.dtype)
+    return from_rows(y, wide, granularity).to(input.dtype), unpack(packed, granularity)
+
+
+@torch.no_grad()
+def _fit(x: Tensor, how: FitOptions, eps: float, processes: Processes) -> Mixture:
+    """Fit a mixture to rows ``(G, B, M, D)``."""
+    if how.fit_rows is not None:
+        x = subsample(x, -(-how.fit_rows // processes.size), how.step)
+    return fit(x, how.n_components, how.em_iters, how.step, eps, processes)

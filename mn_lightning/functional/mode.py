@@ -5,10 +5,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mn_lightning.functional.rows import upcast
+from mn_lightning.functional.rows import check_input, check_rows, upcast
 from mn_lightning.kernels.autograd import matmul, weighted_moments
 from mn_lightning.kernels.select import backend_for_samples
-from mn_lightning.utils.checks import check_input, check_rows
 from mn_lightning.utils.distributed import ALONE, Processes
 from mn_lightning.utils.precision import full_precision
 
@@ -83,6 +82,7 @@ def mode_norm(
         head = partial(_from_running_moments, running_mean=running_mean, running_var=running_var, eps=eps)
     parameters = gate_weight, gate_bias, weight, bias
     backend = backend_for_samples(x, use_batch, parameters)
+    y: Tensor
     y, *moments = backend.sample_affine(x, use_batch, head, parameters)
     if training and running_mean is not None and running_var is not None:
         if isinstance(momentum, Tensor):

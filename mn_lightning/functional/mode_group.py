@@ -4,9 +4,8 @@ from functools import partial
 
 from torch import Tensor
 
-from mn_lightning.functional.rows import upcast
+from mn_lightning.functional.rows import check_input, upcast
 from mn_lightning.kernels.select import backend_for_samples
-from mn_lightning.utils.checks import check_input
 from mn_lightning.utils.precision import full_precision
 
 
@@ -61,7 +60,8 @@ def mode_group_norm(
     x = upcast(input)
     parameters = gate_weight, gate_bias, weight, bias
     backend = backend_for_samples(x, True, parameters)
-    return backend.sample_affine(x, True, partial(_maps, eps=eps), parameters)[0].to(input.dtype)
+    y: Tensor = backend.sample_affine(x, True, partial(_maps, eps=eps), parameters)[0]
+    return y.to(input.dtype)
 
 
 def _maps(

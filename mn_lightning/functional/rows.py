@@ -1,4 +1,4 @@
-"""Activations seen as the observations that :mod:`mn_lightning.gmm` takes: views, not copies."""
+"""Activations seen as rows: what is refused, and views, not copies, as :mod:`mn_lightning.gmm` takes them."""
 
 from typing import Literal, get_args
 
@@ -9,6 +9,26 @@ from mn_lightning.kernels.types import Mixture
 
 Granularity = Literal["layer", "channel"]
 GRANULARITIES = get_args(Granularity)  # here, because torch.compile cannot look into the type
+
+
+def check_input(owner: str, input: Tensor, num_features: int | None = None) -> None:
+    """Refuse an input that is not floating point of shape ``(N, C)`` or ``(N, C, *)``, with C as given if it is."""
+    channels = "C" if num_features is None else num_features
+    if input.dim() < 2 or num_features not in (None, input.shape[1]):
+        raise ValueError(
+            f"{owner} got input of shape {tuple(input.shape)}; it takes (N, {channels}) or (N, {channels}, *)"
+        )
+    if not input.is_floating_point():
+        raise ValueError(f"{owner} got input of dtype {input.dtype}; it takes floating point, call .float() on it")
+
+
+def check_rows(owner: str, input: Tensor) -> None:
+    """Refuse an input with fewer than two values for each channel."""
+    if input.numel() <= input.shape[1]:
+        raise ValueError(
+            f"{owner} expected more than one value per channel in training, got input of shape "
+            f"{tuple(input.shape)}; use a larger batch or drop_last=True in the DataLoader"
+        )
 
 
 def upcast(x: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ copy. Where a batch is spread over several processes, each passes its own rows, 
 rows go through :class:`~mn_lightning.utils.distributed.Processes`.
 
 Distances and densities are expanded into products of rows and their squares, which lose digits when the data's mean is
-large against its spread. Rows are therefore taken relative to an ``origin`` ``(G, 1, D)`` somewhere in the data (see
-:func:`rough_mean`), and so are all means that go in and come out.
+large against its spread. :func:`fit` therefore takes rows relative to a point among them, and the other functions to
+an ``origin`` ``(G, 1, D)``, as are then all means that go in and come out.
 
 Examples:
     >>> x = torch.cat([torch.randn(300, 2) - 4, torch.randn(100, 2) + 4])[None, None]
@@ -20,8 +20,9 @@ Examples:
 """
 
 from mn_lightning.gmm.fitting import em, fit, lloyd, maximization
-from mn_lightning.gmm.seeding import kmeans_plus_plus, n_seeding_draws, rough_mean, squared_distances, subsample
+from mn_lightning.gmm.seeding import subsample
 from mn_lightning.kernels.density import log_joint, posteriors, prune
+from mn_lightning.kernels.kmeans import kmeans_plus_plus, n_seeding_draws, squared_distances
 from mn_lightning.kernels.types import Mixture, Sums
 
 __all__ = [
@@ -36,7 +37,6 @@ __all__ = [
     "n_seeding_draws",
     "posteriors",
     "prune",
-    "rough_mean",
     "squared_distances",
     "subsample",
 ]

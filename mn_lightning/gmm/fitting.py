@@ -1,22 +1,18 @@
 """Lloyd's algorithm and expectation maximization, for a fixed number of iterations."""
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
-from mn_lightning.gmm.seeding import seed_centers
+from mn_lightning.gmm.seeding import seed_draws
 from mn_lightning.kernels.select import backend_for_rows
-from mn_lightning.kernels.types import Mixture, Sums
+from mn_lightning.kernels.types import Mixture, Sums, weights_of
 from mn_lightning.utils.distributed import ALONE, Processes
 
 
 def fit(
-    x: Tensor,
-    n_components: int,
-    n_iter: int,
-    step: Tensor,
-    reg_covar: float,
-    processes: Processes = ALONE,
-    origin: Tensor | None = None,
+    x: Tensor, n_components: int, n_iter: int, step: Tensor, reg_covar: float, processes: Processes = ALONE
 ) -> Mixture:
     """Fit by greedy k-means++, then Lloyd iterations, then EM; ``n_iter`` counts both phases, as the papers do.
 
@@ -29,7 +25,6 @@ def fit(
         step: int64 tensor with one element, from which all random choices are made.
         reg_covar: added to the variances in densities.
         processes: those that have the rows between them; each passes its own and gets the mixture of all.
-        origin: what observations and means are relative to, ``(G, 1, D)``, 0 by default.
 
     Returns:
         Weights ``(G, K)``, means and variances ``(G, K, D)``.
@@ -41,9 +36,11 @@ def fit(
         [(1, 3), (1, 3, 8), (1, 3, 8)]
     """
     n_em = n_iter // 2
-    centers = seed_centers(x, n_components, step, processes, origin)
-    mixture = lloyd(x, centers, n_iter - n_em, processes, origin)
-    return em(x, mixture, n_em, reg_covar, processes, origin)
+    backend = backend_for_rows(x)
+    centers, origin = backend.seed_centers(x, n_components, seed_draws(step, n_components), processes)
+    mixture = _lloyd(backend, x, centers, n_iter - n_em, processes, origin)
+    mixture = _em(backend, x, mixture, n_em, reg_covar, processes, origin)
+    return mixture._replace(means=mixture.means + origin)
 
 
 def lloyd(
@@ -59,7 +56,7 @@ def lloyd(
         origin: what observations and means are relative to, ``(G, 1, D)``, 0 by default.
 
     Returns:
-        The mixture of the last hard assignment: share of the rows, mean and variance of each cluster. A cluster
+        The mixture of the last hard assignment: weight, mean and variance of each cluster. A cluster
         that lost all its rows keeps its centre and has weight 0.
 
     Examples:
@@ -67,12 +64,7 @@ def lloyd(
         >>> lloyd(x, centers=torch.tensor([[[0.0], [2.0]]]), n_iter=3).means.flatten()
         tensor([1., 8.])
     """
-    backend = backend_for_rows(x)
-    for _ in range(n_iter):
-        sums = backend.lloyd_sums(x, centers, origin)
-        mixture = maximization(Sums(*processes.sum(*sums)), centers)
-        centers = mixture.means
-    return mixture
+    return _lloyd(backend_for_rows(x), x, centers, n_iter, processes, origin)
 
 
 def em(
@@ -103,10 +95,29 @@ def em(
         >>> bool(after > before)  # the log-likelihood never falls
         True
     """
-    backend = backend_for_rows(x)
+    return _em(backend_for_rows(x), x, mixture, n_iter, reg_covar, processes, origin)
+
+
+def _lloyd(
+    backend: ModuleType, x: Tensor, centers: Tensor, n_iter: int, processes: Processes, origin: Tensor | None
+) -> Mixture:
     for _ in range(n_iter):
-        sums = backend.em_sums(x, mixture, reg_covar, origin)
-        mixture = maximization(Sums(*processes.sum(*sums)), mixture.means)
+        mixture = maximization(backend.lloyd_sums(x, centers, origin, processes), centers)
+        centers = mixture.means
+    return mixture
+
+
+def _em(
+    backend: ModuleType,
+    x: Tensor,
+    mixture: Mixture,
+    n_iter: int,
+    reg_covar: float,
+    processes: Processes,
+    origin: Tensor | None,
+) -> Mixture:
+    for _ in range(n_iter):
+        mixture = maximization(backend.em_sums(x, mixture, reg_covar, origin, processes), mixture.means)
     return mixture
 
 
@@ -133,4 +144,4 @@ def maximization(sums: Sums, previous_means: Tensor) -> Mixture:
     total = sums.counts.clamp_min(torch.finfo(sums.counts.dtype).tiny).unsqueeze(-1)
     means = torch.where(occupied, sums.first / total, previous_means)
     variances = sums.second / total - means.square()
-    return Mixture(sums.counts / sums.counts.sum(-1, keepdim=True), means, variances.clamp_min(0))
+    return Mixture(weights_of(sums.counts), means, variances.clamp_min(0))

@@ -8,7 +8,8 @@ their own plan of it, and cannot look into other kernels.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal, Protocol, cast, get_args
+from types import ModuleType
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,40 +17,14 @@ from torch import Tensor, nn
 from mn_lightning.kernels import cpu, reference
 from mn_lightning.kernels.inner_graph import wants_gradients
 from mn_lightning.kernels.pieces import worth_cutting
-from mn_lightning.kernels.types import Activation, Head, Mixture, NormOptions, Sums
+from mn_lightning.kernels.types import Activation
 from mn_lightning.utils.checks import check_choice
 from mn_lightning.utils.distributed import ALONE, Processes
 
 BackendName = Literal["reference", "cpu"]
 
 
-class Backend(Protocol):
-    """What every backend offers; :mod:`~mn_lightning.kernels.reference` says what each function computes."""
-
-    def lloyd_sums(self, x: Tensor, centers: Tensor, origin: Tensor | None = None) -> Sums:
-        """One pass of Lloyd's algorithm."""
-
-    def em_sums(self, x: Tensor, mixture: Mixture, reg_covar: float, origin: Tensor | None = None) -> Sums:
-        """One pass of expectation maximization."""
-
-    def mixture_norm(
-        self,
-        x: Tensor,
-        mixture: Mixture,
-        gamma: Tensor | None,
-        beta: Tensor | None,
-        options: NormOptions,
-        processes: Processes = ALONE,
-    ) -> Tensor:
-        """Mixture normalization of rows."""
-
-    def sample_affine(
-        self, x: Tensor, centred: bool, head: Head, parameters: tuple[Tensor | None, ...]
-    ) -> tuple[Tensor, ...]:
-        """One affine map for each sample and channel."""
-
-
-_BACKENDS = {"reference": cast(Backend, reference), "cpu": cast(Backend, cpu)}
+_BACKENDS: dict[str, ModuleType] = {"reference": reference, "cpu": cpu}
 _named: ContextVar[BackendName | None] = ContextVar("backend", default=None)
 
 
@@ -77,7 +52,7 @@ def use(name: BackendName) -> Iterator[None]:
         _named.reset(before)
 
 
-def backend_for_rows(x: Tensor, activation: Activation | None = None, processes: Processes = ALONE) -> Backend:
+def backend_for_rows(x: Tensor, activation: Activation | None = None, processes: Processes = ALONE) -> ModuleType:
     """Pick the backend for passes over rows ``(G, B, M, D)``.
 
     Args:
@@ -90,7 +65,7 @@ def backend_for_rows(x: Tensor, activation: Activation | None = None, processes:
     return _BACKENDS[_named.get() or ("cpu" if worth_cutting(x) else "reference")]
 
 
-def backend_for_samples(x: Tensor, centred: bool, parameters: tuple[Tensor | None, ...]) -> Backend:
+def backend_for_samples(x: Tensor, centred: bool, parameters: tuple[Tensor | None, ...]) -> ModuleType:
     """Pick the backend for the affine map of each sample and channel of ``(N, C, *)``.
 
     Args:

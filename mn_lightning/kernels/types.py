@@ -51,6 +51,18 @@ class Sums(NamedTuple):
     second: Tensor
 
 
+class SeedDraws(NamedTuple):
+    """Uniform numbers in [0, 1) that the choice of initial centres is a function of.
+
+    Attributes:
+        rows: which rows k-means++ looks at, ``(SEED_ROWS,)``.
+        candidates: which of these it takes for centres, ``(n_seeding_draws(K),)``.
+    """
+
+    rows: Tensor
+    candidates: Tensor
+
+
 class NormOptions(NamedTuple):
     """Which of the papers' formulas to compute: the arguments of ``functional.mixture_norm`` of these names."""
 
@@ -82,11 +94,6 @@ class NormOptions(NamedTuple):
 def mean_of(mixture: Mixture) -> Tensor:
     """Mean of a mixture, ``(G, 1, D)``: relative to it, a large common offset of the rows costs no digits."""
     return (mixture.weights.unsqueeze(-1) * mixture.means).sum(1, keepdim=True)
-
-
-def moved(mixture: Mixture, by: Tensor) -> Mixture:
-    """The mixture of rows that were moved by ``by``, ``(G, 1, D)``."""
-    return Mixture(mixture.weights, mixture.means + by, mixture.variances)
 
 
 def weights_of(counts: Tensor) -> Tensor:

@@ -5,13 +5,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mn_lightning import functional as F
-from mn_lightning.functional.rows import GRANULARITIES, Granularity
-from mn_lightning.kernels.types import AFFINES, SCALES, Affine, Mixture, Scale
+from mn_lightning.functional.mixture import FitOptions, fit_mixture, mixture_moments, normalize
+from mn_lightning.functional.rows import GRANULARITIES, Granularity, check_input, check_rows
+from mn_lightning.kernels.types import AFFINES, SCALES, Affine, Mixture, NormOptions, Scale
 from mn_lightning.layers.batch_norm import placement
 from mn_lightning.layers.queue import BatchQueue, RowsPerBatch, auto_rows_per_batch
-from mn_lightning.utils.checks import check_at_least, check_channels, check_choice
-from mn_lightning.utils.distributed import ALONE, Processes, all_processes
+from mn_lightning.utils.checks import check_at_least, check_choice
+from mn_lightning.utils.distributed import ALONE, all_processes
 from mn_lightning.utils.recompute import is_recomputing
 
 _WEIGHT_TOLERANCE = 0.02
@@ -248,40 +248,27 @@ class MixtureNorm(nn.Module):
         Raises:
             ValueError: another rank, channel count or dtype; in training, fewer than two rows.
         """
-        check_channels("MixtureNorm", input, self.num_features)
+        check_input(f"MixtureNorm({self.num_features})", input, self.num_features)
         processes = all_processes() if self.sync and self.training else ALONE
-        mixture = self._fit_batch(input, processes) if self.training else self.mixture
-        gamma = self.weight if self.log_weight is None else self.log_weight.exp()
-        return F.mixture_norm(
-            input,
-            mixture,
-            gamma,
-            self.bias,
-            training=self.training,
-            eps=self.eps,
-            affine=self.affine or "output",
-            granularity=self.granularity,
-            scale=self.scale,
-            activation=self.activation,
-            min_weight=self.min_weight,
-            processes=processes,
-        )
-
-    def _fit_batch(self, input: Tensor, processes: Processes) -> Mixture:
-        again = is_recomputing()
-        step = self.num_batches_tracked if again else self.num_batches_tracked + 1
-        mixture = F.fit_mixture(
-            input, self.n_components, self.em_iters, step, self.eps, self.granularity, processes, self.fit_rows
-        )
-        if again:
-            return mixture
-        # A value that is not finite anywhere in the batch has reached the means by now, if all of it is fitted to.
-        finite = mixture.means.isfinite().all() & mixture.variances.isfinite().all()
-        if self.fit_rows is not None:
-            finite = finite & input.detach().sum().isfinite()
-        self.queue.push(input, step, finite)
-        self.num_batches_tracked.copy_(step)
-        return mixture
+        mixture: Mixture | FitOptions = self.mixture
+        if self.training:
+            if processes.size == 1:
+                check_rows("mixture_norm", input)
+            again = is_recomputing()
+            step = self.num_batches_tracked if again else self.num_batches_tracked + 1
+            mixture = FitOptions(self.n_components, self.em_iters, step, self.fit_rows)
+        weight = self.weight if self.log_weight is None else self.log_weight.exp()
+        affine = self.affine or "output"
+        options = NormOptions(self.training, self.eps, affine, self.scale, self.activation, self.min_weight)
+        y, fitted = normalize(input, mixture, weight, self.bias, options, self.granularity, processes)
+        if self.training and not again:
+            # A value that is not finite anywhere in the batch has reached the means, if all of it is fitted to.
+            finite = fitted.means.isfinite().all() & fitted.variances.isfinite().all()
+            if self.fit_rows is not None:
+                finite = finite & input.detach().sum().isfinite()
+            self.queue.push(input, step, finite)
+            self.num_batches_tracked.copy_(step)
+        return y
 
     @torch.no_grad()
     def refit(self) -> bool:
@@ -301,8 +288,8 @@ class MixtureNorm(nn.Module):
             return False
         options = (self.eps, self.granularity)
         iterations = self.em_iters if self.refit_iters is None else self.refit_iters
-        fitted = F.fit_mixture(rows, self.n_components, iterations, step, *options, processes)
-        stored = F.mixture_moments(rows, fitted, *options, self.min_weight, processes)
+        fitted = fit_mixture(rows, self.n_components, iterations, step, *options, processes)
+        stored = mixture_moments(rows, fitted, *options, self.min_weight, processes)
         for buffer, value in zip(self.mixture, stored, strict=True):
             buffer.copy_(value)
         self.queue.mark_fitted()

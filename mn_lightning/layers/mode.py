@@ -5,8 +5,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
+from mn_lightning.functional.rows import check_input
 from mn_lightning.layers.batch_norm import placement
-from mn_lightning.utils.checks import check_at_least, check_channels
+from mn_lightning.utils.checks import check_at_least
 from mn_lightning.utils.distributed import ALONE, all_processes
 from mn_lightning.utils.recompute import is_recomputing
 
@@ -143,7 +144,7 @@ class ModeNorm(nn.Module):
             ValueError: another rank, channel count or dtype; in training, fewer than two values per
                 channel.
         """
-        check_channels("ModeNorm", input, self.num_features)
+        check_input(f"ModeNorm({self.num_features})", input, self.num_features)
         track = not (self.training and is_recomputing())
         momentum: float | Tensor = 0.0 if self.momentum is None else self.momentum
         if self.training and track:

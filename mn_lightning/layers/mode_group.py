@@ -5,9 +5,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
+from mn_lightning.functional.rows import check_input
 from mn_lightning.layers.batch_norm import placement
 from mn_lightning.layers.mode import init_gate
-from mn_lightning.utils.checks import check_at_least, check_channels
+from mn_lightning.utils.checks import check_at_least
 
 
 class ModeGroupNorm(nn.Module):
@@ -99,7 +100,7 @@ class ModeGroupNorm(nn.Module):
         Raises:
             ValueError: another rank, channel count or dtype; one value per sample.
         """
-        check_channels("ModeGroupNorm", input, self.num_features)
+        check_input(f"ModeGroupNorm({self.num_features})", input, self.num_features)
         return F.mode_group_norm(
             input, self.gate.weight.squeeze(-1), self.gate.bias, self.weight, self.bias, eps=self.eps
         )

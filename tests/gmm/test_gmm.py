@@ -245,7 +245,9 @@ def test_kmeans_plus_plus_is_better_than_random_rows() -> None:
     rng = np.random.default_rng(0)
     at_random = [inertia(x[rng.choice(200, 6, replace=False)]) for _ in range(100)]
     seeded = [
-        inertia(gmm.kmeans_plus_plus(torch.from_numpy(x)[None], 6, uniform(torch.tensor(s), 64, Stream.KMEANS))[0].numpy())
+        inertia(
+            gmm.kmeans_plus_plus(torch.from_numpy(x)[None], 6, uniform(torch.tensor(s), 64, Stream.KMEANS))[0].numpy()
+        )
         for s in range(100)
     ]
     assert np.median(seeded) < 0.5 * np.median(at_random)

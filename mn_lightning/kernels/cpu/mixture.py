@@ -11,7 +11,7 @@ from mn_lightning.kernels import reference
 from mn_lightning.kernels.density import LogJoint, kept, log_joint, prune
 from mn_lightning.kernels.inner_graph import InnerGraph, differentiable_gradients, wants_gradients
 from mn_lightning.kernels.pieces import Buffer, Place, blend, in_blocks, places, take, with_squares
-from mn_lightning.kernels.types import Activation, Head, Mixture, NormOptions, Sums, mean_of, moved, weights_of
+from mn_lightning.kernels.types import Activation, Head, Mixture, NormOptions, Sums, mean_of, weights_of
 from mn_lightning.utils.distributed import ALONE, Processes
 from mn_lightning.utils.precision import full_precision
 
@@ -22,7 +22,7 @@ Pass = Callable[[Place, Tensor], Tensor]
 """From a piece of the rows with its squares, ``(1, b, 2D, m)``, to posteriors, ``(1, b, K, m)``."""
 
 
-def lloyd_sums(x: Tensor, centers: Tensor, origin: Tensor | None = None) -> Sums:
+def lloyd_sums(x: Tensor, centers: Tensor, origin: Tensor | None = None, processes: Processes = ALONE) -> Sums:
     """Assign each row to its nearest centre, and sum up the rows of each."""
     centers = centers.unsqueeze(1)
     half_norm = centers.square().sum(-1, keepdim=True) / 2
@@ -32,13 +32,15 @@ def lloyd_sums(x: Tensor, centers: Tensor, origin: Tensor | None = None) -> Sums
         found = (affinity == affinity.amax(2, keepdim=True)).to(z.dtype)
         return found * (found.cumsum(2) <= 1)
 
-    return _sums(in_blocks(x), origin, nearest)
+    return Sums(*processes.sum(*_sums(in_blocks(x), origin, nearest)))
 
 
-def em_sums(x: Tensor, mixture: Mixture, reg_covar: float, origin: Tensor | None = None) -> Sums:
+def em_sums(
+    x: Tensor, mixture: Mixture, reg_covar: float, origin: Tensor | None = None, processes: Processes = ALONE
+) -> Sums:
     """Sum up the rows under their posteriors (Eq. 31)."""
     log_joint_of = LogJoint(mixture, reg_covar)
-    return _sums(in_blocks(x), origin, lambda _, z: log_joint_of.posteriors(z))
+    return Sums(*processes.sum(*_sums(in_blocks(x), origin, lambda _, z: log_joint_of.posteriors(z))))
 
 
 def _sums(x: Tensor, origin: Tensor | None, posteriors: Pass) -> Sums:
@@ -61,7 +63,7 @@ def mixture_norm(
     """Normalize rows ``(1, B, M, D)`` under a mixture (Eqs. 31-38)."""
     shape, x = x.shape, in_blocks(x)
     origin = mean_of(mixture)
-    centred = moved(mixture, -origin)
+    centred = mixture._replace(means=mixture.means - origin)
 
     def head(
         factor: Tensor, mean: Tensor, var: Tensor, gamma: Tensor | None, beta: Tensor | None
