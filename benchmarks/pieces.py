@@ -3,7 +3,8 @@
     python -m benchmarks.pieces
 
 The backend is chosen by the size of the activation, ``mn_lightning.kernels.pieces.SMALLEST``; here both ways are
-measured on both sides of that size, and the one that is chosen is marked. ModeNorm's evaluation is plain at all sizes and left out.
+measured on both sides of that size, and the one that is chosen is marked. ModeNorm's evaluation is plain at all
+sizes and left out.
 """
 
 from argparse import Namespace
