@@ -42,3 +42,8 @@ def check_rows(owner: str, input: Tensor) -> None:
             f"{owner} expected more than one value per channel in training, got input of shape "
             f"{tuple(input.shape)}; use a larger batch or drop_last=True in the DataLoader"
         )
+
+
+def describe(value: object) -> str:
+    """Return how an error names a value that should have been another tensor: ``shape (2, 3)`` or ``a list``."""
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
