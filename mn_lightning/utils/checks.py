@@ -1,8 +1,10 @@
 """Checks that functions and layers share; each says in one line what was given and what is accepted."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import Any
 
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 
 def check_at_least(owner: str, name: str, value: object, least: float, also: str = "") -> None:
@@ -42,6 +44,19 @@ def check_rows(owner: str, input: Tensor) -> None:
             f"{owner} expected more than one value per channel in training, got input of shape "
             f"{tuple(input.shape)}; use a larger batch or drop_last=True in the DataLoader"
         )
+
+
+def sized_dataset(loader: object, message: Callable[[str], str]) -> Any:
+    """Return the dataset of a DataLoader; refuse anything else, and a dataset without a length.
+
+    Args:
+        loader: what should be a DataLoader.
+        message: makes the error's text of what was given.
+    """
+    if isinstance(loader, DataLoader) and hasattr(loader.dataset, "__len__"):
+        return loader.dataset
+    given = f"a loader of {type(loader.dataset).__name__}" if isinstance(loader, DataLoader) else f"{type(loader)}"
+    raise ValueError(message(given))
 
 
 def describe(value: object) -> str:
