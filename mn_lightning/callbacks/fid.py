@@ -1,3 +1,5 @@
+"""The Fréchet distance while a generator trains: when it is measured, where it is logged, what a checkpoint keeps."""
+
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -5,23 +7,18 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm  # type: ignore[import-untyped, unused-ignore]
 
-from mn_lightning.callbacks._trainer import log_now, training_steps
-from mn_lightning.fid.extraction import Extraction, Generated
+from mn_lightning.callbacks._trainer import is_last_epoch, log_now, progress_bar, training_steps
+from mn_lightning.fid.evaluation import METRICS, Evaluation
 from mn_lightning.fid.extractors import INCEPTION, FidelityFeatures
-from mn_lightning.fid.feature_sums import REAL_STATES, inception_score, kernel_distance
-from mn_lightning.fid.images import RealImages, content_digest, to_bytes
-from mn_lightning.fid.ranks import Ranks
-from mn_lightning.fid.real_statistics import RealStatistics, StatisticsCache, cache_key
+from mn_lightning.fid.images import RealImages, to_bytes
 from mn_lightning.layers.refit import refit_mixtures
 from mn_lightning.utils.checks import check_at_least, check_choice
-from mn_lightning.utils.restore import rng_untouched, seed_all, untouched
+from mn_lightning.utils.distributed import all_processes
+from mn_lightning.utils.restore import seed_all, untouched
 
-METRICS = ("fid", "kid", "isc")
 FAST_DEV_RUN_SAMPLES = 8
 
 
@@ -138,8 +135,7 @@ class FIDCallback(Callback):
         self.cache_dir = cache_dir
         self.best = float("inf")
         self.steps_to_best = 0
-        self._extractor: nn.Module | None = None
-        self._statistics: RealStatistics | None = None
+        self._evaluation: Evaluation | None = None
         self.values: dict[str, float] = {}
         self.evaluated_at = -1
         self.seconds = 0.0
@@ -154,13 +150,6 @@ class FIDCallback(Callback):
     def state_key(self) -> str:
         """Tells several extractors in one trainer apart in a checkpoint."""
         return self._generate_state_key(name=self.name)
-
-    @property
-    def _extractor_name(self) -> str:
-        if isinstance(self.feature_extractor, str):
-            return self.feature_extractor
-        name = getattr(self.feature_extractor, "name", None)
-        return name if isinstance(name, str) else type(self.feature_extractor).__name__.lower()
 
     def state_dict(self) -> dict[str, Any]:
         """Best distance and its steps; the real statistics are cached on disk."""
@@ -180,20 +169,19 @@ class FIDCallback(Callback):
                 f"FIDCallback got sample_method={self.sample_method!r}; {type(pl_module).__name__} has no such method, "
                 "give the name of one that returns n images"
             )
-        if self._extractor is None:
-            self._extractor = Ranks(trainer).together(self._make_extractor)
+        self._evaluation = all_processes().together(lambda: self._make_evaluation(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Get the statistics of the real images, from the cache or by computing them."""
         self._steps_seen = training_steps(trainer)
         self.values, self.evaluated_at, self.seconds = {}, -1, 0.0
-        ranks, device = Ranks(trainer), pl_module.device
-        with rng_untouched(device), self._ready_extractor(device) as extractor:
-            self._statistics = self._real_statistics(trainer, ranks, extractor, device)
+        evaluation, fast = self._ready_evaluation, _is_fast_dev_run(trainer)
+        images = all_processes().together(lambda: self._real_images(trainer))
+        evaluation.prepare(images, pl_module.device, self.cache_dir, first=FAST_DEV_RUN_SAMPLES if fast else None)
         if self.log_floor:
-            log_now(trainer, {f"{self.name}/floor": ranks.on_rank_zero(lambda: float(self._on_rank_zero().floor))})
-        if ranks.rank == 0 and not _is_fast_dev_run(trainer):
-            self._warn_of_bias(self._on_rank_zero())
+            log_now(trainer, {f"{self.name}/floor": evaluation.floor()})
+        if not fast:
+            evaluation.warn_of_bias()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -201,15 +189,15 @@ class FIDCallback(Callback):
         """Evaluate if the generator steps have reached a multiple of ``every_n_steps``."""
         steps, before = training_steps(trainer), self._steps_seen
         self._steps_seen = steps
-        # Steps are the same on all ranks, and so is this decision.
+        # Steps are the same in all processes, and so is this decision.
         if self.every_n_steps and steps // self.every_n_steps > before // self.every_n_steps:
             self._evaluate(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate every so manieth epoch, and in the last, before checkpoint callbacks look."""
         due = self.every_n_epochs is not None and (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        # Whatever asks for a stop may do so on some ranks first.
-        if trainer.strategy.reduce_boolean_decision(due or _is_last_epoch(trainer), all=False):
+        # Whatever asks for a stop may do so in some processes first.
+        if trainer.strategy.reduce_boolean_decision(due or is_last_epoch(trainer), all=False):
             self._evaluate(trainer, pl_module, after_epoch=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -218,66 +206,53 @@ class FIDCallback(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the memory."""
-        self._extractor = self._statistics = None
+        self._evaluation = None
 
-    def _make_extractor(self) -> nn.Module:
+    def examples(self, trainer: Trainer, pl_module: LightningModule, n: int) -> Tensor:
+        """Generate the first images that an evaluation measures, uint8 ``(n, C, H, W)``; all processes must call it.
+
+        The training does not notice this either.
+
+        Args:
+            trainer: the module's.
+            pl_module: the module that generates.
+            n: how many, ``batch_size`` at most.
+        """
+        # A whole block, because in training mode every image depends on the others.
+        size = min(self.batch_size, self._ready_evaluation.num_samples)
+        with self._generating(trainer, pl_module) as sample, torch.no_grad():
+            seed_all(self.seed, 0)
+            return to_bytes(sample(size)[:n], self.value_range)
+
+    @property
+    def _extractor_name(self) -> str:
         if isinstance(self.feature_extractor, str):
-            return FidelityFeatures(self.feature_extractor, self.weights_path, with_logits="isc" in self.metrics)
-        return self.feature_extractor.requires_grad_(False).eval()
+            return self.feature_extractor
+        name = getattr(self.feature_extractor, "name", None)
+        return name if isinstance(name, str) else type(self.feature_extractor).__name__.lower()
 
-    @contextmanager
-    def _ready_extractor(self, device: torch.device) -> Iterator[nn.Module]:
-        """Give the extractor on ``device``, for as long as it is needed there (torchmetrics #1959)."""
-        assert self._extractor is not None, "setup has made it"
-        try:
-            yield self._extractor.to(device).eval()
-        finally:
-            self._extractor.to("cpu")
+    @property
+    def _ready_evaluation(self) -> Evaluation:
+        assert self._evaluation is not None, "setup has made it"
+        return self._evaluation
 
-    def _on_rank_zero(self) -> RealStatistics:
-        assert self._statistics is not None, "rank zero has them since the start of the training"
-        return self._statistics
-
-    def _warn_of_bias(self, real: RealStatistics) -> None:
-        if min(self.num_samples, int(real.count)) <= len(real.total):
-            rank_zero_warn(
-                f"{self.name} of {self.num_samples} generated and {int(real.count)} real images in {len(real.total)} "
-                "features is biased upwards, as their covariances have not full rank; take more images than features, "
-                "or compare values of equal numbers only"
-            )
-
-    def _samples(self, trainer: Trainer) -> int:
-        return min(self.num_samples, FAST_DEV_RUN_SAMPLES) if _is_fast_dev_run(trainer) else self.num_samples
-
-    def _extraction(self, extractor: nn.Module, device: torch.device, ranks: Ranks) -> Extraction:
-        return Extraction(extractor, device, ranks, self.batch_size, self.seed, keep_features="kid" in self.metrics)
-
-    def _real_statistics(
-        self, trainer: Trainer, ranks: Ranks, extractor: nn.Module, device: torch.device
-    ) -> RealStatistics | None:
-        """Return the statistics on rank zero, None elsewhere."""
-        images = ranks.together(lambda: self._real_images(trainer))
-        total = len(images)
-        kept = min(total, self._samples(trainer)) if "kid" in self.metrics else 0
-        extraction = self._extraction(extractor, device, ranks)
-
-        def compute(total: int) -> RealStatistics | None:
-            with _progress_bar(trainer, len(ranks.share(total)), "real images") as bar:
-                return extraction.real(images, total, min(total, kept), bar.update)
-
-        if _is_fast_dev_run(trainer):
-            return compute(min(total, FAST_DEV_RUN_SAMPLES))
-        seed_all(self.seed, 0)
-        share = ranks.share(total)
-        digest = ranks.sum(ranks.together(lambda: content_digest(images.batches(share) if share else (), share)))
-        cache = StatisticsCache(self.cache_dir, self.name, cache_key(digest, extractor, kept=kept))
-        # Rank zero alone looks and tells the others: each rank may see other files.
-        statistics = cache.load() if ranks.rank == 0 else None
-        if not ranks.on_rank_zero(lambda: statistics is not None):
-            statistics = compute(total)
-            if statistics is not None:
-                cache.save(statistics)
-        return statistics
+    def _make_evaluation(self, trainer: Trainer) -> Evaluation:
+        if isinstance(self.feature_extractor, str):
+            with_logits = "isc" in self.metrics
+            extractor: nn.Module = FidelityFeatures(self.feature_extractor, self.weights_path, with_logits)
+        else:
+            extractor = self.feature_extractor.requires_grad_(False).eval()
+        names = {"fid": self.name, "kid": "kid" if self.name == "fid" else f"kd_{self._extractor_name}", "isc": "isc"}
+        samples = min(self.num_samples, FAST_DEV_RUN_SAMPLES) if _is_fast_dev_run(trainer) else self.num_samples
+        return Evaluation(
+            extractor,
+            {metric: names[metric] for metric in self.metrics},
+            samples,
+            self.value_range,
+            self.batch_size,
+            self.seed,
+            lambda total, title: progress_bar(trainer, total, title, unit="image"),
+        )
 
     def _real_images(self, trainer: Trainer) -> RealImages:
         source: Any = trainer.train_dataloader if self.real is None else self.real
@@ -292,9 +267,8 @@ class FIDCallback(Callback):
             return
         started = time.monotonic()
         self.evaluated_at = steps
-        ranks = Ranks(trainer)
-        with self._generating(trainer, module, ranks) as sample:
-            values = self._measure(trainer, module, ranks, sample)
+        with self._generating(trainer, module) as sample:
+            values = self._ready_evaluation.measure(module, sample, module.device)
         if values[self.name] < self.best:
             self.best, self.steps_to_best = values[self.name], steps
         values |= {f"{self.name}/best": self.best, f"{self.name}/steps_to_best": float(self.steps_to_best)}
@@ -302,24 +276,8 @@ class FIDCallback(Callback):
         log_now(trainer, values, after_epoch)
         self.seconds += time.monotonic() - started
 
-    def examples(self, trainer: Trainer, pl_module: LightningModule, n: int) -> Tensor:
-        """Generate the first images that an evaluation measures, uint8 ``(n, C, H, W)``; all ranks must call it.
-
-        The training does not notice this either.
-
-        Args:
-            trainer: the module's.
-            pl_module: the module that generates.
-            n: how many, ``batch_size`` at most.
-        """
-        # A whole block, because in training mode every image depends on the others.
-        size = min(self.batch_size, self._samples(trainer))
-        with self._generating(trainer, pl_module, Ranks(trainer)) as sample, torch.no_grad():
-            seed_all(self.seed, 0)
-            return to_bytes(sample(size)[:n], self.value_range)
-
     @contextmanager
-    def _generating(self, trainer: Trainer, module: LightningModule, ranks: Ranks) -> Iterator[Callable[[int], Tensor]]:
+    def _generating(self, trainer: Trainer, module: LightningModule) -> Iterator[Callable[[int], Tensor]]:
         """Give the function that generates n images, and put everything back after its use."""
 
         def sample(n: int) -> Tensor:
@@ -331,50 +289,9 @@ class FIDCallback(Callback):
         with untouched(module, module.device):
             if not self.train_mode:
                 module.eval()
-            ranks.copy_buffers(module)
+            all_processes().copy_buffers(module)
             yield sample
-
-    def _measure(
-        self, trainer: Trainer, module: LightningModule, ranks: Ranks, sample: Callable[[int], Tensor]
-    ) -> dict[str, float]:
-        total = self._samples(trainer)
-        with (
-            self._ready_extractor(module.device) as extractor,
-            _progress_bar(trainer, total // ranks.size, self.name) as bar,
-        ):
-            extraction = self._extraction(extractor, module.device, ranks)
-            generated = extraction.generated(module, sample, total, self.value_range, bar.update)
-        return ranks.on_rank_zero(lambda: self._compute(generated))
-
-    def _compute(self, generated: Generated) -> dict[str, float]:
-        statistics, sums = self._on_rank_zero(), generated.sums
-        for name, value in zip(REAL_STATES, ("total", "outer", "count"), strict=True):
-            setattr(sums, name, getattr(statistics, value).to(sums.device))
-        values = {self.name: float(sums.compute())}
-        if "kid" in self.metrics:
-            name = "kid" if self.name == "fid" else f"kd_{self._extractor_name}"
-            seed_all(self.seed, 0)
-            kept = statistics.kept.to(generated.features.device)
-            values[name], values[f"{name}/std"] = kernel_distance(kept, generated.features)
-        if "isc" in self.metrics:
-            seed_all(self.seed, 0)
-            values["isc"], values["isc/std"] = inception_score(generated.logits)
-        return values
 
 
 def _is_fast_dev_run(trainer: Trainer) -> bool:
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
-
-
-def _is_last_epoch(trainer: Trainer) -> bool:
-    # The loop's own `done` prints that the training is over, and changes the epoch count.
-    out_of_steps = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
-    out_of_epochs = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
-    return bool(trainer.should_stop or out_of_steps or out_of_epochs)
-
-
-def _progress_bar(trainer: Trainer, total: int, what: str) -> Any:
-    """Make a bar for rank zero, if the Trainer shows bars too."""
-    bar: Any = trainer.progress_bar_callback
-    hidden = not trainer.is_global_zero or bar is None or not bar.is_enabled
-    return tqdm(total=total, desc=what, unit="image", leave=False, disable=hidden)

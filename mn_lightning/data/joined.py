@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
+from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from mn_lightning.data.images import Batch, EpochKeys, Key, split_keys
+from mn_lightning.utils.checks import sized_dataset
 
 
 class Task(NamedTuple):
@@ -41,13 +42,14 @@ class TaskImages:
         Raises:
             ValueError: if ``loader`` is no DataLoader over a dataset with a length.
         """
-        if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
-            given = f"a loader of {type(loader.dataset).__name__}" if isinstance(loader, DataLoader) else type(loader)
-            raise ValueError(
+        dataset = sized_dataset(
+            loader,
+            lambda given: (
                 f"the task {task.name} gives {given} as loader; MultiTaskDataModule takes one DataLoader over a "
                 "dataset with a length"
-            )
-        return cls(task, loader.dataset, loader.collate_fn, isinstance(loader.sampler, EpochKeys))
+            ),
+        )
+        return cls(task, dataset, loader.collate_fn, isinstance(loader.sampler, EpochKeys))
 
     def __len__(self) -> int:
         return len(self.dataset)

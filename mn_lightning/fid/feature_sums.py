@@ -1,50 +1,72 @@
-"""torchmetrics' sums over features, and what is computed from them."""
+"""What is kept of many features, and the distances that are computed from it."""
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torchmetrics.image import FrechetInceptionDistance, InceptionScore, KernelInceptionDistance
+from torchmetrics.image import InceptionScore, KernelInceptionDistance
 
 from mn_lightning.fid.frechet import frechet_distance, mean_and_covariance
 
-FAKE_STATES = ("fake_features_sum", "fake_features_cov_sum", "fake_features_num_samples")
-REAL_STATES = ("real_features_sum", "real_features_cov_sum", "real_features_num_samples")
 
+@dataclass
+class FeatureSums:
+    """Sums over features ``(N, D)``, from which mean and covariance are computed.
 
-class _Given(nn.Identity):
-    """Stands where torchmetrics has the extractor: the features are computed once for several metrics."""
+    Attributes:
+        total: sum of the features, float64 ``(D,)``.
+        outer: sum of their outer products, float64 ``(D, D)``.
+        count: N, int64 ``()``.
 
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-
-class FeatureSums(FrechetInceptionDistance):
-    """torchmetrics' FID over features in place of images, with the distance from symmetric eigendecompositions.
-
-    The states are torchmetrics': float64 sums of features and outer products, and counts. It never talks to other
-    processes by itself: a ``compute`` on one rank alone would wait for the others (torchmetrics #2684).
-
-    Args:
-        num_features: size D of the features ``(N, D)`` that ``update`` takes.
+    Examples:
+        >>> sums = FeatureSums.empty(2)
+        >>> sums.update(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        >>> sums.total.tolist(), sums.outer.tolist(), int(sums.count)
+        ([4.0, 6.0], [[10.0, 14.0], [14.0, 20.0]], 2)
     """
 
-    def __init__(self, num_features: int) -> None:
-        super().__init__(feature=_Given(num_features), sync_on_compute=False)
+    total: Tensor
+    outer: Tensor
+    count: Tensor
 
     @classmethod
-    def like(cls, features: Tensor) -> "FeatureSums":
-        """Make empty sums for features ``(N, D)``, on their device."""
-        # The sums are float64, which Apple's GPUs do not have.
-        return cls(features.shape[1]).to("cpu" if features.device.type == "mps" else features.device)
-
-    def compute(self) -> Tensor:
-        """Return the Fréchet distance, 0-d float64."""
-        real, fake = ([getattr(self, name) for name in names] for names in (REAL_STATES, FAKE_STATES))
-        return frechet_distance(
-            *mean_and_covariance(real[0], real[1], int(real[2])), *mean_and_covariance(fake[0], fake[1], int(fake[2]))
+    def empty(cls, num_features: int, device: torch.device | None = None) -> "FeatureSums":
+        """Make the sums over no features of size ``num_features``."""
+        if device is not None and device.type == "mps":  # Apple's GPUs have no float64
+            device = torch.device("cpu")
+        return cls(
+            torch.zeros(num_features, dtype=torch.float64, device=device),
+            torch.zeros(num_features, num_features, dtype=torch.float64, device=device),
+            torch.zeros((), dtype=torch.int64, device=device),
         )
+
+    def update(self, features: Tensor) -> None:
+        """Add features ``(N, D)``."""
+        features = features.to(self.total)
+        self.total += features.sum(0)
+        self.outer += features.T @ features
+        self.count += len(features)
+
+    def __add__(self, other: "FeatureSums") -> "FeatureSums":
+        """Return the sums over both sets of features."""
+        return FeatureSums(self.total + other.total, self.outer + other.outer, self.count + other.count)
+
+    def to(self, device: torch.device | str) -> "FeatureSums":
+        """Return the same sums on another device."""
+        return FeatureSums(self.total.to(device), self.outer.to(device), self.count.to(device))
+
+    def distance(self, other: "FeatureSums") -> Tensor:
+        """Return the Fréchet distance of the normal distributions with both sets' moments, 0-d float64.
+
+        Raises:
+            ValueError: if there are fewer than two features in one of the sets.
+        """
+        return frechet_distance(*self._moments(), *other._moments())
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        return mean_and_covariance(self.total, self.outer, int(self.count))
 
 
 def kernel_distance(real: Tensor, fake: Tensor) -> tuple[float, float]:

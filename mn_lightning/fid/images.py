@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as v2
 
+from mn_lightning.utils.checks import describe, sized_dataset
+
 ValueRange = tuple[float, float]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
@@ -81,15 +83,16 @@ class RealImages:
         if isinstance(source, str):
             self._dataset: Any = ImageFolder(source)
             self._options: dict[str, Any] = {}
-        elif isinstance(source, DataLoader) and hasattr(source.dataset, "__len__"):
-            self._dataset = source.dataset
+        else:
+            self._dataset = sized_dataset(
+                source,
+                lambda given: (
+                    f"real images come from {given}; give a DataLoader over a dataset with a length, or a folder, as "
+                    "`real`"
+                ),
+            )
             names = ("collate_fn", "num_workers", "worker_init_fn")
             self._options = {name: getattr(source, name) for name in names}
-        else:
-            given = f"a loader of {type(source.dataset).__name__}" if isinstance(source, DataLoader) else type(source)
-            raise ValueError(
-                f"real images come from {given}; give a DataLoader over a dataset with a length, or a folder, as `real`"
-            )
         self._options["batch_size"] = batch_size
 
     def __len__(self) -> int:
@@ -101,9 +104,9 @@ class RealImages:
         for batch in DataLoader(self._dataset, sampler=indices, **self._options):
             images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
             if not isinstance(images, Tensor) or images.dim() != 4:
-                given = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
                 raise ValueError(
-                    f"a batch of real images has {given}; it takes images (N, C, H, W), or a tuple of them and more"
+                    f"a batch of real images has {describe(images)}; it takes images (N, C, H, W), or a tuple of them "
+                    "and more"
                 )
             self._check_values(images)
             yield to_bytes(images, self.value_range)

@@ -3,13 +3,15 @@
 import hashlib
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+
+from mn_lightning.fid.feature_sums import FeatureSums
 
 _FORMAT = "mn_lightning real statistics 1"
 
@@ -19,16 +21,12 @@ class RealStatistics:
     """Statistics of the features ``(N, D)`` of the real images.
 
     Attributes:
-        total: sum, float64 ``(D,)``.
-        outer: sum of outer products, float64 ``(D, D)``.
-        count: N, int64 ``()``.
+        sums: over all N images.
         floor: Fréchet distance between two random halves of the images, float64 ``()``.
         kept: float32 ``(M, D)``, features of evenly spaced images for metrics that need more than sums; M may be 0.
     """
 
-    total: Tensor
-    outer: Tensor
-    count: Tensor
+    sums: FeatureSums
     floor: Tensor
     kept: Tensor
 
@@ -53,8 +51,8 @@ class StatisticsCache:
     """The file of the statistics of one data set in one extractor's features.
 
     Args:
-        folder: where it is; None stands for a folder beside torch hub's weights, which goes where ``TORCH_HOME`` or
-            ``XDG_CACHE_HOME`` say.
+        folder: where it is; None stands for a folder beside torch hub's weights, which follows ``TORCH_HOME`` and
+            ``XDG_CACHE_HOME``.
         name: for people who look into the folder.
         key: of :func:`cache_key`.
     """
@@ -65,8 +63,8 @@ class StatisticsCache:
         self.key = key
 
     def save(self, statistics: RealStatistics) -> None:
-        """Write the file in one step, so that no other run reads half of it; only warns where that is impossible."""
-        tensors = asdict(statistics)
+        """Write the file in one step, so that no other run reads half of it; only warn where that is impossible."""
+        tensors = {**vars(statistics.sums), "floor": statistics.floor, "kept": statistics.kept}
         content = {"format": _FORMAT, "key": self.key, "digest": _digest(tensors), "tensors": tensors}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,10 +76,10 @@ class StatisticsCache:
             finally:
                 Path(temporary).unlink(missing_ok=True)
         except (OSError, RuntimeError) as error:
-            rank_zero_warn(f"cannot keep the real statistics ({error}); give a cache_dir that can be written to")
+            _warn(f"cannot keep the real statistics ({error}); give a cache_dir that can be written to")
 
     def load(self) -> RealStatistics | None:
-        """Read the file; None if there is none, or, with a warning, if it is damaged or of something else."""
+        """Read the file; return None if there is none and, with a warning, if it is damaged or of something else."""
         if not self.path.is_file():
             return None
         try:
@@ -89,12 +87,17 @@ class StatisticsCache:
             tensors = content["tensors"]
             saved = content["format"], content["key"], content["digest"]
             if saved == (_FORMAT, self.key, _digest(tensors)):
-                return RealStatistics(**tensors)
+                sums = FeatureSums(*(tensors[name] for name in ("total", "outer", "count")))
+                return RealStatistics(sums, tensors["floor"], tensors["kept"])
             reason = "not what was saved"
         except Exception as error:  # torch.load and a foreign content can fail in any way
             reason = type(error).__name__
-        rank_zero_warn(f"{self.path} is damaged or foreign ({reason}); the real statistics are computed again")
+        _warn(f"{self.path} is damaged or foreign ({reason}); the real statistics are computed again")
         return None
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=3)
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -7,6 +7,8 @@ from mn_lightning.models.networks import (
     VGG13,
     CIFARConvNet,
     CIFARDenseNet,
+    DCGANDiscriminator,
+    DCGANGenerator,
     InceptionV3,
     LeNet,
     NetworkInNetwork,
@@ -14,7 +16,6 @@ from mn_lightning.models.networks import (
     ResNet56,
     TorchvisionNetwork,
 )
-from mn_lightning.models.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 
 __all__ = [
     "DCGAN",

@@ -1,25 +1,23 @@
 """A classifier around any network."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from mn_lightning.swap.record import check_layers
-from mn_lightning.utils.checks import check_choice
+from mn_lightning.models._swappable import SwappableModule
+from mn_lightning.utils.checks import check_choice, describe
 
 Batch = tuple[Tensor, Tensor]
 SchedulerInterval = Literal["epoch", "step"]
 
 
-class ImageClassifier(LightningModule):
+class ImageClassifier(SwappableModule):
     """Trains a network with cross entropy and logs loss and top-1 accuracy.
 
     Logged are ``train_loss`` (every step), ``train_acc``, ``val_loss``, ``val_acc``, ``test_loss`` and ``test_acc``
@@ -61,12 +59,6 @@ class ImageClassifier(LightningModule):
         self.val_acc = self.train_acc.clone()
         self.test_acc = self.train_acc.clone()
         self.example_input_array = getattr(network, "example_input_array", None)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load weights as torch does; a checkpoint with other norm layers is refused in one line if ``strict``."""
-        if strict:
-            check_layers(self, state_dict)
-        return super().load_state_dict(state_dict, strict, assign)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, ``(N, num_classes)``, of ``images``, in the shape that the network takes."""
@@ -129,9 +121,8 @@ class ImageClassifier(LightningModule):
         logits: Any = self(images)
         expected = (len(images), self.num_classes)
         if not isinstance(logits, Tensor) or logits.shape != expected:
-            given = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(
-                f"{type(self.network).__name__} returned {given}; ImageClassifier takes one tensor of logits of shape "
-                f"(N, num_classes) = {expected}, change the network's last layer or num_classes"
+                f"{type(self.network).__name__} returned {describe(logits)}; ImageClassifier takes one tensor of "
+                f"logits of shape (N, num_classes) = {expected}, change the network's last layer or num_classes"
             )
         return logits

@@ -1,23 +1,21 @@
 """DCGAN as Kalayeh & Shah train it."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mn_lightning.models._swappable import SwappableModule
 from mn_lightning.models.networks.dcgan import DCGANDiscriminator, DCGANGenerator, DiscriminatorNorm
-from mn_lightning.swap.record import check_layers
 from mn_lightning.utils.checks import check_at_least
 
 
-class DCGAN(LightningModule):
+class DCGAN(SwappableModule):
     """Trains a generator of images against a discriminator (Kalayeh & Shah, Section 5.3; Radford et al., 1511.06434).
 
     One training step is one update of the discriminator and then one of the generator, each on latents of its own, with
@@ -94,12 +92,6 @@ class DCGAN(LightningModule):
     def generator_steps(self) -> int:
         """Updates of the generator so far, which papers count; ``trainer.global_step`` counts both optimizers'."""
         return self._generator_steps
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load weights as torch does; a checkpoint with other norm layers is refused in one line if ``strict``."""
-        if strict:
-            check_layers(self, state_dict)
-        return super().load_state_dict(state_dict, strict, assign)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return images in [-1, 1], ``(N, channels, image_size, image_size)``, of ``(N, latent_features)``."""

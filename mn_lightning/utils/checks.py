@@ -1,6 +1,10 @@
-"""Checks of options; each says in one line what was given and what is accepted."""
+"""Checks of what was given; each says in one line what that was and what is accepted."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 
 def check_at_least(owner: str, name: str, value: object, least: float, also: str = "") -> None:
@@ -14,3 +18,21 @@ def check_choice(owner: str, name: str, value: object, choices: Collection[str])
     """Refuse a ``value`` that is none of ``choices``."""
     if value not in choices:
         raise ValueError(f"{owner} got {name}={value!r}; it takes one of {', '.join(map(repr, choices))}")
+
+
+def sized_dataset(loader: object, message: Callable[[str], str]) -> Any:
+    """Return the dataset of a DataLoader; refuse anything else, and a dataset without a length.
+
+    Args:
+        loader: what should be a DataLoader.
+        message: makes the error's text of what was given.
+    """
+    if isinstance(loader, DataLoader) and hasattr(loader.dataset, "__len__"):
+        return loader.dataset
+    given = f"a loader of {type(loader.dataset).__name__}" if isinstance(loader, DataLoader) else f"{type(loader)}"
+    raise ValueError(message(given))
+
+
+def describe(value: object) -> str:
+    """Return how an error names a value that should have been another tensor: ``shape (2, 3)`` or ``a list``."""
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

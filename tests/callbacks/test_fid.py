@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from mn_lightning import MixtureNorm
 from mn_lightning.callbacks import FIDCallback
 from mn_lightning.callbacks.fid import FAST_DEV_RUN_SAMPLES
+from mn_lightning.fid.evaluation import Evaluation
 from mn_lightning.fid.feature_sums import inception_score, kernel_distance
 
 NAME = "fd_features"
@@ -169,13 +170,13 @@ def test_when_it_measures(
     tmp_path: Path, schedule: dict[str, int], expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
-    measure = FIDCallback._measure
+    measure = Evaluation.measure
 
-    def spy(self: FIDCallback, trainer: Trainer, *args: Any) -> dict[str, float]:
-        steps.append(trainer.global_step)
-        return measure(self, trainer, *args)
+    def spy(self: Evaluation, module: LightningModule, *args: Any) -> dict[str, float]:
+        steps.append(module.trainer.global_step)
+        return measure(self, module, *args)
 
-    monkeypatch.setattr(FIDCallback, "_measure", spy)
+    monkeypatch.setattr(Evaluation, "measure", spy)
     run(tmp_path, fid(tmp_path, **schedule), max_epochs=3)
     assert steps == expected
 
@@ -587,7 +588,7 @@ def test_the_extractor_waits_on_the_cpu(tmp_path: Path) -> None:
     assert moves == ["cpu"] * 4  # to the device and back, for the real and for the generated images
     callback = fid(tmp_path)
     run(tmp_path, callback)
-    assert callback._extractor is None
+    assert callback._evaluation is None
 
 
 def test_nothing_happens_outside_of_a_fit(tmp_path: Path) -> None:

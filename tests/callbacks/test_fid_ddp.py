@@ -24,6 +24,7 @@ from helpers.tiny import trainer
 from helpers.tiny_generator import Features, Generator, fid, loader
 
 from mn_lightning.callbacks import FIDCallback
+from mn_lightning.fid.evaluation import Evaluation
 
 torch.set_num_threads(1)
 folder, devices, fails = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "fails"
@@ -53,10 +54,12 @@ class Offset(Callback):
         self.last = float(module.offset)
 
 
-class Compute(FIDCallback):
-    def _compute(self, generated):
-        counts[self.name] = int(generated.sums.fake_features_num_samples)
-        return super()._compute(generated)
+def counted(evaluation, generated):
+    counts[evaluation.names["fid"]] = int(generated.sums.count)
+    return compute(evaluation, generated)
+
+
+compute, Evaluation._compute = Evaluation._compute, counted
 
 
 def named(name):
@@ -66,8 +69,8 @@ def named(name):
 
 
 def measured(name, **arguments):
-    options = {"num_samples": 50, "batch_size": 8, "every_n_steps": 2}
-    return Compute(feature_extractor=named(name), cache_dir=str(folder / f"cache{devices}"), **{**options, **arguments})
+    options = {"num_samples": 50, "batch_size": 8, "every_n_steps": 2, "cache_dir": str(folder / f"cache{devices}")}
+    return FIDCallback(feature_extractor=named(name), **{**options, **arguments})
 
 
 counts = {}

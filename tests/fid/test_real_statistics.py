@@ -4,16 +4,25 @@ import random
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
+from helpers.tiny_generator import Features, real_bytes
 from torch import nn
 
+from mn_lightning.fid.feature_sums import FeatureSums
 from mn_lightning.fid.real_statistics import RealStatistics, StatisticsCache, cache_key
 
 
 def statistics() -> RealStatistics:
     x = torch.randn(40, 6, dtype=torch.float64)
-    return RealStatistics(x.sum(0), x.T @ x, torch.tensor(40), torch.tensor(1.5).double(), x[:3].float())
+    sums = FeatureSums(x.sum(0), x.T @ x, torch.tensor(40))
+    return RealStatistics(sums, torch.tensor(1.5).double(), x[:3].float())
+
+
+def tensors(saved: RealStatistics) -> dict[str, torch.Tensor]:
+    return {**vars(saved.sums), "floor": saved.floor, "kept": saved.kept}
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -22,9 +31,10 @@ def test_round_trip(tmp_path: Path) -> None:
     cache.save(saved)
     loaded = cache.load()
     assert loaded is not None
-    for name, value in vars(saved).items():
-        assert torch.equal(getattr(loaded, name), value)
-        assert getattr(loaded, name).dtype == value.dtype
+    assert len(tensors(saved)) == 5
+    for name, value in tensors(saved).items():
+        assert torch.equal(tensors(loaded)[name], value)
+        assert tensors(loaded)[name].dtype == value.dtype
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["fid-abc.pt"]
     assert isinstance(torch.load(cache.path, weights_only=True), dict)
 
@@ -42,7 +52,7 @@ def test_a_damaged_byte_is_noticed_or_harmless(tmp_path: Path, seed: int) -> Non
     if loaded is None:
         assert "damaged or foreign" in str(caught[-1].message)
     else:  # the byte was one of the file's padding
-        assert all(torch.equal(getattr(loaded, name), value) for name, value in vars(saved).items())
+        assert all(torch.equal(tensors(loaded)[name], value) for name, value in tensors(saved).items())
 
 
 def test_changed_numbers_are_noticed(tmp_path: Path) -> None:
@@ -94,3 +104,21 @@ def test_key_changes_with_what_the_statistics_depend_on() -> None:
     ]
     assert len(set(keys)) == len(keys)
     assert cache_key(digest, layer, kept=0) == keys[0]
+
+
+def test_a_cache_of_an_earlier_version_is_read() -> None:
+    """FIDCallback wrote it in November 2026, of :func:`real_bytes` in :class:`Features`."""
+    (path,) = (Path(__file__).parent / "files").glob("*.pt")
+    name, _, key = path.stem.rpartition("-")
+    loaded = StatisticsCache(str(path.parent), name, key).load()
+    assert loaded is not None
+    features = Features()(real_bytes()).double()
+    torch.testing.assert_close(loaded.sums.total, features.sum(0))
+    torch.testing.assert_close(loaded.sums.outer, features.T @ features)
+    torch.testing.assert_close(loaded.kept.double(), features[::6])
+    assert int(loaded.sums.count) == len(features)
+    in_first_half = np.random.default_rng(0).permutation(len(features)) < len(features) // 2
+    (m1, c1), (m2, c2) = ((x.mean(0), x.T.cov()) for x in (features[in_first_half], features[~in_first_half]))
+    root = scipy.linalg.sqrtm((c1 @ c2).numpy()).real
+    floor = float((m1 - m2).square().sum() + c1.trace() + c2.trace()) - 2 * np.trace(root)
+    assert float(loaded.floor) == pytest.approx(floor)

@@ -248,7 +248,7 @@ def test_prediction_gives_probabilities() -> None:
         (torch.zeros(N, CLASSES + 1), "returned shape (25, 5)"),
         (torch.zeros(N, CLASSES, 1), "returned shape (25, 4, 1)"),
         (torch.zeros(1, CLASSES), "returned shape (1, 4)"),
-        ((torch.zeros(N, CLASSES),), "returned tuple"),
+        ((torch.zeros(N, CLASSES),), "returned a tuple"),
     ],
 )
 def test_wrong_logits(result: Any, given: str) -> None:
