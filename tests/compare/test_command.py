@@ -19,6 +19,7 @@ from helpers.study_calls import BASE, VARIANTS, call, files, swap, write
 from helpers.study_parts import Stumble, Witness
 
 from mn_lightning.compare import command
+from mn_lightning.compare.runs.jobs import INCOMPLETE, INTERRUPTED
 from mn_lightning.data import DigitsDataModule
 
 RUNS = ["BN/seed-0", "BN/seed-1", "MN/seed-0", "MN/seed-1"]
@@ -219,9 +220,9 @@ def test_two_processes_never_take_the_same_run(capsys: pytest.CaptureFixture[str
     folder = Path("studies/mine/runs/BN/seed-0")
     folder.mkdir(parents=True)
     with FileLock(folder / "lock"):
-        assert call("mine.yaml", "--only", "BN", "--seed", "0") == command.INCOMPLETE
+        assert call("mine.yaml", "--only", "BN", "--seed", "0") == INCOMPLETE
         assert "BN, seed 0 is being run by another process" in capsys.readouterr().err
-        assert call("mine.yaml") == command.INCOMPLETE
+        assert call("mine.yaml") == INCOMPLETE
     assert "BN, seed 0 has not finished" in capsys.readouterr().out
     assert not (folder / "metrics.csv").exists()
     assert call("mine.yaml", "--only", "BN", "--seed", "0") == 0
@@ -285,7 +286,7 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(capsys: pytest.CaptureFi
         status = call("mine.yaml")
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning ignores it from here on
-    assert status == command.INTERRUPTED
+    assert status == INTERRUPTED
     assert call("mine.yaml", "--report") == 0
     assert "MN, seed 0 has not finished" in capsys.readouterr().out
     metrics = Path("studies/mine/runs/MN/seed-0/metrics.csv")
@@ -308,7 +309,7 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(capsys: pytest.CaptureFi
 
 def test_a_run_that_fails_is_shown_and_the_others_go_on(started: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     Stumble.times, Stumble.error = 1, RuntimeError("it broke\nin two lines")
-    assert call(write(variants=STUMBLING)) == command.INCOMPLETE
+    assert call(write(variants=STUMBLING)) == INCOMPLETE
     assert len(started) == 4
     assert "MN, seed 0 failed: in two lines" in capsys.readouterr().out
     report = Path("studies/mine/report.md").read_text()
