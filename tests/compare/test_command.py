@@ -19,7 +19,10 @@ from helpers.study_calls import BASE, VARIANTS, call, files, swap, write
 from helpers.study_parts import Stumble, Witness
 
 from mn_lightning.compare import command
+from mn_lightning.compare.runs import __main__ as run_process
 from mn_lightning.compare.runs.jobs import INCOMPLETE, INTERRUPTED
+from mn_lightning.compare.study.folder import Limits, StudyFolder
+from mn_lightning.compare.study.load import load_study
 from mn_lightning.data import DigitsDataModule
 
 RUNS = ["BN/seed-0", "BN/seed-1", "MN/seed-0", "MN/seed-1"]
@@ -362,9 +365,10 @@ def test_wrong_arguments_are_said(arguments: list[str], part: str, capsys: pytes
 @pytest.mark.processes
 def test_processes_that_are_killed_lose_an_epoch_at_most(capfd: pytest.CaptureFixture[str]) -> None:
     """The real thing: runs are processes of their own, and the command is killed in the midst of one."""
-    sleep = {"class_path": "helpers.study_parts.SleepAfterFirstEpoch", "init_args": {"seconds": 15}}
-    slow = {**VARIANTS, "Slow": {"trainer.callbacks+": sleep}}
-    write(seeds=[0], variants=slow)
+    slow = {"BN": None, "Slow": {"trainer.callbacks+": "helpers.study_parts.WaitAfterFirstEpoch"}}
+    folder = StudyFolder(Path("studies/mine"), load_study(write(seeds=[0], variants=slow)), Limits())
+    folder.open()
+    assert run_process.main(["studies/mine", "BN", "0"]) == 0
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, "-m", "mn_lightning", "compare", "mine.yaml"]
     process = subprocess.Popen(arguments, env=environment, start_new_session=True)
@@ -379,12 +383,11 @@ def test_processes_that_are_killed_lose_an_epoch_at_most(capfd: pytest.CaptureFi
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    assert Path("studies/mine/runs/BN/seed-0/outcome.json").exists()
     assert not Path("studies/mine/runs/Slow/seed-0/outcome.json").exists()
-    environment["TEST_NO_SLEEP"] = "1"
+    environment["TEST_NO_WAIT"] = "1"
     done = subprocess.run(arguments, env=environment, timeout=200, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "run 3 of 3: Slow, seed 0" in done.stdout
-    assert "run 1 of 3" not in done.stdout
+    assert "run 2 of 2: Slow, seed 0" in done.stdout
+    assert "run 1 of 2" not in done.stdout
     rows = Path("studies/mine/runs/Slow/seed-0/metrics.csv").read_text().splitlines()
     assert [row.split(",")[1] for row in rows[1:]] == ["5", "10", "15"]
