@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 import mn_lightning as mn
 from mn_lightning.checkpoints import load_from_checkpoint
-from mn_lightning.compare.report.report import plus_minus
 from mn_lightning.compare.report.results import summarize
+from mn_lightning.compare.report.tables import plus_minus
 from mn_lightning.data import TorchvisionDataModule
 from mn_lightning.models import CIFARConvNet, ImageClassifier
 from mn_lightning.swap import mixture_layers

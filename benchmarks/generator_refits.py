@@ -20,8 +20,8 @@ from torch import Tensor, nn
 import mn_lightning as mn
 from benchmarks.refit_spread import BATCH_SIZE, QUEUED_BATCHES, generate, latents, moments
 from mn_lightning.checkpoints import load_from_checkpoint
-from mn_lightning.compare.report.report import plus_minus
 from mn_lightning.compare.report.results import summarize
+from mn_lightning.compare.report.tables import plus_minus
 from mn_lightning.data import TorchvisionDataModule
 from mn_lightning.fid.frechet import frechet_distance
 from mn_lightning.fid.images import to_bytes

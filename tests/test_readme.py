@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from mn_lightning.__main__ import main
-from mn_lightning.compare.study.study import load_study
+from mn_lightning.compare.study.load import load_study
 from mn_lightning.swap import registry
 
 ROOT = Path(__file__).parents[1]

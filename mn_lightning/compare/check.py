@@ -2,16 +2,22 @@
 
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
 
-from mn_lightning.cli import ListingTrainer, MNLightningCLI
-from mn_lightning.compare.runs.train import raising
-from mn_lightning.compare.study.study import Study, StudyError
+from mn_lightning.compare.study.fit import StudyCLI, in_one_line
+from mn_lightning.compare.study.study import Study, StudyError, variant_label
+
+_ONE_BATCH = (
+    "--trainer.fast_dev_run=true",
+    "--trainer.devices=1",
+    "--trainer.num_nodes=1",
+    "--trainer.strategy=auto",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--test_after_fit=false",
+)
 
 
 def check_study(study: Study) -> None:
@@ -23,68 +29,24 @@ def check_study(study: Study) -> None:
     with tempfile.TemporaryDirectory() as folder:
         prepared = {name: Path(folder, f"{name}.ckpt") for name in study.prepare}
         for name, path in prepared.items():
-            where = f"the preparation {name!r} of the study {study.name!r}"
-            _try(where, study.preparation(name)).save_checkpoint(path, weights_only=True)
+            label = f"the preparation {name!r} of the study {study.name!r}"
+            _train_one_batch(label, study.preparation(name)).save_checkpoint(path, weights_only=True)
         for variant in study.variants:
-            where = named(study, variant)
-            logged = _try(where, study.arguments(variant, study.seeds[0], prepared)).callback_metrics
+            label = variant_label(study, variant)
+            trainer = _train_one_batch(label, study.arguments(variant, study.seeds[0], prepared))
+            logged = trainer.callback_metrics
             if study.metric not in logged:
                 names = ", ".join(sorted(logged)) or "nothing"
-                raise StudyError(f"{where} does not log the metric {study.metric!r}; it logs {names}")
+                raise StudyError(f"{label} does not log the metric {study.metric!r}; it logs {names}")
 
 
-def named(study: Study, variant: str) -> str:
-    """Name a variant in a message."""
-    return f"the variant {variant!r} of the study {study.name!r}"
-
-
-@contextmanager
-def parse_errors_in_one_line(where: str) -> Iterator[None]:
-    """Say in one line what does not parse.
-
-    Args:
-        where: its name.
-
-    Raises:
-        StudyError: the parser raised its own error inside.
-    """
+def _train_one_batch(label: str, arguments: list[str]) -> Trainer:
     try:
-        yield
-    except ArgumentError as error:
-        raise StudyError(f"{where} does not parse: {_flat(error)}") from error
-
-
-def _try(where: str, arguments: list[str]) -> Trainer:
-    try:
-        with warnings.catch_warnings(), parse_errors_in_one_line(where):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they come again with the runs
-            cli = _CheckCLI(arguments)
+            return StudyCLI(label, [*arguments, *_ONE_BATCH], save_config_callback=None).trainer
     except StudyError:
         raise
     except Exception as error:
-        # Any error of any model: it would come in the runs, and is of use before them.
-        raise StudyError(f"{where} does not run: {type(error).__name__}: {_flat(error)}") from error
-    return cli.trainer
-
-
-def _flat(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-class _CheckCLI(MNLightningCLI):
-    def __init__(self, arguments: list[str]) -> None:
-        super().__init__(
-            trainer_class=ListingTrainer,
-            save_config_callback=None,
-            parser_kwargs=raising("mn-lightning compare"),
-            args=[
-                *arguments,
-                "--trainer.fast_dev_run=true",
-                "--trainer.devices=1",
-                "--trainer.num_nodes=1",
-                "--trainer.strategy=auto",
-                "--trainer.enable_progress_bar=false",
-                "--trainer.enable_model_summary=false",
-                "--test_after_fit=false",
-            ],
-        )
+        # A model can raise anything. It would raise it in the runs too; the user is better told now.
+        raise StudyError(f"{label} does not run: {type(error).__name__}: {in_one_line(error)}") from error

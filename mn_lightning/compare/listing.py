@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterable, Sequence
 
-from mn_lightning.compare.study.study import load_study
+from mn_lightning.compare.study.load import load_study
 from mn_lightning.compare.work import Work, work_of
 from mn_lightning.configs import study_names
 from mn_lightning.utils.tables import print_table

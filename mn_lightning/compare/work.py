@@ -3,24 +3,21 @@
 import json
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningDataModule, LightningModule
-from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mn_lightning.cli import ListingTrainer, MNLightningCLI
-from mn_lightning.compare.check import named, parse_errors_in_one_line
-from mn_lightning.compare.runs.train import raising
-from mn_lightning.compare.study.study import Study
+from mn_lightning.compare.study.fit import StudyCLI
+from mn_lightning.compare.study.study import Study, variant_label
 from mn_lightning.data import DigitsDataModule, MultiTaskDataModule, TorchvisionDataModule
 from mn_lightning.models import DCGAN
 
 _TRAINING_IMAGES = {"CIFAR10": 50_000, "CIFAR100": 50_000, "MNIST": 60_000, "FashionMNIST": 60_000, "SVHN": 73_257}
 _DIGITS = 1_257
-# Options in which most variants differ, and which change nothing of what is counted: callbacks swap norms.
+# Most variants differ in these options, which change nothing of what is counted: callbacks swap norms.
 _WITHOUT_WORK = ("trainer.callbacks", "model.init_args.optimizer", "model.init_args.lr_scheduler")
 
 
@@ -29,7 +26,7 @@ class Work(NamedTuple):
 
     Attributes:
         data: the data set, or sets.
-        images: training images that pass through the network, each as often as it does; None if that is not known.
+        images: training images that pass through the network in all epochs; None if that is not known.
         macs: multiply-accumulates of the forward passes for one image, in convolutions and matrix products; norms and
             activations are not counted.
     """
@@ -61,11 +58,12 @@ def work_of(study: Study) -> dict[str, Work]:
 
 
 def _work_of(study: Study, variant: str) -> Work:
-    with warnings.catch_warnings(), parse_errors_in_one_line(named(study, variant)), torch.device("meta"):
+    with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")  # they come again with the runs
-        cli = _BuildingCLI(study.arguments(variant, study.seeds[0])[1:])
+        arguments = study.arguments(variant, study.seeds[0])
+        cli = StudyCLI(variant_label(study, variant), arguments, until="built", save_config_callback=None)
     data, in_an_epoch = describe(cli.datamodule)
-    trainer = cli.config.trainer
+    trainer = cli.config.fit.trainer
     batch_size = getattr(cli.datamodule, "batch_size", 1)
     in_an_epoch = study.images or in_an_epoch
     ends = [
@@ -108,25 +106,3 @@ def _macs(network: nn.Module, shape: tuple[int, ...]) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network.eval()(torch.zeros(1, *shape, device=next(network.parameters()).device))
     return int(counter.get_total_flops()) // 2  # which counts a multiplication and an addition
-
-
-class _BuildingCLI(MNLightningCLI):
-    """Makes the model and the data module, and nothing else."""
-
-    def __init__(self, arguments: list[str]) -> None:
-        super().__init__(
-            trainer_class=ListingTrainer,
-            save_config_callback=None,
-            parser_kwargs=raising("mn-lightning studies"),
-            args=[*arguments, "--seed_everything=false"],
-            run=False,
-        )
-
-    def before_instantiate_classes(self) -> None:
-        """Leave out what might look for files or devices."""
-        self.config.trainer.callbacks = None
-        self.config.trainer.logger = None
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Make none."""
-        return cast(Trainer, None)

@@ -1,8 +1,6 @@
 """What is kept of the real images: sums over their features, in memory and on disk."""
 
 import hashlib
-import os
-import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mn_lightning.fid.feature_sums import FeatureSums
+from mn_lightning.utils.files import replacing
 
 _FORMAT = "mn_lightning real statistics 1"
 
@@ -68,13 +67,8 @@ class StatisticsCache:
         content = {"format": _FORMAT, "key": self.key, "digest": _digest(tensors), "tensors": tensors}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, suffix=".tmp")
-            os.close(descriptor)
-            try:
-                torch.save(content, temporary)
-                os.replace(temporary, self.path)
-            finally:
-                Path(temporary).unlink(missing_ok=True)
+            with replacing(self.path) as partial:
+                torch.save(content, partial)
         except (OSError, RuntimeError) as error:
             _warn(f"cannot keep the real statistics ({error}); give a cache_dir that can be written to")
 

@@ -1,16 +1,38 @@
+"""Write a file in one step: a reader, in any process, finds the old content or the whole new one."""
+
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that whoever reads it, in any process, finds what was there before or all of ``text``."""
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file beside ``path`` to write to, which takes its place at the end, or goes away after an error.
+
+    Args:
+        path: in a folder that exists.
+
+    Examples:
+        >>> path = Path(tempfile.mkdtemp(), "weights.pt")
+        >>> with replacing(path) as partial:
+        ...     _ = partial.write_bytes(b"...")
+        >>> path.read_bytes()
+        b'...'
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
+    partial = Path(name)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.chmod(partial, 0o644)  # mkstemp's files are for their owner alone; results are for the group
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+        yield partial
+        partial.chmod(0o644)  # mkstemp's files are for their owner alone; results are for the group
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text in UTF-8, with its line ends as they are."""
+    with replacing(path) as partial:
+        partial.write_bytes(text.encode())

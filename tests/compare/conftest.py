@@ -1,14 +1,15 @@
-import itertools
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.study_calls import call
 from helpers.study_parts import Stumble
 
 from mn_lightning.compare import command
+from mn_lightning.compare.runs import __main__ as run_process
+from mn_lightning.compare.runs import jobs
+from mn_lightning.compare.runs.run import Run
 
 
 @pytest.fixture(autouse=True)
@@ -25,14 +26,12 @@ def started(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
     """Make runs in this process, and return those that were started."""
     begun: list[str] = []
 
-    def in_this_process(arguments: Sequence[str]) -> int:
-        assert arguments[:3] == [sys.executable, "-m", "mn_lightning"]
-        options = list(arguments[4:])
-        given = dict(itertools.pairwise(options))
-        prepared = "--prepare" in given
-        begun.append(f"prepare/{given['--prepare']}" if prepared else f"{given['--only']}/seed-{given['--seed']}")
-        return call(*options)
+    def in_this_process(run: Run) -> int:
+        begun.append(str(run.folder.relative_to(run.root)).removeprefix("runs/"))
+        return run_process.main([str(run.root), *run.key])
 
     if "processes" not in request.keywords:
-        monkeypatch.setattr(command, "_in_own_process", in_this_process)
+        monkeypatch.setattr(jobs, "train_in_own_process", in_this_process)
+        monkeypatch.setattr(command, "train_in_own_process", in_this_process)
+        monkeypatch.setattr(command, "become", lambda run: sys.exit(run_process.main([str(run.root), *run.key])))
     return begun

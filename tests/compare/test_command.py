@@ -19,6 +19,10 @@ from helpers.study_calls import BASE, VARIANTS, call, files, swap, write
 from helpers.study_parts import Stumble, Witness
 
 from mn_lightning.compare import command
+from mn_lightning.compare.runs import __main__ as run_process
+from mn_lightning.compare.runs.jobs import INCOMPLETE, INTERRUPTED
+from mn_lightning.compare.study.folder import Limits, StudyFolder
+from mn_lightning.compare.study.load import load_study
 from mn_lightning.data import DigitsDataModule
 
 RUNS = ["BN/seed-0", "BN/seed-1", "MN/seed-0", "MN/seed-1"]
@@ -219,9 +223,9 @@ def test_two_processes_never_take_the_same_run(capsys: pytest.CaptureFixture[str
     folder = Path("studies/mine/runs/BN/seed-0")
     folder.mkdir(parents=True)
     with FileLock(folder / "lock"):
-        assert call("mine.yaml", "--only", "BN", "--seed", "0") == command.INCOMPLETE
+        assert call("mine.yaml", "--only", "BN", "--seed", "0") == INCOMPLETE
         assert "BN, seed 0 is being run by another process" in capsys.readouterr().err
-        assert call("mine.yaml") == command.INCOMPLETE
+        assert call("mine.yaml") == INCOMPLETE
     assert "BN, seed 0 has not finished" in capsys.readouterr().out
     assert not (folder / "metrics.csv").exists()
     assert call("mine.yaml", "--only", "BN", "--seed", "0") == 0
@@ -285,7 +289,7 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(capsys: pytest.CaptureFi
         status = call("mine.yaml")
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning ignores it from here on
-    assert status == command.INTERRUPTED
+    assert status == INTERRUPTED
     assert call("mine.yaml", "--report") == 0
     assert "MN, seed 0 has not finished" in capsys.readouterr().out
     metrics = Path("studies/mine/runs/MN/seed-0/metrics.csv")
@@ -308,7 +312,7 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(capsys: pytest.CaptureFi
 
 def test_a_run_that_fails_is_shown_and_the_others_go_on(started: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     Stumble.times, Stumble.error = 1, RuntimeError("it broke\nin two lines")
-    assert call(write(variants=STUMBLING)) == command.INCOMPLETE
+    assert call(write(variants=STUMBLING)) == INCOMPLETE
     assert len(started) == 4
     assert "MN, seed 0 failed: in two lines" in capsys.readouterr().out
     report = Path("studies/mine/report.md").read_text()
@@ -361,9 +365,10 @@ def test_wrong_arguments_are_said(arguments: list[str], part: str, capsys: pytes
 @pytest.mark.processes
 def test_processes_that_are_killed_lose_an_epoch_at_most(capfd: pytest.CaptureFixture[str]) -> None:
     """The real thing: runs are processes of their own, and the command is killed in the midst of one."""
-    sleep = {"class_path": "helpers.study_parts.SleepAfterFirstEpoch", "init_args": {"seconds": 15}}
-    slow = {**VARIANTS, "Slow": {"trainer.callbacks+": sleep}}
-    write(seeds=[0], variants=slow)
+    slow = {"BN": None, "Slow": {"trainer.callbacks+": "helpers.study_parts.WaitAfterFirstEpoch"}}
+    folder = StudyFolder(Path("studies/mine"), load_study(write(seeds=[0], variants=slow)), Limits())
+    folder.open()
+    assert run_process.main(["studies/mine", "BN", "0"]) == 0
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, "-m", "mn_lightning", "compare", "mine.yaml"]
     process = subprocess.Popen(arguments, env=environment, start_new_session=True)
@@ -378,12 +383,11 @@ def test_processes_that_are_killed_lose_an_epoch_at_most(capfd: pytest.CaptureFi
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    assert Path("studies/mine/runs/BN/seed-0/outcome.json").exists()
     assert not Path("studies/mine/runs/Slow/seed-0/outcome.json").exists()
-    environment["TEST_NO_SLEEP"] = "1"
+    environment["TEST_NO_WAIT"] = "1"
     done = subprocess.run(arguments, env=environment, timeout=200, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "run 3 of 3: Slow, seed 0" in done.stdout
-    assert "run 1 of 3" not in done.stdout
+    assert "run 2 of 2: Slow, seed 0" in done.stdout
+    assert "run 1 of 2" not in done.stdout
     rows = Path("studies/mine/runs/Slow/seed-0/metrics.csv").read_text().splitlines()
     assert [row.split(",")[1] for row in rows[1:]] == ["5", "10", "15"]

@@ -13,7 +13,8 @@ from PIL import Image
 
 from mn_lightning.compare import command
 from mn_lightning.compare.check import check_study
-from mn_lightning.compare.study.study import load_study
+from mn_lightning.compare.runs.jobs import INCOMPLETE
+from mn_lightning.compare.study.load import load_study
 
 CLASSIFIER: dict[str, Any] = {
     "model": {"class_path": "ImageClassifier", "init_args": {"network": "helpers.study_parts.TinyNetwork"}},
@@ -103,7 +104,7 @@ def test_what_is_prepared_can_be_prepared_alone(started: list[str]) -> None:
 def test_without_a_preparation_there_are_no_runs(started: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert call(write_gan(), "--prepare", "features") == 0
     failed = {**CLASSIFIER, "trainer": {**CLASSIFIER["trainer"], "callbacks": "helpers.study_parts.FailInTraining"}}
-    assert call(write_gan(prepare={"features": failed}), "--fresh") == command.INCOMPLETE
+    assert call(write_gan(prepare={"features": failed}), "--fresh") == INCOMPLETE
     assert started == ["prepare/features"]
     assert "without the preparation features there are no runs" in capsys.readouterr().err
     assert not files("runs/*")

@@ -8,7 +8,7 @@ import torch
 from helpers.built_run import BuiltCLI
 
 from mn_lightning.callbacks import NormSwapCallback
-from mn_lightning.compare.study.study import load_study
+from mn_lightning.compare.study.load import load_study
 from mn_lightning.compare.work import describe
 from mn_lightning.configs import study_names
 from mn_lightning.models import ImageClassifier

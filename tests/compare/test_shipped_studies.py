@@ -8,7 +8,7 @@ import torch
 from helpers.built_run import BuiltCLI
 from helpers.data_files import WRITERS, trust_files, write_image_folder
 
-from mn_lightning.compare.study.study import load_study
+from mn_lightning.compare.study.load import load_study
 from mn_lightning.compare.work import describe
 from mn_lightning.configs import study_names
 

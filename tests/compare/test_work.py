@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from mn_lightning.__main__ import main
-from mn_lightning.compare.study.study import Study, StudyError, load_study
+from mn_lightning.compare.study.load import load_study
+from mn_lightning.compare.study.study import Study, StudyError
 from mn_lightning.compare.work import Work, describe, macs_of, work_of
 from mn_lightning.configs import study_names
 from mn_lightning.data import DigitsDataModule, ImageFolderDataModule, MultiTaskDataModule, TorchvisionDataModule

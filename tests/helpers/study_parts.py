@@ -45,15 +45,14 @@ class Stumble(Callback):
             raise Stumble.error
 
 
-class SleepAfterFirstEpoch(Callback):
-    """Gives a test time to kill the process."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+class WaitAfterFirstEpoch(Callback):
+    """Gives a test time to kill the process: waits for the signal, if the environment does not forbid it."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.current_epoch == 1 and "TEST_NO_SLEEP" not in os.environ:
-            time.sleep(self.seconds)
+        if trainer.current_epoch == 1 and "TEST_NO_WAIT" not in os.environ:
+            deadline = time.monotonic() + 120
+            while not trainer._signal_connector.received_sigterm and time.monotonic() < deadline:
+                time.sleep(0.05)
 
 
 class FailInTraining(Callback):

@@ -1,10 +1,11 @@
 """Metric against optimizer steps, Figure 2 of Kalayeh & Shah."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mn_lightning.compare.report.results import Curve, Curves, best, summarize
+from mn_lightning.compare.report.results import Comparison, Curve
 from mn_lightning.compare.study.study import Study
 
 if TYPE_CHECKING:
@@ -15,37 +16,37 @@ COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#C
 STYLES = ("-", "--", "-.", ":")
 
 
-def plot_curves(study: Study, curves: dict[str, Curves], floor: float | None = None) -> "Figure":
+def plot_curves(study: Study, comparisons: Sequence[Comparison], floor: float | None = None) -> "Figure":
     """Draw a line for each variant: mean over seeds, one standard deviation as a band, baselines' best dashed.
 
     Args:
-        study: for the names of variants, baselines and metric.
-        curves: by variant; those without a finished run are left out.
+        study: for its name and the metric's.
+        comparisons: of all variants; those without a finished run are left out.
         floor: a value that cannot be beaten, dotted.
     """
     from matplotlib.figure import Figure  # takes a second to import, and only a report needs it
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
-    for position, (variant, found) in enumerate(curves.items()):
-        runs = [points for points in found.by_seed.values() if points]
+    for position, found in enumerate(comparisons):
+        runs = [points for points in found.curves.by_seed.values() if points]
         if not runs:
             continue
         steps, values = _on_common_steps(runs)
         colour = COLOURS[position % len(COLOURS)]
         style = STYLES[position // len(COLOURS) % len(STYLES)]
         mean = values.mean(0)
-        label = f"{variant} ({len(runs)} seed{'s' * (len(runs) != 1)})"
+        label = f"{found.variant} ({len(runs)} seed{'s' * (len(runs) != 1)})"
         axes.plot(steps, mean, color=colour, linestyle=style, label=label)
         if len(runs) > 1:
             spread = values.std(0, ddof=1)
             axes.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
-    for baseline in study.baselines:
-        target = summarize([best(points, study.mode) for points in curves[baseline].by_seed.values()]).mean
-        if target is not None:
-            several = len(study.baselines) > 1  # told apart by the colours of their curves
-            colour = COLOURS[list(curves).index(baseline) % len(COLOURS)] if several else "#666666"
-            axes.axhline(target, color=colour, linestyle="--", linewidth=1, label=f"best of {baseline}")
+    several = sum(found.is_baseline for found in comparisons) > 1  # the colours of their curves tell them apart
+    for position, found in enumerate(comparisons):
+        target = found.scores[-1].mean
+        if found.is_baseline and target is not None:
+            colour = COLOURS[position % len(COLOURS)] if several else "#666666"
+            axes.axhline(target, color=colour, linestyle="--", linewidth=1, label=f"best of {found.variant}")
     if floor is not None:
         axes.axhline(floor, color="#666666", linestyle=":", linewidth=1, label="real against real")
     axes.set_xlabel("optimizer steps")

@@ -1,4 +1,4 @@
-"""What the rows of the runs say: scores, steps and seconds to the baseline's best, paired differences."""
+"""The numbers of a report: scores, steps and seconds to the baseline's best, paired differences."""
 
 import math
 from collections.abc import Sequence
@@ -9,19 +9,21 @@ from typing import NamedTuple
 from scipy import stats
 
 from mn_lightning.compare.runs.recorder import Row
-from mn_lightning.compare.study.study import Mode
+from mn_lightning.compare.study.study import FRACTIONS, Mode, Study
 
 CONFIDENCE = 0.95
+"""Of the intervals of paired differences."""
+
 ROUNDING = 1e-6
-"""Relative difference of scores that float32 makes."""
+"""Relative difference between equal scores that float32 can make."""
 
 
 class Point(NamedTuple):
     """One evaluation.
 
     Attributes:
-        step: optimizer steps until then.
-        seconds: of training until then, without validation.
+        step: optimizer steps before it.
+        seconds: of training before it, without validation.
         value: of the metric.
     """
 
@@ -34,7 +36,7 @@ Curve = tuple[Point, ...]
 
 
 class Summary(NamedTuple):
-    """Mean, standard deviation (None for one number) and number of numbers; the mean is None if there are none."""
+    """Mean and standard deviation of ``n`` numbers; None where n is too small: below 1, and below 2."""
 
     mean: float | None
     std: float | None
@@ -45,8 +47,8 @@ class Race(NamedTuple):
     """How fast a variant reached the baseline's best, in steps or seconds.
 
     Attributes:
-        cost: over the seeds that reached it.
-        saving: mean share of the baseline's own cost that was saved, over these; negative where it took more.
+        cost: steps or seconds, over the seeds that reached it.
+        saving: mean share of the baseline's own cost that was saved, over the same seeds; negative if it took more.
         reached: number of seeds that reached it.
         seeds: number of seeds that could be compared.
     """
@@ -58,7 +60,14 @@ class Race(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Paired difference of best scores, variant minus baseline, with a 95% interval if there is a spread over seeds."""
+    """Difference of best scores, variant minus baseline, paired by seed.
+
+    Attributes:
+        mean: over the seeds; None without a pair.
+        low: lower end of the 95% interval; None if the differences have no spread.
+        high: its upper end.
+        seeds: number of pairs.
+    """
 
     mean: float | None
     low: float | None
@@ -74,13 +83,67 @@ class Curves:
     by_seed: dict[int, Curve]
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that the report says about one variant.
+
+    Attributes:
+        curves: of its runs.
+        baseline: the variant that it is compared to; a baseline is compared to itself.
+        scores: best scores after each of :data:`~mn_lightning.compare.study.study.FRACTIONS` of the training.
+        steps: steps to the baseline's best.
+        seconds: seconds to the baseline's best.
+        difference: to the baseline's best scores.
+    """
+
+    curves: Curves
+    baseline: str
+    scores: list[Summary]
+    steps: Race
+    seconds: Race
+    difference: Difference
+
+    @property
+    def variant(self) -> str:
+        """The variant's name."""
+        return self.curves.variant
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is compared to itself."""
+        return self.variant == self.baseline
+
+
+def compare_variants(study: Study, curves: Sequence[Curves]) -> list[Comparison]:
+    """Compare each variant with its baseline.
+
+    Args:
+        study: says which the baselines are, and whether more is better.
+        curves: of all variants.
+    """
+    by_name = {found.variant: found for found in curves}
+    return [_compare(study, found, by_name[study.baseline_of(found.variant)]) for found in curves]
+
+
+def _compare(study: Study, found: Curves, baseline: Curves) -> Comparison:
+    scores = [[best_after(points, part, study.mode) for points in found.by_seed.values()] for part in FRACTIONS]
+    return Comparison(
+        found,
+        baseline.variant,
+        [summarize(values) for values in scores],
+        race(found, baseline, study.mode, "step"),
+        race(found, baseline, study.mode, "seconds"),
+        paired_difference(found, baseline, study.mode),
+    )
+
+
 def curve(rows: Sequence[Row], metric: str) -> Curve:
     """Return the evaluations that logged ``metric``."""
     return tuple(Point(row["step"], row["seconds"], row[metric]) for row in rows if metric in row)
 
 
 def best(points: Sequence[Point], mode: Mode) -> float | None:
-    """Return the best value; one that is not a number is none.
+    """Return the best value, or None; values that are not a number do not count.
 
     Examples:
         >>> best([Point(10, 1.0, 0.5), Point(20, 2.0, 0.7), Point(30, 3.0, float("nan"))], mode="max")
@@ -91,7 +154,7 @@ def best(points: Sequence[Point], mode: Mode) -> float | None:
 
 
 def best_after(points: Curve, fraction: float, mode: Mode) -> float | None:
-    """Return the best value until a fraction of the steps; None if there was no evaluation until then.
+    """Return the best value in the first part of the training; None without an evaluation there.
 
     Examples:
         >>> points = (Point(10, 1.0, 0.5), Point(20, 2.0, 0.7), Point(40, 4.0, 0.9))
@@ -116,7 +179,7 @@ def first_to_reach(points: Curve, target: float, mode: Mode) -> Point | None:
 
 
 def summarize(values: Sequence[float | None]) -> Summary:
-    """Mean and standard deviation (n - 1) of the values that are there."""
+    """Return mean and standard deviation (n - 1) of the values that are not None."""
     there = [value for value in values if value is not None]
     return Summary(fmean(there) if there else None, stdev(there) if len(there) > 1 else None, len(there))
 
@@ -131,7 +194,7 @@ def race(variant: Curves, baseline: Curves, mode: Mode, by: str) -> Race:
         by: ``"step"`` or ``"seconds"``.
 
     Returns:
-        Cost in these units, share of the baseline's that was saved, and how many seeds got there.
+        The cost in these units, the saved share of the baseline's, and how many seeds reached it.
 
     Examples:
         >>> baseline = Curves("BatchNorm", {0: (Point(10, 1.0, 0.5), Point(20, 2.0, 0.7))})
@@ -164,8 +227,8 @@ def paired_difference(variant: Curves, baseline: Curves, mode: Mode) -> Differen
         mode: whether more or less of the metric is better.
 
     Returns:
-        Mean of variant minus baseline in the metric's units, and the ends of its 95% interval: none with one seed, or
-        with the same difference in all, which says nothing of how much it would vary.
+        Mean of variant minus baseline in the metric's units, and its 95% interval. There is no interval with one seed,
+        nor if all seeds have the same difference: that does not show how much it would vary.
     """
     pairs = [(best(variant.by_seed[seed], mode), best(own, mode)) for seed, own in baseline.by_seed.items()
              if seed in variant.by_seed]  # fmt: skip
@@ -175,7 +238,7 @@ def paired_difference(variant: Curves, baseline: Curves, mode: Mode) -> Differen
         return Difference(None, None, None, 0)
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     mean = fmean(differences)
-    # Equal differences are what a coarse metric makes (shares of few images), not a sign of certainty.
+    # A coarse metric (a share of few images) makes equal differences; they are no sign of certainty.
     if max(differences) - min(differences) <= ROUNDING * max(map(abs, [*ours, *theirs])):
         return Difference(mean, None, None, len(ours))
     interval = stats.ttest_rel(ours, theirs).confidence_interval(CONFIDENCE)

@@ -5,21 +5,21 @@ from typing import TYPE_CHECKING
 
 from mn_lightning.compare.report.results import best, curve, first_to_reach
 from mn_lightning.compare.runs.best import SAMPLES
-from mn_lightning.compare.runs.train import Run
+from mn_lightning.compare.runs.run import Run
 from mn_lightning.compare.study.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_SEEDS = 2
-"""Rows of the picture: it shall be looked at, not scrolled through."""
+"""Rows of the picture, which has to fit a screen."""
 
 
 def plot_samples(study: Study, runs: Sequence[Run]) -> "Figure | None":
-    """Draw the samples that each run kept of its best evaluation: a column for each variant, a row for each seed.
+    """Draw the samples of each run's best evaluation: a column for each variant, a row for each seed.
 
     Args:
-        study: for the metric, and the order of variants and seeds, of which the first two are drawn.
+        study: for the metric and the order of variants and seeds; the first two seeds are drawn.
         runs: those that have finished.
 
     Returns:
@@ -50,4 +50,4 @@ def _title(study: Study, run: Run) -> str:
     value = best(points, study.mode)
     point = None if value is None else first_to_reach(points, value, study.mode)
     reached = "" if point is None else f"\n{study.metric} {point.value:.4g} at step {point.step:.0f}"
-    return f"{run.variant}, seed {run.seed}{reached}"
+    return f"{run.label}{reached}"

@@ -15,6 +15,25 @@ from mn_lightning.compare.runs.recorder import Row, RunRecorder
 from mn_lightning.models import DCGAN, ImageClassifier
 
 
+class Clock:
+    """Stands in for the time: it passes where a test says so, and a millisecond each time that someone looks."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1e-3
+        return self.now
+
+
+CLOCK = Clock()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", CLOCK)
+
+
 def record(folder: Path, *callbacks: Callback, model: LightningModule | None = None, **arguments: Any) -> list[Row]:
     recorder = RunRecorder(folder / "metrics.csv")
     trainer(folder, [recorder, *callbacks], enable_checkpointing=True, **arguments).fit(model or classifier(), digits())
@@ -81,17 +100,18 @@ def test_steps_are_the_generators_where_the_module_counts_those(tmp_path: Path) 
         assert row.keys() == {"epoch", "step", "seconds", "discriminator_loss", "generator_loss"}
 
 
+@pytest.mark.usefixtures("clock")
 def test_the_clock_stands_still_in_validation(tmp_path: Path) -> None:
     class Slow(ImageClassifier):
         def on_validation_epoch_start(self) -> None:
-            time.sleep(1)
+            CLOCK.now += 1
 
         def on_train_epoch_start(self) -> None:
-            time.sleep(0.25)
+            CLOCK.now += 0.25
 
     rows = record(tmp_path, model=Slow(classifier().network))
-    assert 0.25 < rows[0]["seconds"] < 1
-    assert 0.5 < rows[1]["seconds"] < 1.5
+    assert rows[0]["seconds"] == pytest.approx(0.25, abs=0.1)
+    assert rows[1]["seconds"] == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_resumed_run_has_each_row_once(tmp_path: Path) -> None:
@@ -113,11 +133,11 @@ def test_a_resumed_run_has_each_row_once(tmp_path: Path) -> None:
 
 
 class SlowGenerator(Generator):
-    """Sleeps for each whole block of 16 samples that is measured; a training step draws eight at most."""
+    """Takes time for each whole block of 16 samples that is measured; a training step draws eight at most."""
 
     def sample(self, n: int) -> Tensor:
         if n > 8:
-            time.sleep(0.25)
+            CLOCK.now += 0.25
         return super().sample(n)
 
 
@@ -135,15 +155,15 @@ def test_distances_are_recorded_at_the_step_where_they_are_measured(tmp_path: Pa
     assert ["loss" in row for row in rows] == [False, True, False, True]
 
 
+@pytest.mark.usefixtures("clock")
 def test_the_clock_stands_still_while_distances_are_measured(tmp_path: Path) -> None:
-    started = time.monotonic()
+    started = CLOCK.now
     rows = record_distances(tmp_path, every_n_steps=1)
-    passed = time.monotonic() - started
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     seconds = [row["seconds"] for row in rows]
     assert seconds == sorted(seconds)
-    assert seconds[0] > 0
-    assert seconds[-1] < passed - 6 * 3 * 0.25  # six evaluations of three whole blocks
+    assert 0 < seconds[0] < seconds[-1] < 0.5
+    assert CLOCK.now - started > 6 * 3 * 0.25  # six evaluations of three whole blocks
 
 
 def test_a_distance_of_an_epoch_is_in_its_row(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mn_lightning.compare.study.study import StudyError, load_study
+from mn_lightning.compare.study.load import load_study
+from mn_lightning.compare.study.study import StudyError
 from mn_lightning.configs import study_names
 
 VALID: dict[str, Any] = {

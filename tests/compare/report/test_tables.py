@@ -2,8 +2,8 @@
 
 import pytest
 
-from mn_lightning.compare.report.report import difference_table
-from mn_lightning.compare.report.results import Curves, Point
+from mn_lightning.compare.report.results import Curves, Point, compare_variants
+from mn_lightning.compare.report.tables import difference_table
 from mn_lightning.compare.study.study import Study
 
 
@@ -19,11 +19,11 @@ from mn_lightning.compare.study.study import Study
 def test_verdicts(bests: tuple[float, ...], interval: str, verdict: str) -> None:
     """The intervals are scipy's: ``t.interval(0.95, 2, mean, sem)`` of 0.15, 0.25, 0.2 and of -0.25, -0.05, -0.15."""
     study = Study("mine", (), {"BN": {}, "MN": {}}, "BN", "val_acc", seeds=(0, 1, 2))
-    curves = {
-        "BN": Curves("BN", {seed: (Point(1, 1, 0.65),) for seed in range(3)}),
-        "MN": Curves("MN", {seed: (Point(1, 1, best),) for seed, best in enumerate(bests)}),
-    }
-    table = difference_table(study, curves)
+    curves = [
+        Curves("BN", {seed: (Point(1, 1, 0.65),) for seed in range(3)}),
+        Curves("MN", {seed: (Point(1, 1, best),) for seed, best in enumerate(bests)}),
+    ]
+    table = difference_table(study, compare_variants(study, curves))
     ((variant, _, found, _, says),) = table.rows
     assert (variant, found, says) == ("MN", interval, verdict)
     assert ("there is no interval" in table.note) == (interval == "no spread")

@@ -1,0 +1,79 @@
+"""The command line of a study's training, handed to LightningCLI: parsed only, built only, or trained."""
+
+from typing import Any, Literal, cast
+
+from jsonargparse import ArgumentError
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser
+
+from mn_lightning.cli import ListingTrainer, MNLightningCLI
+from mn_lightning.compare.study.study import StudyError
+
+Until = Literal["parsed", "built", "trained"]
+
+
+class StudyCLI(MNLightningCLI):
+    """``mn-lightning fit`` for a training of a study.
+
+    Args:
+        label: what is trained, for messages.
+        arguments: of :meth:`Study.arguments` or :meth:`Study.preparation`, and more options.
+        until: ``"parsed"`` stops with the configuration. ``"built"`` makes the model and the data module, but no
+            callback, logger or trainer, which may look for files or devices. Both leave the random state alone.
+        **options: of LightningCLI.
+
+    Raises:
+        StudyError: the arguments do not parse.
+    """
+
+    def __init__(self, label: str, arguments: list[str], until: Until = "trained", **options: Any) -> None:
+        self.label = label
+        self.until = until
+        super().__init__(
+            trainer_class=ListingTrainer,
+            parser_kwargs=non_exiting_parser("mn-lightning compare"),
+            args=arguments,
+            **options,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return ``fit`` alone: a parser for each further subcommand takes time to make."""
+        return {"fit": MNLightningCLI.subcommands()["fit"]}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Say in one line what does not parse."""
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise StudyError(f"{self.label} does not parse: {in_one_line(error)}") from error
+
+    def instantiate_classes(self) -> None:
+        """Make what ``until`` says."""
+        if self.until == "built":
+            self.config.fit.trainer.callbacks = None
+            self.config.fit.trainer.logger = None
+        if self.until != "parsed":
+            super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer if it is to train."""
+        return super().instantiate_trainer(**kwargs) if self.until == "trained" else cast(Trainer, None)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if self.until == "trained":
+            super()._run_subcommand(subcommand)
+
+    def _set_seed(self) -> None:
+        if self.until == "trained":
+            super()._set_seed()
+
+
+def non_exiting_parser(prog: str) -> dict[str, Any]:
+    """Return LightningCLI's ``parser_kwargs`` with which a wrong configuration is an exception and no exit."""
+    return {"prog": prog, "exit_on_error": False, "fit": {"exit_on_error": False}}
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return an error's text without its line breaks."""
+    return " ".join(str(error).split())
