@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from mn_lightning.swap.record import check_layers
+from mn_lightning.swap.check import check_layers
 from mn_lightning.utils.checks import check_choice
 
 Batch = tuple[Tensor, Tensor]

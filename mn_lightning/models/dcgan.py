@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mn_lightning.models.networks.dcgan import DCGANDiscriminator, DCGANGenerator, DiscriminatorNorm
-from mn_lightning.swap.record import check_layers
+from mn_lightning.swap.check import check_layers
 from mn_lightning.utils.checks import check_at_least
 
 
