@@ -5,7 +5,8 @@ from mn_lightning.layers.refit import refit_mixtures, reset_queues
 from mn_lightning.layers.update import update_norms
 from mn_lightning.swap.listing import norm_layers
 from mn_lightning.swap.registry import register_norm
-from mn_lightning.swap.surgery import SwapReport, swap_norms
+from mn_lightning.swap.report import SwapReport
+from mn_lightning.swap.surgery import swap_norms
 
 __all__ = [
     "MixtureNorm",

@@ -1,11 +1,13 @@
 """Models back from checkpoints that were saved with swapped layers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from typing import Any, TypeVar
 
 from lightning.pytorch import LightningModule
 
-from mn_lightning.swap.record import RECORD, recorded_settings
+from mn_lightning.swap.record import settings_in_checkpoint
 from mn_lightning.swap.saved import swap_as_recorded
 
 _Module = TypeVar("_Module", bound=LightningModule)
@@ -34,18 +36,29 @@ def load_from_checkpoint(module_class: type[_Module], checkpoint_path: str | Pat
         >>> from mn_lightning.models import CIFARConvNet, ImageClassifier
         >>> load_from_checkpoint(ImageClassifier, "last.ckpt", network=CIFARConvNet())  # doctest: +SKIP
     """
+    with _swap_before_weights(module_class):
+        return module_class.load_from_checkpoint(checkpoint_path, **kwargs)  # type: ignore[arg-type]
 
-    class Swapped(module_class):  # type: ignore[misc, valid-type]
-        # The last that Lightning calls before it loads the weights.
-        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-            # Sharded strategies and WeightAveraging build state dicts of their own, without metadata; NormSwapCallback
-            # is not asked where only weights are saved.
-            recorded = checkpoint.get(RECORD) or recorded_settings(checkpoint["state_dict"])
-            swap_as_recorded(self, recorded)
-            super().on_load_checkpoint(checkpoint)
 
-    # In messages. Not so __qualname__: LightningCLI looks for classes by their names, and leaves out local ones.
-    Swapped.__name__ = module_class.__name__
-    model = Swapped.load_from_checkpoint(checkpoint_path, **kwargs)
-    model.__class__ = module_class
-    return model  # type: ignore[no-any-return]
+@contextmanager
+def _swap_before_weights(module_class: type[LightningModule]) -> Iterator[None]:
+    """Let models of the class swap their layers when Lightning calls ``on_load_checkpoint``.
+
+    Lightning builds the model from the checkpoint's hyperparameters, calls this method, and loads the weights, all in
+    one function: the call is the only moment at which there is a model whose weights are yet to come.
+    """
+    own = module_class.on_load_checkpoint
+    inherited = "on_load_checkpoint" not in vars(module_class)
+
+    def swap_first(model: LightningModule, checkpoint: dict[str, Any]) -> None:
+        swap_as_recorded(model, settings_in_checkpoint(checkpoint))
+        own(model, checkpoint)
+
+    module_class.on_load_checkpoint = swap_first  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        if inherited:
+            del module_class.on_load_checkpoint
+        else:
+            module_class.on_load_checkpoint = own  # type: ignore[method-assign]

@@ -1,6 +1,7 @@
 """Checkpoints of swapped models come back, and say so where they cannot."""
 
 import copy
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mn_lightning.__main__ import main
 from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
 from mn_lightning.checkpoints import load_from_checkpoint
 from mn_lightning.models import DCGAN, ImageClassifier
-from mn_lightning.swap import swap_as_saved
+from mn_lightning.swap import swap_as_saved, swap_settings
 
 SWAPS: list[dict[str, Any]] = [
     {"layers": "all", "norm": "mixture"},
@@ -119,6 +120,41 @@ def test_a_state_dict_alone_says_what_to_swap(tmp_path: Path) -> None:
     assert str(other) == str(model)
 
 
+@pytest.mark.parametrize(
+    "copied",
+    [
+        lambda state: {key: value.clone() for key, value in state.items()},
+        lambda state: {key: (value + value) / 2 for key, value in state.items()},  # an average of weights
+        lambda state: {key: value.half() for key, value in state.items()},
+    ],
+)
+def test_a_copy_of_a_state_dict_says_it_too(copied: Any) -> None:
+    model = network()
+    mn.swap_norms(model, {"first": {"n_components": 4, "scale": "unit"}}, fuse_activation=True)
+    mn.swap_norms(model, "last", "mode", momentum=None)
+    other = network()
+    swap_as_saved(other, copied(model.state_dict()))
+    assert str(other) == str(model)
+
+
+def test_a_swap_is_recorded_once(tmp_path: Path) -> None:
+    path, model = save(tmp_path, SWAPS[2])
+    content = torch.load(path, weights_only=True)
+    (key,) = [key for key in content["state_dict"] if key.startswith("network.1.") and "swapped" in key]
+    assert swap_settings(model)["network.1"]["arguments"] == {"n_components": 2}
+    assert bytes(content["state_dict"].pop(key).tolist()) == json.dumps(swap_settings(model)["network.1"]).encode()
+    del content["state_dict"][key.replace("1", "5")]
+    assert "n_components" not in str(content)
+    assert "n_components" not in str(content["state_dict"]._metadata)
+
+
+def test_weights_load_into_layers_of_the_same_kind_that_were_not_swapped() -> None:
+    for norm, built in (("mixture", mn.MixtureNorm), ("mode", mn.ModeNorm), ("mode_group", mn.ModeGroupNorm)):
+        model = nn.Sequential(nn.BatchNorm1d(4))
+        mn.swap_norms(model, norm=norm)
+        nn.Sequential(built(4)).load_state_dict(model.state_dict())
+
+
 def test_what_a_checkpoint_cannot_hold_is_said() -> None:
     model = network()
     mn.swap_norms(model, "first", activation=torch.nn.functional.silu)
@@ -129,7 +165,7 @@ def test_what_a_checkpoint_cannot_hold_is_said() -> None:
 
 @pytest.mark.parametrize(
     ("state", "message"),
-    [(lambda model: dict(model.state_dict()), "no record"), (lambda model: model.state_dict(), "no norm layer there")],
+    [(lambda _: network().state_dict(), "no record"), (lambda model: model.state_dict(), "no norm layer there")],
 )
 def test_what_cannot_be_swapped_is_said(state: Any, message: str) -> None:
     model = network()

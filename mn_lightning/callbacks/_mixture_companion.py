@@ -9,7 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mn_lightning.layers import MixtureNorm, ModeNorm
 from mn_lightning.layers.refit import has_mixtures
-from mn_lightning.swap.record import check_layers
+from mn_lightning.swap.check import check_layers
 
 
 class MixtureCompanion(Callback):

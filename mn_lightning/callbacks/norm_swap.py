@@ -1,3 +1,5 @@
+"""Swap norm layers at the start of a run, and say what differs from the checkpoint that it resumes."""
+
 import itertools
 from typing import Any
 
@@ -8,10 +10,10 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from mn_lightning.callbacks._mixture_companion import MixtureCompanion
 from mn_lightning.layers.refit import set_sync
-from mn_lightning.swap.record import RECORD
-from mn_lightning.swap.saved import swap_settings
+from mn_lightning.swap.record import difference, settings_in_checkpoint, swap_settings
+from mn_lightning.swap.report import SwapReport
 from mn_lightning.swap.selection import LayerSpec
-from mn_lightning.swap.surgery import SwapReport, swap_norms
+from mn_lightning.swap.surgery import swap_norms
 from mn_lightning.utils.tables import print_table
 
 
@@ -65,7 +67,7 @@ class NormSwapCallback(MixtureCompanion):
 
     @property
     def state_key(self) -> str:
-        """Tells several swaps in one trainer apart in a checkpoint."""
+        """Tells several swaps in one trainer apart; checkpoints of version 0.1 hold a state under this key."""
         return self._generate_state_key(layers=self.layers, norm=self.norm)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -85,37 +87,23 @@ class NormSwapCallback(MixtureCompanion):
         if self.report:
             _print_report(self.report)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Settings for the checkpoint, as plain values."""
-        settings = {**self.norm_args, "fuse_activation": self.fuse_activation, "sync": self.sync}
-        return {
-            "layers": repr(self.layers),
-            "norm": self.norm,
-            "settings": {name: _plain(value) for name, value in settings.items()},
-        }
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Say in one line which settings of this swap differ from those of the run that wrote the checkpoint.
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Record what was swapped, for :func:`~mn_lightning.checkpoints.load_from_checkpoint`."""
-        checkpoint[RECORD] = swap_settings(pl_module)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Say in one line what differs from the run that wrote the checkpoint."""
-        now, then = self.state_dict()["settings"], state_dict["settings"]
-        changed = [
-            f"{name} was {then.get(name, 'the default')} and is {now.get(name, 'the default')}"
-            for name in sorted({*now, *then})
-            if now.get(name) != then.get(name)
-        ]
+        Layers that the checkpoint's weights do not fit at all are refused when these are loaded.
+        """
+        if self.report is None:
+            return
+        then, now = settings_in_checkpoint(checkpoint), swap_settings(pl_module)
+        names = [*(layer.name for layer in self.report), *self.report.unchanged]
+        changed = [difference(then[name], now[name]) for name in names if name in then and then[name] != now[name]]
         if changed:
-            rank_zero_warn(f"NormSwapCallback({self.norm!r}): the checkpoint has other settings: {'; '.join(changed)}")
+            once = "; ".join(dict.fromkeys(changed))
+            rank_zero_warn(f"NormSwapCallback({self.norm!r}): the checkpoint has other settings: {once}")
 
 
 def _synchronizes_batch_norm(trainer: Trainer) -> bool:
     return isinstance(getattr(trainer.strategy, "_layer_sync", None), TorchSyncBatchNorm)
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, (bool, int, float, str, type(None))) else repr(value)
 
 
 @rank_zero_only

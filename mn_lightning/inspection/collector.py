@@ -13,8 +13,8 @@ from mn_lightning.analysis.mixtures import gates, posteriors
 from mn_lightning.functional.rows import upcast
 from mn_lightning.inspection.errors import InspectionError
 from mn_lightning.layers import MixtureNorm, ModeNorm
+from mn_lightning.swap.candidates import layer_aliases
 from mn_lightning.swap.selection import select
-from mn_lightning.swap.surgery import layer_aliases
 
 MAX_BYTES = 16 * 2**20
 """Of one layer's input that is kept: tens of thousands of values for each channel, and a gigabyte for 64 layers."""

@@ -1,9 +1,14 @@
+"""What a new layer takes over from the BatchNorm layer in whose place it is built."""
+
 from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def placement(batch_norm: _BatchNorm) -> dict[str, Any]:
-    """Device and dtype of a BatchNorm layer as keyword arguments; empty if it holds nothing to tell them by."""
+def device_and_dtype(batch_norm: _BatchNorm) -> dict[str, Any]:
+    """Device and dtype of a BatchNorm layer, as keyword arguments of a layer.
+
+    Empty for a layer with neither weight nor running statistics: it stands on no device.
+    """
     reference = batch_norm.weight if batch_norm.affine else batch_norm.running_mean
     return {} if reference is None else {"device": reference.device, "dtype": reference.dtype}

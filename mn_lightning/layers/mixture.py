@@ -1,4 +1,6 @@
-from collections.abc import Callable, Iterable
+"""Mixture normalization as a layer: parameters, the stored mixture, and the queue of recent batches."""
+
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,32 +10,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mn_lightning.functional.mixture import FitOptions, fit_mixture, mixture_moments, normalize
 from mn_lightning.functional.rows import GRANULARITIES, Granularity, check_input, check_rows
 from mn_lightning.kernels.types import AFFINES, SCALES, Affine, Mixture, NormOptions, Scale
-from mn_lightning.layers.batch_norm import placement
-from mn_lightning.layers.queue import BatchQueue, RowsPerBatch, auto_rows_per_batch
-from mn_lightning.utils.checks import check_at_least, check_choice
+from mn_lightning.layers.batch_norm import device_and_dtype
+from mn_lightning.layers.loading import mixture_fault, pass_over_record
+from mn_lightning.layers.queue import BatchQueue, RowsPerBatch, rows_to_keep
+from mn_lightning.utils.checks import check_at_least, check_choice, check_counts
 from mn_lightning.utils.distributed import ALONE, all_processes
 from mn_lightning.utils.recompute import is_recomputing
-
-_WEIGHT_TOLERANCE = 0.02
-"""Weights that were rounded to bfloat16 add up to 1 within this."""
-
-
-def _fault(parameters: Iterable[Any]) -> str:
-    """What keeps loaded values from being a mixture's; empty if nothing does, or there are no values to look at."""
-    values = list(parameters)
-    if not all(type(value) in (Tensor, nn.Parameter) and not value.is_meta for value in values):
-        return ""
-    mixture = Mixture(*(value.detach().float() for value in values))
-    for name, value in zip(Mixture._fields, mixture, strict=True):
-        if not value.isfinite().all():
-            return f"{name} that are not finite"
-    for name, value in (("weight", mixture.weights), ("variance", mixture.variances)):
-        if (value < 0).any():
-            return f"a {name} of {float(value.min()):.3g}"
-    totals = mixture.weights.sum(0).flatten()
-    if ((totals - 1).abs() > _WEIGHT_TOLERANCE).any():
-        return f"weights that add up to {float(totals[(totals - 1).abs().argmax()]):.3g}"
-    return ""
 
 
 class MixtureNorm(nn.Module):
@@ -126,30 +108,13 @@ class MixtureNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        counts = {
-            "num_features": num_features,
-            "n_components": n_components,
-            "em_iters": em_iters,
-            "queue_size": queue_size,
-        }
-        for name, value in counts.items():
-            check_at_least("MixtureNorm", name, value, 1)
-        if affine is not None:
-            check_choice("MixtureNorm", "affine", affine, AFFINES)
-        check_choice("MixtureNorm", "granularity", granularity, GRANULARITIES)
-        check_choice("MixtureNorm", "scale", scale, SCALES)
-        if not 0 < queue_decay <= 1:
-            raise ValueError(f"MixtureNorm got queue_decay={queue_decay!r}; it takes 0 < queue_decay <= 1")
-        if not 0 <= min_weight < 1:
-            raise ValueError(f"MixtureNorm got min_weight={min_weight!r}; it takes 0 <= min_weight < 1")
-        if queue_rows_per_batch == "auto":
-            queue_rows_per_batch = auto_rows_per_batch(num_features, queue_size)
-        elif queue_rows_per_batch is not None:
-            check_at_least("MixtureNorm", "queue_rows_per_batch", queue_rows_per_batch, 1, "'auto', None")
-        if fit_rows is not None:
-            check_at_least("MixtureNorm", "fit_rows", fit_rows, n_components, "None")
-        if refit_iters is not None:
-            check_at_least("MixtureNorm", "refit_iters", refit_iters, 1, "None")
+        check_counts(
+            "MixtureNorm",
+            num_features=num_features,
+            n_components=n_components,
+            em_iters=em_iters,
+            queue_size=queue_size,
+        )
         self.num_features = num_features
         self.n_components = n_components
         self.em_iters = em_iters
@@ -164,23 +129,45 @@ class MixtureNorm(nn.Module):
         self.min_weight = min_weight
         self.sync = sync
 
-        self.register_parameter("weight", None)
-        self.register_parameter("log_weight", None)
-        self.register_parameter("bias", None)
-        if affine == "output":
-            self.weight = nn.Parameter(torch.empty(num_features))
-        elif affine == "component":
-            self.log_weight = nn.Parameter(torch.empty(num_features))
-        if affine is not None:
-            self.bias = nn.Parameter(torch.empty(num_features))
-        per_channel = (num_features,) if granularity == "channel" else ()
-        self.register_buffer("mixture_weights", torch.empty(n_components, *per_channel))
-        self.register_buffer("mixture_means", torch.empty(n_components, num_features))
-        self.register_buffer("mixture_variances", torch.empty(n_components, num_features))
-        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
-        self.queue = BatchQueue(num_features, queue_size, queue_rows_per_batch)
+        self._check_settings()
+        self._register_parameters()
+        self._register_mixture()
+        rows_per_batch = rows_to_keep(queue_rows_per_batch, num_features, queue_size)
+        self.queue = BatchQueue(num_features, queue_size, rows_per_batch)
+        self.register_load_state_dict_pre_hook(pass_over_record)  # type: ignore[no-untyped-call]
         self.reset_parameters()
         self.to(device=device, dtype=dtype)
+
+    def _check_settings(self) -> None:
+        """Refuse what the formulas cannot take; the counts are checked before they size anything."""
+        if self.affine is not None:
+            check_choice("MixtureNorm", "affine", self.affine, AFFINES)
+        check_choice("MixtureNorm", "granularity", self.granularity, GRANULARITIES)
+        check_choice("MixtureNorm", "scale", self.scale, SCALES)
+        if not 0 < self.queue_decay <= 1:
+            raise ValueError(f"MixtureNorm got queue_decay={self.queue_decay!r}; it takes 0 < queue_decay <= 1")
+        if not 0 <= self.min_weight < 1:
+            raise ValueError(f"MixtureNorm got min_weight={self.min_weight!r}; it takes 0 <= min_weight < 1")
+        if self.fit_rows is not None:
+            check_at_least("MixtureNorm", "fit_rows", self.fit_rows, self.n_components, "None")
+        if self.refit_iters is not None:
+            check_at_least("MixtureNorm", "refit_iters", self.refit_iters, 1, "None")
+
+    def _register_parameters(self) -> None:
+        """γ is ``weight`` after the normalization and ``log_weight`` in the variances; β is ``bias`` in both."""
+        gamma = {"output": "weight", "component": "log_weight"}
+        present = () if self.affine is None else (gamma[self.affine], "bias")
+        for name in ("weight", "log_weight", "bias"):
+            parameter = nn.Parameter(torch.empty(self.num_features)) if name in present else None
+            self.register_parameter(name, parameter)
+
+    def _register_mixture(self) -> None:
+        """One Gaussian until the first refit, see :meth:`reset_parameters`."""
+        shape = (self.n_components, self.num_features)
+        self.register_buffer("mixture_weights", torch.empty(shape if self.granularity == "channel" else shape[:1]))
+        self.register_buffer("mixture_means", torch.empty(shape))
+        self.register_buffer("mixture_variances", torch.empty(shape))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
 
     def reset_parameters(self) -> None:
         """Set the affine map to the identity and the stored mixture to the standard normal; empty the queue."""
@@ -221,7 +208,7 @@ class MixtureNorm(nn.Module):
         """
         kwargs.setdefault("eps", batch_norm.eps)
         kwargs.setdefault("affine", "output" if batch_norm.affine else None)
-        layer = cls(batch_norm.num_features, **(placement(batch_norm) | kwargs))
+        layer = cls(batch_norm.num_features, **(device_and_dtype(batch_norm) | kwargs))
         if batch_norm.running_mean is not None and batch_norm.running_var is not None:
             layer.set_gaussian(batch_norm.running_mean, batch_norm.running_var)
         return layer
@@ -233,7 +220,7 @@ class MixtureNorm(nn.Module):
 
     @property
     def stale(self) -> bool:
-        """Whether batches have been queued that the stored mixture has not been fitted to."""
+        """Whether batches were queued after the last refit: the stored mixture does not know them."""
         return self.queue.stale
 
     def forward(self, input: Tensor) -> Tensor:
@@ -253,7 +240,7 @@ class MixtureNorm(nn.Module):
         mixture: Mixture | FitOptions = self.mixture
         if self.training:
             if processes.size == 1:
-                check_rows("mixture_norm", input)
+                check_rows("MixtureNorm", input)
             again = is_recomputing()
             step = self.num_batches_tracked if again else self.num_batches_tracked + 1
             mixture = FitOptions(self.n_components, self.em_iters, step, self.fit_rows)
@@ -309,7 +296,7 @@ class MixtureNorm(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        fault = _fault(state_dict.get(f"{prefix}mixture_{name}") for name in Mixture._fields)
+        fault = mixture_fault(state_dict.get(f"{prefix}mixture_{name}") for name in Mixture._fields)
         if fault:
             error_msgs.append(
                 f"{prefix}mixture has {fault}; a mixture takes finite values, weights >= 0 that add up to 1 and "

@@ -1,3 +1,5 @@
+"""Mode normalization as a layer: a gate, an affine map and running moments."""
+
 from typing import Any
 
 import torch
@@ -6,8 +8,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
 from mn_lightning.functional.rows import check_input
-from mn_lightning.layers.batch_norm import placement
-from mn_lightning.utils.checks import check_at_least
+from mn_lightning.layers.batch_norm import device_and_dtype
+from mn_lightning.layers.loading import pass_over_record
+from mn_lightning.utils.checks import check_counts
 from mn_lightning.utils.distributed import ALONE, all_processes
 from mn_lightning.utils.recompute import is_recomputing
 
@@ -76,8 +79,7 @@ class ModeNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_at_least("ModeNorm", "num_features", num_features, 1)
-        check_at_least("ModeNorm", "n_components", n_components, 1)
+        check_counts("ModeNorm", num_features=num_features, n_components=n_components)
         if momentum is not None and not 0 <= momentum <= 1:
             raise ValueError(f"ModeNorm got momentum={momentum!r}; it takes 0 <= momentum <= 1, or None")
         self.num_features = num_features
@@ -92,6 +94,7 @@ class ModeNorm(nn.Module):
         self.register_buffer("running_mean", torch.empty(n_components, num_features))
         self.register_buffer("running_var", torch.empty(n_components, num_features))
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+        self.register_load_state_dict_pre_hook(pass_over_record)  # type: ignore[no-untyped-call]
         self.reset_parameters()
         self.to(device=device, dtype=dtype)
 
@@ -123,7 +126,7 @@ class ModeNorm(nn.Module):
         kwargs.setdefault("eps", batch_norm.eps)
         kwargs.setdefault("momentum", batch_norm.momentum)
         kwargs.setdefault("affine", batch_norm.affine)
-        layer = cls(batch_norm.num_features, **(placement(batch_norm) | kwargs))
+        layer = cls(batch_norm.num_features, **(device_and_dtype(batch_norm) | kwargs))
         if batch_norm.running_mean is not None and batch_norm.running_var is not None:
             layer.running_mean.copy_(batch_norm.running_mean)
             layer.running_var.copy_(batch_norm.running_var)

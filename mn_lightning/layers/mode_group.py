@@ -1,3 +1,5 @@
+"""Mode group normalization as a layer: a gate and an affine map."""
+
 from typing import Any
 
 import torch
@@ -6,9 +8,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
 from mn_lightning.functional.rows import check_input
-from mn_lightning.layers.batch_norm import placement
+from mn_lightning.layers.batch_norm import device_and_dtype
+from mn_lightning.layers.loading import pass_over_record
 from mn_lightning.layers.mode import init_gate
-from mn_lightning.utils.checks import check_at_least
+from mn_lightning.utils.checks import check_counts
 
 
 class ModeGroupNorm(nn.Module):
@@ -56,8 +59,7 @@ class ModeGroupNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_at_least("ModeGroupNorm", "num_features", num_features, 1)
-        check_at_least("ModeGroupNorm", "n_components", n_components, 1)
+        check_counts("ModeGroupNorm", num_features=num_features, n_components=n_components)
         self.num_features = num_features
         self.n_components = n_components
         self.eps = eps
@@ -65,6 +67,7 @@ class ModeGroupNorm(nn.Module):
         self.gate = nn.Linear(1, n_components)
         self.register_parameter("weight", nn.Parameter(torch.empty(num_features)) if affine else None)
         self.register_parameter("bias", nn.Parameter(torch.empty(num_features)) if affine else None)
+        self.register_load_state_dict_pre_hook(pass_over_record)  # type: ignore[no-untyped-call]
         self.reset_parameters()
         self.to(device=device, dtype=dtype)
 
@@ -86,7 +89,7 @@ class ModeGroupNorm(nn.Module):
         """
         kwargs.setdefault("eps", batch_norm.eps)
         kwargs.setdefault("affine", batch_norm.affine)
-        return cls(batch_norm.num_features, **(placement(batch_norm) | kwargs))
+        return cls(batch_norm.num_features, **(device_and_dtype(batch_norm) | kwargs))
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize.

@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mn_lightning.utils.checks import check_at_least
 from mn_lightning.utils.random import Stream, stratified, uniform
 
 MAX_QUEUE_BYTES = 48 * 2**20
@@ -13,9 +14,18 @@ MAX_AUTO_ROWS = 1024
 RowsPerBatch = int | Literal["auto"] | None
 
 
-def auto_rows_per_batch(num_features: int, queue_size: int) -> int:
-    """Rows per batch that keep a float32 queue within MAX_QUEUE_BYTES, and no more than MAX_AUTO_ROWS."""
-    return max(1, min(MAX_AUTO_ROWS, MAX_QUEUE_BYTES // (4 * num_features * queue_size)))
+def rows_to_keep(rows_per_batch: RowsPerBatch, num_features: int, queue_size: int) -> int | None:
+    """Rows of each batch to keep; ``"auto"`` is at most MAX_AUTO_ROWS, in a float32 queue of MAX_QUEUE_BYTES.
+
+    Raises:
+        ValueError: anything but a number >= 1, ``"auto"`` or ``None``.
+    """
+    if rows_per_batch is None:
+        return None
+    if rows_per_batch == "auto":
+        return max(1, min(MAX_AUTO_ROWS, MAX_QUEUE_BYTES // (4 * num_features * queue_size)))
+    check_at_least("MixtureNorm", "queue_rows_per_batch", rows_per_batch, 1, "'auto', None")
+    return rows_per_batch
 
 
 class BatchQueue(nn.Module):

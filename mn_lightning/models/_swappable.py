@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning import LightningModule
 
-from mn_lightning.swap.record import check_layers
+from mn_lightning.swap.check import check_layers
 
 
 class SwappableModule(LightningModule):

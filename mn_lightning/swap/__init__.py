@@ -9,10 +9,13 @@ from mn_lightning.layers.refit import (
     set_sync,
 )
 from mn_lightning.layers.update import update_norms
+from mn_lightning.swap.candidates import layer_aliases, norm_candidates
 from mn_lightning.swap.listing import NormLayer, norm_layers
+from mn_lightning.swap.record import swap_settings
 from mn_lightning.swap.registry import check_norm_arguments, norm_arguments, norm_builder, register_norm
-from mn_lightning.swap.saved import swap_as_recorded, swap_as_saved, swap_settings
-from mn_lightning.swap.surgery import SwappedLayer, SwapReport, layer_aliases, norm_candidates, swap_norms
+from mn_lightning.swap.report import SwappedLayer, SwapReport
+from mn_lightning.swap.saved import swap_as_recorded, swap_as_saved
+from mn_lightning.swap.surgery import swap_norms
 
 __all__ = [
     "NormLayer",

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mn_lightning.swap.surgery import norm_candidates
+from mn_lightning.swap.candidates import norm_candidates
 from mn_lightning.utils.restore import modes_untouched
 
 

@@ -1,101 +1,132 @@
-"""What was swapped for what, written into the metadata of state dicts: it travels with the weights, in plain types."""
+"""What a layer was swapped for: kept on the layer, and written into the state dict beside its weights.
 
-from collections.abc import Iterable, Mapping
+A swap is recorded nowhere else: a checkpoint that is loaded, a run that resumes and a second swap of the layer all look
+here. In a state dict the record is an entry of its own, JSON as bytes in a tensor. So it survives copies of the dict,
+averages of weights and safetensors, which lose a state dict's metadata.
+"""
+
+import json
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-MARK = "_swapped_for"
-"""Attribute of a swapped layer that holds its settings."""
+from mn_lightning.layers.loading import SWAP_RECORD, pass_over_record
 
-RECORD = "swapped_layers"
-"""Key of Lightning's checkpoints with the settings by the layers' names, as :func:`recorded_settings` returns them."""
+MARK = SWAP_RECORD
+"""Attribute of a swapped layer with its settings, and the last part of the record's key in a state dict."""
+
+_CHECKPOINT_KEY_0_1 = "swapped_layers"
+"""Where version 0.1 kept the settings in Lightning's checkpoints; in state dicts, it kept them in the metadata."""
 
 _UNSAVED = "not saved"
 
 
 def settings_of(norm: str, arguments: Mapping[str, Any], fuse_activation: bool) -> dict[str, Any]:
-    """Settings of a swap as plain values, equal for equal settings also after the model was copied or pickled."""
+    """Return the settings of a swap in the types of JSON, so that equal settings are equal after a reload too."""
     plain = {key: value if _is_plain(value) else {_UNSAVED: _text(value)} for key, value in arguments.items()}
-    return {"norm": norm, "arguments": plain, "fuse_activation": fuse_activation}
+    settings: dict[str, Any] = json.loads(
+        json.dumps({"norm": norm, "arguments": plain, "fuse_activation": fuse_activation})
+    )
+    return settings
 
 
 def unsaved(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Arguments among ``settings`` that are no plain values, with how they are written."""
+    """Return the arguments that JSON cannot hold, such as a function, and how they are written in messages."""
     arguments = settings["arguments"].items()
     return {key: value[_UNSAVED] for key, value in arguments if isinstance(value, dict) and _UNSAVED in value}
 
 
 def describe(settings: Mapping[str, Any]) -> str:
-    """Settings in the form of a call, as ``mixture(n_components=3)``."""
+    """Write settings as a call: ``mixture(n_components=3)``."""
     texts = unsaved(settings)
     arguments = [f"{key}={texts.get(key, repr(value))}" for key, value in sorted(settings["arguments"].items())]
     return f"{settings['norm']}({', '.join(arguments + ['fuse_activation=True'] * settings['fuse_activation'])})"
 
 
-def record_settings(layer: nn.Module, state_dict: Any, prefix: str, local_metadata: dict[str, Any]) -> None:
-    """Hook of a swapped layer on ``state_dict()``."""
-    local_metadata[MARK] = getattr(layer, MARK)
+def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say what differs between two settings of a swap: ``em_iters was 2 and is 4``."""
+    before, after = ({**settings, **settings["arguments"]} for settings in (then, now))
+    names = [name for name in sorted({*before, *after} - {"arguments"}) if before.get(name) != after.get(name)]
+    return "; ".join(f"{name} was {_value(before, name)} and is {_value(after, name)}" for name in names)
+
+
+def _value(settings: Mapping[str, Any], name: str) -> Any:
+    value = settings.get(name, "the default")
+    return value.get(_UNSAVED, value) if isinstance(value, dict) else value
+
+
+# --- on a layer ---------------------------------------------------------------------------------------------------
+
+
+def mark_as_swapped(layer: nn.Module, settings: dict[str, Any], replaced: bool) -> None:
+    """Keep ``settings`` on ``layer``, and write them into its state dicts if it has ``replaced`` another layer."""
+    setattr(layer, MARK, settings)
+    if replaced:
+        layer.register_state_dict_post_hook(_write)  # type: ignore[no-untyped-call]
+        layer.register_load_state_dict_pre_hook(pass_over_record)  # type: ignore[no-untyped-call]
+
+
+def is_swapped(layer: nn.Module) -> bool:
+    """Whether the layer was put in, or left in its place, by a swap."""
+    return hasattr(layer, MARK)
+
+
+def swap_settings(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return the settings of each swapped layer of ``model`` by its qualified name, in the types of JSON.
+
+    Examples:
+        >>> from mn_lightning import swap_norms
+        >>> model = nn.Sequential(nn.BatchNorm1d(4))
+        >>> _ = swap_norms(model, norm="mixture", n_components=2)
+        >>> swap_settings(model)
+        {'0': {'norm': 'mixture', 'arguments': {'n_components': 2}, 'fuse_activation': False}}
+    """
+    return {name: getattr(layer, MARK) for name, layer in model.named_modules() if is_swapped(layer)}
+
+
+def _write(layer: nn.Module, state_dict: Any, prefix: str, local_metadata: dict[str, Any]) -> None:
+    state_dict[prefix + MARK] = torch.tensor(list(json.dumps(getattr(layer, MARK)).encode()), dtype=torch.uint8)
+
+
+# --- in a state dict ----------------------------------------------------------------------------------------------
 
 
 def recorded_settings(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Qualified name of each layer that had been swapped when ``state_dict`` was taken, to its settings.
-
-    Empty where the metadata was lost, as it is when a state dict is copied entry by entry.
-    """
-    metadata = getattr(state_dict, "_metadata", {})
-    return {name: values[MARK] for name, values in metadata.items() if MARK in values}
-
-
-def check_layers(model: nn.Module, state_dict: Mapping[str, Any], prefix: str = "") -> None:
-    """Refuse a state dict whose norm layers were swapped otherwise than those of ``model``.
-
-    torch's own message would name keys; this one names the layer and what to do. A layer is at fault if what was saved
-    for it has other names or shapes than it has.
-
-    Raises:
-        RuntimeError: with one line for the first such layer.
-    """
-    recorded = recorded_settings(state_dict)
-    for name, layer in model.named_modules():
-        if not (isinstance(layer, _BatchNorm) or hasattr(layer, MARK)):
-            continue
-        start = f"{prefix}{name}."
-        saved = {key[len(start) :]: value for key, value in state_dict.items() if key.startswith(start)}
-        then, now = _shapes(saved.items()), _shapes(layer.state_dict().items())
-        # A swapped layer of a norm without state has left no key, but a record.
-        if (not saved and name not in recorded) or then == now:
-            continue
-        if recorded.get(name) == getattr(layer, MARK, None) and then.keys() == now.keys():
-            key = next(key for key in now if then[key] != now[key])
-            both = f", with the same {describe(recorded[name])}" if name in recorded else ""
-            raise RuntimeError(
-                f"{start}{key} has shape {then[key]} in the checkpoint and {now[key]} in the model{both}: the network "
-                "is another one, or the file was changed or damaged; build it with the arguments of the training"
-            )
-        there = describe(recorded[name]) if name in recorded else f"one with {', '.join(saved)}"
-        here = describe(getattr(layer, MARK)) if hasattr(layer, MARK) else type(layer).__name__
-        raise RuntimeError(
-            f"{start[:-1]} was {there} when the checkpoint was saved and is {here} now: load it with "
-            f"mn_lightning.checkpoints.load_from_checkpoint({type(model).__name__}, path, ...), or swap the same "
-            "layers first, with NormSwapCallback or swap_norms"
-        )
+    """Return the settings of each layer that was swapped when ``state_dict`` was taken, by its qualified name."""
+    found = {
+        key.removesuffix(MARK).removesuffix("."): _read(value)
+        for key, value in state_dict.items()
+        if key.rpartition(".")[2] == MARK
+    }
+    metadata = getattr(state_dict, "_metadata", {})  # of version 0.1
+    return found or {name: values[MARK] for name, values in metadata.items() if MARK in values}
 
 
-def _shapes(entries: Iterable[tuple[str, Any]]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(value.shape) for key, value in entries if isinstance(value, Tensor)}
+def settings_in_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return :func:`recorded_settings` of the weights in a checkpoint of Lightning's."""
+    return recorded_settings(checkpoint["state_dict"]) or checkpoint.get(_CHECKPOINT_KEY_0_1, {})
+
+
+def _read(record: Tensor) -> dict[str, Any]:
+    # Averages of weights may have made it floating point; an average of equal numbers is the number.
+    settings: dict[str, Any] = json.loads(bytes(record.round().to(torch.uint8).tolist()))
+    return settings
+
+
+# --- what JSON can hold -------------------------------------------------------------------------------------------
 
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
-        return all(_is_plain(part) for pair in value.items() for part in pair)
+        return all(type(key) is str and _is_plain(part) for key, part in value.items())
     if isinstance(value, (list, tuple)):
-        return all(_is_plain(part) for part in value)
+        return all(map(_is_plain, value))
     return value is None or type(value) in (bool, int, float, str)
 
 
 def _text(value: Any) -> str:
-    """Text without an address, where there is one."""
+    """Name of a function or class with its module, which has no address in it; the repr of anything else."""
     name = getattr(value, "__qualname__", None)
     return f"{value.__module__}.{name}" if name else repr(value)

@@ -5,31 +5,21 @@ from typing import Any
 
 from torch import nn
 
-from mn_lightning.swap.record import MARK, describe, recorded_settings, unsaved
-from mn_lightning.swap.surgery import SwapReport, norm_candidates, swap_chosen
-
-
-def swap_settings(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Qualified name of each swapped layer of ``model`` to the settings of the swap, in plain types.
-
-    Examples:
-        >>> model = nn.Sequential(nn.BatchNorm1d(4))
-        >>> _ = swap_norms(model, norm="mixture", n_components=2)
-        >>> swap_settings(model)
-        {'0': {'norm': 'mixture', 'arguments': {'n_components': 2}, 'fuse_activation': False}}
-    """
-    return {name: getattr(layer, MARK) for name, layer in model.named_modules() if hasattr(layer, MARK)}
+from mn_lightning.swap.candidates import norm_candidates
+from mn_lightning.swap.record import describe, recorded_settings, unsaved
+from mn_lightning.swap.report import SwapReport
+from mn_lightning.swap.surgery import swap_chosen
 
 
 def swap_as_saved(model: nn.Module, state_dict: Mapping[str, Any]) -> SwapReport:
     """Swap the layers of ``model`` that had been swapped when ``state_dict`` was taken, with the same settings.
 
-    ``model.load_state_dict(state_dict)`` then finds the layers that it needs. Settings are read from the metadata
-    that a module's ``state_dict()`` carries, also through ``torch.save`` and ``torch.load(..., weights_only=True)``.
+    ``model.load_state_dict(state_dict)`` then finds the layers that it needs.
 
     Args:
         model: as it was before its layers were swapped.
-        state_dict: what ``model.state_dict()`` returned after that.
+        state_dict: what ``model.state_dict()`` returned after that; also a copy of it as a plain dict, or one that was
+            saved as safetensors.
 
     Returns:
         What was replaced.
@@ -39,6 +29,7 @@ def swap_as_saved(model: nn.Module, state_dict: Mapping[str, Any]) -> SwapReport
             saved, as an ``activation`` that was given as a function.
 
     Examples:
+        >>> from mn_lightning import swap_norms
         >>> trained = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))
         >>> _ = swap_norms(trained, norm="mixture", n_components=2)
         >>> model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))
@@ -57,7 +48,7 @@ def swap_as_saved(model: nn.Module, state_dict: Mapping[str, Any]) -> SwapReport
 
 
 def swap_as_recorded(model: nn.Module, recorded: Mapping[str, dict[str, Any]]) -> SwapReport:
-    """Swap the layers with the names ``recorded``, with the settings that :func:`swap_settings` has returned.
+    """Swap the layers with the names ``recorded``, with the settings that ``swap_settings`` has returned for them.
 
     Args:
         model: as it was before its layers were swapped.
@@ -74,23 +65,31 @@ def swap_as_recorded(model: nn.Module, recorded: Mapping[str, dict[str, Any]]) -
         >>> print(swap_as_recorded(nn.Sequential(nn.BatchNorm1d(4)), {"0": settings}))
         0: BatchNorm1d(4) -> ModeNorm(4, n_components=3, eps=1e-05, momentum=0.1, affine=True)
     """
-    candidates = norm_candidates(model)
-    first_names = {layer: name for name, layer in candidates.items()}
-    shared = {path: first_names.get(layer) for path, layer in model.named_modules(remove_duplicate=False)}
-    groups: dict[tuple[str, bool], dict[str, dict[str, Any]]] = {}
-    for path, settings in recorded.items():
-        name = shared.get(path)
-        if name is None:
-            raise ValueError(f"{path} was swapped for {describe(settings)}, but the model has no norm layer there")
+    chosen: dict[tuple[str, bool], dict[str, dict[str, Any]]] = {}  # by norm and fusion: one swap for each
+    for name, (path, settings) in _layers_recorded(model, recorded).items():
         for argument, text in unsaved(settings).items():
             raise ValueError(
                 f"{path} was swapped with {argument}={text}, which a checkpoint cannot hold; swap it with swap_norms "
                 "and load the state dict then"
             )
-        groups.setdefault((settings["norm"], settings["fuse_activation"]), {})[name] = settings["arguments"]
-    reports = [swap_chosen(model, chosen, norm, fuse) for (norm, fuse), chosen in groups.items()]
-    return SwapReport(
-        tuple(layer for report in reports for layer in report),
-        tuple(name for report in reports for name in report.unchanged),
-        {name: reason for report in reports for name, reason in report.not_fused.items()},
-    )
+        chosen.setdefault((settings["norm"], settings["fuse_activation"]), {})[name] = settings["arguments"]
+    report = SwapReport()
+    for (norm, fuse_activation), layers in chosen.items():
+        report += swap_chosen(model, layers, norm, fuse_activation)
+    return report
+
+
+def _layers_recorded(model: nn.Module, recorded: Mapping[str, dict[str, Any]]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Name of each recorded layer in ``model`` to its name in the record, and its settings.
+
+    A layer that stands in several places is recorded under all of its names, and swapped under the first.
+    """
+    first_names = {layer: name for name, layer in norm_candidates(model).items()}
+    layers = dict(model.named_modules(remove_duplicate=False))
+    found = {}
+    for path, settings in recorded.items():
+        layer = layers.get(path)
+        if layer not in first_names:
+            raise ValueError(f"{path} was swapped for {describe(settings)}, but the model has no norm layer there")
+        found[first_names[layer]] = path, settings
+    return found

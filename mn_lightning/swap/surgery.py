@@ -1,8 +1,7 @@
-"""Replace BatchNorm layers in any ``nn.Module``."""
+"""Replace norm layers in any ``nn.Module``: plan one replacement for each layer, then apply the plan."""
 
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -10,111 +9,34 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from mn_lightning.layers.batch_norm import placement
+from mn_lightning.layers.batch_norm import device_and_dtype
 from mn_lightning.layers.queue import BatchQueue
+from mn_lightning.swap.candidates import layer_aliases, norm_candidates
 from mn_lightning.swap.fusion import Fusable, find_activation
-from mn_lightning.swap.record import MARK, describe, record_settings, settings_of
+from mn_lightning.swap.record import MARK, describe, is_swapped, mark_as_swapped, settings_of
 from mn_lightning.swap.registry import check_norm_arguments, norm_arguments, norm_builder
+from mn_lightning.swap.report import SwappedLayer, SwapReport
 from mn_lightning.swap.selection import LayerSpec, select
 
 
-class SwappedLayer(NamedTuple):
-    """One line of a :class:`SwapReport`: qualified name, old and new layer as text, shape ``(C,)`` of the weight.
+class Replacement(NamedTuple):
+    """What will be done at one layer; planning has built the new layer, and changed nothing.
 
     Attributes:
-        name: qualified name in the model.
-        old: as ``BatchNorm2d(64)``.
-        new: as ``MixtureNorm(64, n_components=3, em_iters=2, eps=1e-05)``.
-        shape: ``(C,)``.
-
-    Examples:
-        >>> [layer] = swap_norms(nn.Sequential(nn.BatchNorm1d(4)), norm="mode")
-        >>> layer.name, layer.old, layer.shape
-        ('0', 'BatchNorm1d(4)', (4,))
+        name: qualified name of the layer.
+        old: the layer.
+        new: the one for its place; ``old`` itself for the norm that leaves it there.
+        settings: of the swap, as they are recorded.
+        activation: name of the module to take out, because its activation is inside ``new`` now.
+        not_fused: why no activation could be put inside; empty if none was asked for, or one was.
     """
 
     name: str
-    old: str
-    new: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class SwapReport:
-    """What :func:`swap_norms` did.
-
-    Attributes:
-        layers: the layers replaced, in the model's order.
-        unchanged: names of layers that had been swapped before.
-        not_fused: name to the reason why no activation could be fused, if that was asked for.
-
-    Examples:
-        >>> report = swap_norms(nn.Sequential(nn.BatchNorm1d(4)), norm="mode_group")
-        >>> print(report)
-        0: BatchNorm1d(4) -> ModeGroupNorm(4, n_components=2, eps=1e-05, affine=True)
-        >>> len(report), report.unchanged
-        (1, ())
-    """
-
-    layers: tuple[SwappedLayer, ...] = ()
-    unchanged: tuple[str, ...] = ()
-    not_fused: dict[str, str] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.layers)
-
-    def __iter__(self) -> Iterator[SwappedLayer]:
-        return iter(self.layers)
-
-    def __str__(self) -> str:
-        lines = [f"{layer.name}: {layer.old} -> {layer.new}" for layer in self.layers]
-        return "\n".join([*lines, *self.notes]) or "no layer swapped"
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """A line for each activation that could not be fused."""
-        return tuple(f"{name}: activation not fused, {reason}" for name, reason in self.not_fused.items())
-
-
-def norm_candidates(model: nn.Module) -> dict[str, nn.Module]:
-    """Layers of ``model`` that can be swapped or have been, by their first qualified name.
-
-    Examples:
-        >>> list(norm_candidates(nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.LayerNorm(4))))
-        ['1']
-    """
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) or hasattr(module, MARK)
-    }
-
-
-def layer_aliases(model: nn.Module) -> dict[str, list[str]]:
-    """Names that stand for norm layers of ``model``: qualified alias to the layers' qualified names.
-
-    A network defines them for those inside it as ``layer_aliases``, a mapping from alias to qualified names relative to
-    the network: with ``layer_aliases = {"stem": ["conv1.bn", "conv2.bn"]}``, ``stem`` and, where the network is
-    ``network`` of a LightningModule, ``network.stem`` can be written under ``layers``. Layers that a network
-    does not have, because a user took them out, are passed over.
-
-    Examples:
-        >>> class Network(nn.Sequential):
-        ...     layer_aliases = {"stem": ["0", "2"]}
-        >>> network = Network(nn.BatchNorm1d(4), nn.ReLU(), nn.BatchNorm1d(4), nn.BatchNorm1d(4))
-        >>> layer_aliases(nn.ModuleDict({"network": network}))
-        {'network.stem': ['network.0', 'network.2']}
-    """
-    names = {layer: name for name, layer in norm_candidates(model).items()}
-    aliases: dict[str, list[str]] = {}
-    for path, network in model.named_modules():
-        defined = getattr(network, "layer_aliases", None) or {}
-        inside = dict(network.named_modules(remove_duplicate=False)) if defined else {}
-        for alias, members in defined.items():
-            found = [names[layer] for layer in map(inside.get, members) if layer in names]
-            if found:
-                aliases[f"{path}.{alias}".lstrip(".")] = found
-    return aliases
+    old: nn.Module
+    new: nn.Module
+    settings: dict[str, Any]
+    activation: str | None
+    not_fused: str
 
 
 def swap_norms(
@@ -158,59 +80,65 @@ def swap_norms(
         1: BatchNorm2d(8) -> ModeNorm(8, n_components=2, eps=1e-05, momentum=0.1, affine=True)
     """
     chosen = select(layers, list(norm_candidates(model)), layer_aliases(model))
-    return swap_chosen(
-        model, {name: {**norm_args, **layer_args} for name, layer_args in chosen.items()}, norm, fuse_activation
-    )
+    arguments = {name: {**norm_args, **layer_args} for name, layer_args in chosen.items()}
+    return swap_chosen(model, arguments, norm, fuse_activation)
 
 
 def swap_chosen(model: nn.Module, chosen: Mapping[str, dict[str, Any]], norm: str, fuse_activation: bool) -> SwapReport:
-    """Swap the layers with the names ``chosen``, each with arguments of its own."""
-    builder = norm_builder(norm)
+    """Swap the layers with the names ``chosen``, each with arguments of its own.
+
+    Raises:
+        ValueError: as :func:`swap_norms`; the model is as it was.
+    """
     if fuse_activation and "activation" not in (norm_arguments(norm) or {"activation"}):
         raise ValueError(f"norm {norm!r} has no activation to fuse; use fuse_activation with 'mixture'")
-    candidates = norm_candidates(model)
-    plan: dict[nn.Module, nn.Module] = {}
-    removals: list[str] = []
-    swapped: list[SwappedLayer] = []
-    unchanged: list[str] = []
-    not_fused: dict[str, str] = {}
     # Building a layer draws random numbers; the rest of the run must not depend on which layers were swapped.
     with torch.random.fork_rng(devices=[]):
-        for name, given in chosen.items():
-            old = candidates[name]
-            arguments = dict(given)
-            check_norm_arguments(norm, arguments)
-            mark = settings_of(norm, arguments, fuse_activation)
-            if hasattr(old, MARK):
-                if getattr(old, MARK) != mark:
-                    raise ValueError(
-                        f"{name} was swapped for {describe(getattr(old, MARK))} before and is now asked to be "
-                        f"{describe(mark)}; start from a model with BatchNorm there"
-                    )
-                unchanged.append(name)
-                continue
-            _check_swappable(name, old, model)
-            if fuse_activation and "activation" not in arguments:
-                found = find_activation(model, name)
-                if isinstance(found, Fusable):
-                    arguments["activation"] = found.activation
-                    removals += [found.remove] if found.remove else []
-                else:
-                    not_fused[name] = found
-            try:
-                new = builder(old, **arguments)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"cannot swap {name} for norm {norm!r}: {error}") from error
-            swapped.append(SwappedLayer(name, _describe(old), _describe(new), _shape(old)))
-            _carry_over(name, old, new)
-            setattr(new, MARK, mark)
-            new.register_state_dict_post_hook(record_settings)  # type: ignore[no-untyped-call]
-            plan[old] = new
-    _replace(model, plan)
-    _keep_queues_apart(model)
-    for path in removals:
-        model.set_submodule(path, nn.Identity())
-    return SwapReport(tuple(swapped), tuple(unchanged), not_fused)
+        planned = {name: _plan_one(model, name, args, norm, fuse_activation) for name, args in chosen.items()}
+    plan = [replacement for replacement in planned.values() if replacement is not None]
+    _apply(model, plan)
+    return SwapReport(
+        tuple(SwappedLayer(step.name, _text(step.old), _text(step.new), _shape(step.old)) for step in plan),
+        tuple(name for name, replacement in planned.items() if replacement is None),
+        {step.name: step.not_fused for step in plan if step.not_fused},
+    )
+
+
+# --- plan ---------------------------------------------------------------------------------------------------------
+
+
+def _plan_one(
+    model: nn.Module, name: str, arguments: Mapping[str, Any], norm: str, fuse_activation: bool
+) -> Replacement | None:
+    """Build what replaces the layer ``name``; None for a layer that was swapped with these settings before."""
+    check_norm_arguments(norm, arguments)
+    settings = settings_of(norm, arguments, fuse_activation)
+    old = model.get_submodule(name)
+    if is_swapped(old):
+        _check_same_settings(name, getattr(old, MARK), settings)
+        return None
+    _check_swappable(name, old, model)
+    found: Fusable | str = ""
+    if fuse_activation and "activation" not in arguments:
+        found = find_activation(model, name)
+    activation = {"activation": found.activation} if isinstance(found, Fusable) else {}
+    try:
+        new = norm_builder(norm)(old, **arguments, **activation)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"cannot swap {name} for norm {norm!r}: {error}") from error
+    if new is not old:
+        _carry_over(name, old, new)
+    if isinstance(found, Fusable):
+        return Replacement(name, old, new, settings, found.remove, not_fused="")
+    return Replacement(name, old, new, settings, None, not_fused=found)
+
+
+def _check_same_settings(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    if before != now:
+        raise ValueError(
+            f"{name} was swapped for {describe(before)} before and is now asked to be {describe(now)}; start from a "
+            "model with BatchNorm there"
+        )
 
 
 def _check_swappable(name: str, layer: nn.Module, model: nn.Module) -> None:
@@ -226,9 +154,8 @@ def _check_swappable(name: str, layer: nn.Module, model: nn.Module) -> None:
 
 
 def _carry_over(name: str, old: Any, new: Any) -> None:
-    if new is old:
-        return
-    new.to(**placement(old))
+    """Give the new layer what every norm takes over: device, dtype, training flag, and weight and bias."""
+    new.to(**device_and_dtype(old))
     new.train(old.training)
     if old.weight is None:
         return
@@ -239,9 +166,9 @@ def _carry_over(name: str, old: Any, new: Any) -> None:
         new.bias = old.bias
     elif not _is_identity(old):
         warnings.warn(
-            f"{name}: {_describe(new)} cannot take over BatchNorm's weight and bias; its affine map starts from the "
+            f"{name}: {_text(new)} cannot take over BatchNorm's weight and bias; its affine map starts from the "
             "identity",
-            stacklevel=3,
+            stacklevel=5,
         )
 
 
@@ -250,20 +177,21 @@ def _is_identity(layer: Any) -> bool:
         return bool((layer.weight == 1).all() and (layer.bias is None or (layer.bias == 0).all()))
 
 
-def _replace(model: nn.Module, plan: dict[nn.Module, nn.Module]) -> None:
+# --- apply --------------------------------------------------------------------------------------------------------
+
+
+def _apply(model: nn.Module, plan: Iterable[Replacement]) -> None:
+    """Put the new layers in, wherever the old ones stand, and take out the activations that went inside them."""
+    new_layers = {step.old: step.new for step in plan}
     for parent in list(model.modules()):
         for attribute, child in list(parent._modules.items()):
-            if child in plan:
-                parent._modules[attribute] = plan[child]
-
-
-def _describe(layer: Any) -> str:
-    settings = layer.num_features if isinstance(layer, _BatchNorm) else layer.extra_repr()
-    return f"{type(layer).__name__}({settings})"
-
-
-def _shape(batch_norm: Any) -> tuple[int, ...]:
-    return (batch_norm.num_features,)
+            if child in new_layers:
+                parent._modules[attribute] = new_layers[child]
+    for step in plan:
+        mark_as_swapped(step.new, step.settings, replaced=step.new is not step.old)
+        if step.activation is not None:
+            model.set_submodule(step.activation, nn.Identity())
+    _keep_queues_apart(model)
 
 
 def _keep_queues_apart(model: nn.Module) -> None:
@@ -275,3 +203,15 @@ def _keep_queues_apart(model: nn.Module) -> None:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
             model, list(ignored)
         )
+
+
+# --- for the report -----------------------------------------------------------------------------------------------
+
+
+def _text(layer: Any) -> str:
+    settings = layer.num_features if isinstance(layer, _BatchNorm) else layer.extra_repr()
+    return f"{type(layer).__name__}({settings})"
+
+
+def _shape(batch_norm: Any) -> tuple[int, ...]:
+    return (batch_norm.num_features,)

@@ -14,6 +14,12 @@ def check_at_least(owner: str, name: str, value: object, least: float, also: str
         raise ValueError(f"{owner} got {name}={value!r}; it takes {name} >= {least}{alternatives}")
 
 
+def check_counts(owner: str, **counts: object) -> None:
+    """Refuse a count that is no number or below 1."""
+    for name, value in counts.items():
+        check_at_least(owner, name, value, 1)
+
+
 def check_choice(owner: str, name: str, value: object, choices: Collection[str]) -> None:
     """Refuse a ``value`` that is none of ``choices``."""
     if value not in choices:

@@ -11,6 +11,7 @@ from torch import nn
 
 from mn_lightning import MixtureNorm, ModeNorm
 from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
+from mn_lightning.swap.record import settings_in_checkpoint
 
 
 def test_the_optimizer_sees_the_new_parameters(tmp_path: Path) -> None:
@@ -89,11 +90,10 @@ def test_evaluation_of_a_checkpoint_needs_no_more_than_the_callback(tmp_path: Pa
 
 def test_the_settings_are_in_the_checkpoint(tmp_path: Path) -> None:
     path, _, _ = fitted(tmp_path, n_components=2, fuse_activation=True)
-    states = torch.load(path, weights_only=True)["callbacks"]
-    (settings,) = (state for key, state in states.items() if "NormSwapCallback" in key)
-    assert settings["norm"] == "mixture"
-    assert settings["layers"] == "'all'"
-    assert settings["settings"] == {"n_components": 2, "fuse_activation": True, "sync": None}
+    settings = settings_in_checkpoint(torch.load(path, weights_only=True))
+    assert list(settings) == ["network.1", "network.5"]
+    for swap in settings.values():
+        assert swap == {"norm": "mixture", "arguments": {"n_components": 2}, "fuse_activation": True}
 
 
 def test_other_settings_than_the_checkpoints_are_said(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from scipy import stats
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mn_lightning.layers.queue import BatchQueue, auto_rows_per_batch
+from mn_lightning.layers.queue import BatchQueue, rows_to_keep
 
 FINITE = torch.tensor(True)
 
@@ -170,7 +170,7 @@ def test_stale_from_a_push_to_the_next_fit() -> None:
 @pytest.mark.parametrize("size", [1, 20, 50])
 @pytest.mark.parametrize("num_features", [1, 64, 128, 512, 2048, 10_000])
 def test_default_memory(num_features: int, size: int) -> None:
-    rows = auto_rows_per_batch(num_features, size)
+    rows = rows_to_keep("auto", num_features, size)
     assert 1 <= rows <= 1024
     with torch.device("meta"):
         queue = BatchQueue(num_features, size, rows)

@@ -1,0 +1,65 @@
+"""Refuse weights that were saved with other norm layers than the model has, in words of swaps and not of keys."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mn_lightning.swap.record import MARK, describe, is_swapped, recorded_settings
+
+
+def check_layers(model: nn.Module, state_dict: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse a state dict whose norm layers were swapped otherwise than those of ``model``.
+
+    torch's own message would name keys; this one names the layer and what to do. A layer is at fault if what was saved
+    for it has other names or shapes than it has.
+
+    Args:
+        model: what the state dict is for.
+        state_dict: what is to be loaded.
+        prefix: of the model's keys in it.
+
+    Raises:
+        RuntimeError: with one line for the first such layer.
+    """
+    recorded = recorded_settings(state_dict)
+    for name, layer in model.named_modules():
+        if not (isinstance(layer, _BatchNorm) or is_swapped(layer)):
+            continue
+        start = f"{prefix}{name}."
+        saved = {key.removeprefix(start): value for key, value in state_dict.items() if key.startswith(start)}
+        then, now = _shapes(saved.items()), _shapes(layer.state_dict().items())
+        settings_then, settings_now = recorded.get(start[:-1]), getattr(layer, MARK, None)
+        if not then and settings_then is None:
+            continue  # torch says which keys are missing
+        if then == now:
+            continue
+        if settings_then == settings_now and then.keys() == now.keys():
+            raise RuntimeError(_of_another_size(start, then, now, settings_then))
+        there = describe(settings_then) if settings_then else f"one with {', '.join(then)}"
+        here = describe(settings_now) if settings_now else type(layer).__name__
+        raise RuntimeError(
+            f"{start[:-1]} was {there} when the checkpoint was saved and is {here} now: load it with "
+            f"mn_lightning.checkpoints.load_from_checkpoint({type(model).__name__}, path, ...), or swap the same "
+            "layers first, with NormSwapCallback or swap_norms"
+        )
+
+
+def _of_another_size(
+    start: str,
+    then: Mapping[str, tuple[int, ...]],
+    now: Mapping[str, tuple[int, ...]],
+    settings: Mapping[str, Any] | None,
+) -> str:
+    key = next(key for key in now if then[key] != now[key])
+    both = f", with the same {describe(settings)}" if settings else ""
+    return (
+        f"{start}{key} has shape {then[key]} in the checkpoint and {now[key]} in the model{both}: the network is "
+        "another one, or the file was changed or damaged; build it with the arguments of the training"
+    )
+
+
+def _shapes(entries: Iterable[tuple[str, Any]]) -> dict[str, tuple[int, ...]]:
+    """Shapes of a layer's parameters and buffers by their names; the record of a swap is neither."""
+    return {key: tuple(value.shape) for key, value in entries if isinstance(value, Tensor) and key != MARK}
