@@ -9,7 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mn_lightning.analysis.mixtures import gates, posteriors
+from mn_lightning.analysis.gates import gates
+from mn_lightning.analysis.mixtures import posteriors
 from mn_lightning.functional.rows import upcast
 from mn_lightning.inspection.errors import InspectionError
 from mn_lightning.layers import MixtureNorm, ModeNorm

@@ -6,14 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mn_lightning.analysis.distribution import flat_rows, normalized, shape
-from mn_lightning.analysis.mixtures import (
-    gate_statistics,
-    gate_sums,
-    gates,
-    mixture_statistics,
-    row_statistics,
-    row_sums,
-)
+from mn_lightning.analysis.gates import gate_statistics, gate_sums, gates
+from mn_lightning.analysis.mixtures import mixture_statistics, row_statistics, row_sums
 from mn_lightning.inspection.collector import Collected
 from mn_lightning.layers import MixtureNorm
 

@@ -22,7 +22,7 @@ def plot_claims(
 
     Args:
         images: ``(N, 1 or 3, H, W)`` in any range; with another number of channels, their mean is shown.
-        claims: ``(N, K)``: :func:`~mn_lightning.analysis.mixtures.gates`, or the means of
+        claims: ``(N, K)``: :func:`~mn_lightning.analysis.gates.gates`, or the means of
             :func:`~mn_lightning.analysis.mixtures.posteriors` over an image's positions.
         what: ``"mode"`` or ``"component"``.
         places: means of posteriors over images, ``(K, h, w)``, drawn before the images: components can take positions
@@ -38,7 +38,7 @@ def plot_claims(
     Examples:
         >>> import torch
         >>> from mn_lightning import ModeNorm
-        >>> from mn_lightning.analysis.mixtures import gates
+        >>> from mn_lightning.analysis.gates import gates
         >>> images, activations = torch.rand(20, 3, 8, 8), torch.randn(20, 16, 4, 4)
         >>> figure = plot_claims(images, gates(activations, ModeNorm(16, n_components=2)))
     """
