@@ -9,7 +9,7 @@ from pathlib import Path
 from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
 
-from mn_lightning.cli import ListingTrainer, MNLightningCLI
+from mn_lightning.cli import CommandTrainer, MNLightningCLI
 from mn_lightning.compare.runs.train import raising
 from mn_lightning.compare.study.study import Study, StudyError
 
@@ -74,7 +74,7 @@ def _flat(error: BaseException) -> str:
 class _CheckCLI(MNLightningCLI):
     def __init__(self, arguments: list[str]) -> None:
         super().__init__(
-            trainer_class=ListingTrainer,
+            trainer_class=CommandTrainer,
             save_config_callback=None,
             parser_kwargs=raising("mn-lightning compare"),
             args=[

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mn_lightning.cli import ListingTrainer, MNLightningCLI
+from mn_lightning.cli import CommandTrainer, MNLightningCLI
 from mn_lightning.compare.check import named, parse_errors_in_one_line
 from mn_lightning.compare.runs.train import raising
 from mn_lightning.compare.study.study import Study
@@ -115,7 +115,7 @@ class _BuildingCLI(MNLightningCLI):
 
     def __init__(self, arguments: list[str]) -> None:
         super().__init__(
-            trainer_class=ListingTrainer,
+            trainer_class=CommandTrainer,
             save_config_callback=None,
             parser_kwargs=raising("mn-lightning studies"),
             args=[*arguments, "--seed_everything=false"],

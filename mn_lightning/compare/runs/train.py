@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
-from mn_lightning.cli import ListingTrainer, MNLightningCLI
+from mn_lightning.cli import CommandTrainer, MNLightningCLI
 from mn_lightning.compare.runs.best import BestKeeper
 from mn_lightning.compare.runs.recorder import Row, RunRecorder, from_csv
 from mn_lightning.compare.study.study import Study, StudyError
@@ -220,7 +220,7 @@ class _RunCLI(MNLightningCLI):
         recorder = RunRecorder(run.metrics_path)
         best = BestKeeper(recorder, run.folder, run.study.metric, run.study.mode)
         super().__init__(
-            trainer_class=ListingTrainer,
+            trainer_class=CommandTrainer,
             trainer_defaults={"callbacks": [recorder, best, checkpoint]},
             parser_kwargs=raising("mn-lightning compare"),
             save_config_kwargs={"overwrite": True},
