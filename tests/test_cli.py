@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,20 @@ def test_a_file_goes_before_a_shipped_configuration(tmp_path: Path, capsys: pyte
     (tmp_path / "digits").write_text("model:\n  class_path: ImageClassifier\n  init_args: {network: CIFARConvNet}\n")
     main(["layers", "--config", "digits"])
     assert "conv4" in capsys.readouterr().out
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out == f"mn-lightning {version('mn-lightning')}\n"
+    code = """
+import sys
+sys.argv = ["mn-lightning", "--version"]
+import mn_lightning.__main__
+mn_lightning.__main__.main()
+assert not {"torch", "lightning", "numpy", "yaml", "rich"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_python_dash_m() -> None:

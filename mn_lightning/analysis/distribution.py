@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mn_lightning import functional as F
-from mn_lightning.analysis.mixtures import gates
+from mn_lightning.analysis.gates import gates
 from mn_lightning.functional.rows import upcast
 from mn_lightning.kernels.types import Mixture
 from mn_lightning.layers import MixtureNorm, ModeNorm

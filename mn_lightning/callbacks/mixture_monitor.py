@@ -8,15 +8,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from mn_lightning.analysis.gates import gate_statistics, gate_sums, gates
 from mn_lightning.analysis.history import History
-from mn_lightning.analysis.mixtures import (
-    gate_statistics,
-    gate_sums,
-    gates,
-    mixture_statistics,
-    row_statistics,
-    row_sums,
-)
+from mn_lightning.analysis.mixtures import mixture_statistics, row_statistics, row_sums
 from mn_lightning.callbacks._trainer import log_now, training_steps
 from mn_lightning.kernels.types import Mixture
 from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm

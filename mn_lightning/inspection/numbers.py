@@ -1,4 +1,4 @@
-"""The numbers of an inspection, as tables of text."""
+"""The numbers of one layer, as lines of text."""
 
 import warnings
 from typing import NamedTuple
@@ -6,15 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mn_lightning.analysis.distribution import flat_rows, normalized, shape
-from mn_lightning.analysis.mixtures import (
-    gate_statistics,
-    gate_sums,
-    gates,
-    mixture_statistics,
-    row_statistics,
-    row_sums,
-)
-from mn_lightning.inspection.collector import Collected
+from mn_lightning.analysis.gates import gate_statistics, gate_sums, gates
+from mn_lightning.analysis.mixtures import mixture_statistics, row_statistics, row_sums
+from mn_lightning.inspection.recorder import Recorded
 from mn_lightning.layers import MixtureNorm
 
 NAMES = {
@@ -37,24 +31,24 @@ class Number(NamedTuple):
     value: str
 
 
-def layer_numbers(collected: Collected) -> list[Number]:
+def layer_numbers(data: Recorded) -> list[Number]:
     """Return what :mod:`mn_lightning.analysis.mixtures` finds for the layer's input."""
-    layer, input = collected.layer, collected.input
+    layer, input = data.layer, data.input
     if isinstance(layer, MixtureNorm):
         options = (layer.mixture, layer.eps, layer.granularity)
         found = mixture_statistics(*options) | row_statistics(row_sums(input, *options))
     else:
-        # The claims of all samples, where they could be kept; of the input there are only the first.
-        found = gate_statistics(gate_sums(collected.claims if len(collected.claims) else gates(input, layer)))
+        # The gates of all samples, where they could be kept; of the input there are only the first.
+        found = gate_statistics(gate_sums(data.posteriors if len(data.posteriors) else gates(input, layer)))
     numbers = [Number("kind", f"{type(layer).__name__}, {layer.num_features} channels, K = {layer.n_components}")]
     return numbers + [Number(_name(key), _text(key, float(value))) for key, value in found.items()]
 
 
-def shape_numbers(collected: Collected) -> list[Number]:
+def shape_numbers(data: Recorded) -> list[Number]:
     """Return medians over channels of what the normalization does to the distributions' shape."""
-    name = type(collected.layer).__name__
-    before = shape(flat_rows(collected.input))
-    after = shape(flat_rows(normalized(collected.input, collected.layer)))
+    name = type(data.layer).__name__
+    before = shape(flat_rows(data.input))
+    after = shape(flat_rows(normalized(data.input, data.layer)))
     return [
         Number("median |skewness| of the input, and after BatchNorm", _median(before.skewness)),
         Number(f"median |skewness| after {name}", _median(after.skewness)),

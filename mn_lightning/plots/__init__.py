@@ -5,8 +5,8 @@
 """
 
 from mn_lightning.plots.activations import plot_activations
-from mn_lightning.plots.claims import plot_claims
 from mn_lightning.plots.components import plot_components
 from mn_lightning.plots.evolution import plot_evolution
+from mn_lightning.plots.posteriors import plot_claims, plot_posteriors
 
-__all__ = ["plot_activations", "plot_claims", "plot_components", "plot_evolution"]
+__all__ = ["plot_activations", "plot_claims", "plot_components", "plot_evolution", "plot_posteriors"]

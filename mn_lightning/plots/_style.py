@@ -1,16 +1,17 @@
-"""What the pictures have in common."""
+"""What the pictures have in common: line styles, densities, ticks."""
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
+from mn_lightning.plots import palette
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe & Ito's colours, which people with any colour vision can tell apart; black is for the whole, red for the
-# reference, and yellow is too pale for a line.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
+COLOURS = (palette.BLUE, palette.ORANGE, palette.GREEN, palette.PURPLE, palette.SKY_BLUE)
+"""Of components, modes and layers; black is for the whole, and vermilion for the reference."""
 DASHES: tuple[Any, ...] = (
     "-",
     "--",
@@ -22,9 +23,9 @@ DASHES: tuple[Any, ...] = (
     (0, (9, 2, 3, 2)),
     (0, (3, 4)),
 )
-WHOLE = "#000000"
-REFERENCE: dict[str, Any] = {"color": "#D55E00", "linestyle": ":", "linewidth": 2.0}
-DATA = "#C8C8C8"
+WHOLE = palette.BLACK
+REFERENCE: dict[str, Any] = {"color": palette.VERMILION, "linestyle": ":", "linewidth": 2.0}
+DATA = palette.LIGHT_GREY
 
 
 def line_style(index: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A run of a study that is made and not started."""
 
-from mn_lightning.cli import ListingTrainer, MNLightningCLI
+from mn_lightning.cli import CommandTrainer, MNLightningCLI
 from mn_lightning.compare.study.study import Study
 
 
@@ -9,7 +9,7 @@ class BuiltCLI(MNLightningCLI):
 
     def __init__(self, study: Study, variant: str, *more: str) -> None:
         super().__init__(
-            trainer_class=ListingTrainer,
+            trainer_class=CommandTrainer,
             save_config_callback=None,
             run=False,
             args=[

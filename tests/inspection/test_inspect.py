@@ -1,9 +1,12 @@
 """From a checkpoint to a folder: whole, for layers and data of every kind, and what is refused."""
 
+import contextlib
+import io
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -33,10 +36,25 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run.ckpt"
 
 
-def look(checkpoint: Path, folder: Path, **arguments: Any) -> str:
-    run = trainer(folder.parent, callbacks(monitor=False))
+def look(checkpoint: Path, folder: Path, swaps: list[Callback] | None = None, **arguments: Any) -> str:
+    run = trainer(folder.parent, callbacks(monitor=False) if swaps is None else swaps)
     page = inspect(run, classifier(), digits(), str(checkpoint), folder=str(folder), **arguments)
     return page.read_text()
+
+
+class Inspected(NamedTuple):
+    folder: Path
+    text: str
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def inspected(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Inspected:
+    """All of the checkpoint, once for all tests."""
+    folder = tmp_path_factory.mktemp("inspected") / "found" / "here"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        text = look(checkpoint, folder, samples=100)
+    return Inspected(folder, text, printed.getvalue())
 
 
 def refused(checkpoint: Path, folder: Path, **arguments: Any) -> str:
@@ -61,11 +79,12 @@ class Links(HTMLParser):
             assert dict(attrs)["alt"]
 
 
-def test_everything_of_a_run(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "found" / "here"
-    text = look(checkpoint, folder, samples=100)
+def test_everything_of_a_run(inspected: Inspected) -> None:
+    folder, text, printed = inspected
     layers = {
-        f"{name}-{kind}.png" for name in ("network.1", "network.5") for kind in ("activations", "evolution", "claims")
+        f"{name}-{kind}.png"
+        for name in ("network.1", "network.5")
+        for kind in ("activations", "evolution", "posteriors")
     }
     found = Links(text)
     assert set(found.images) == layers | {"components.png"}
@@ -76,14 +95,13 @@ def test_everything_of_a_run(checkpoint: Path, tmp_path: Path, capsys: pytest.Ca
     assert "://" not in text  # nothing is fetched
     assert not found.tags & {"script", "link", "iframe"}
     assert "of 256 samples" in text  # a whole batch
-    printed = capsys.readouterr().out
     assert "components in use" in printed
     assert str(folder / "index.html") in printed
 
 
-def test_what_a_layer_was_given(checkpoint: Path, tmp_path: Path) -> None:
+def test_what_a_layer_was_given(checkpoint: Path, inspected: Inspected, tmp_path: Path) -> None:
     """The numbers are those of the layer's input in evaluation, which is computed here without hooks."""
-    text = look(checkpoint, tmp_path / "found", samples=1)
+    text = inspected.text
     swapped = classifier()
     for callback in callbacks()[:2]:
         callback.setup(trainer(tmp_path, []), swapped, "validate")
@@ -116,21 +134,43 @@ def _empty() -> Any:
     return Figure()
 
 
-def test_a_checkpoint_without_history(tmp_path: Path) -> None:
+def test_the_swap_is_in_the_checkpoint(checkpoint: Path, inspected: Inspected, tmp_path: Path) -> None:
+    """With no callback, and with one that swaps otherwise, the layers are those of the training."""
+    of_1, _, of_5 = inspected.text.partition("<h2>network.5")
+    otherwise = [NormSwapCallback("all", "mode", n_components=7)]
+    assert numbers(look(checkpoint, tmp_path / "found", otherwise, layer="network.1", samples=100)) == numbers(of_1)
+    assert numbers(look(checkpoint, tmp_path / "found", [], layer="network.5", samples=100)) == numbers(of_5)
+
+
+def numbers(text: str) -> list[str]:
+    return re.findall(r"<td>(.*?)</td>", text)
+
+
+def test_a_swap_that_a_checkpoint_cannot_hold_is_the_callbacks(tmp_path: Path) -> None:
+    swap = mixture_callbacks("network.1", activation=torch.relu)
     saver = ModelCheckpoint(tmp_path, filename="run")
-    run = trainer(tmp_path, [*callbacks(monitor=False), saver], max_epochs=1, enable_checkpointing=True)
-    run.fit(classifier(), digits())
-    text = look(tmp_path / "run.ckpt", tmp_path / "found")
+    trainer(tmp_path, [*swap, saver], max_epochs=1, enable_checkpointing=True).fit(classifier(), digits())
+    text = look(tmp_path / "run.ckpt", tmp_path / "found", mixture_callbacks("network.1", activation=torch.relu))
+    assert "MixtureNorm, 6 channels" in text
+
+
+def test_a_checkpoint_without_history(checkpoint: Path, tmp_path: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    del content["callbacks"]["MixtureMonitor"]
+    torch.save(content, tmp_path / "run.ckpt")
+    text = look(tmp_path / "run.ckpt", tmp_path / "found", layer="network.1")
     assert "Add MixtureMonitor" in text
-    assert {name.partition("-")[2] for name in Links(text).images} == {"activations.png", "claims.png"}
+    assert {name.partition("-")[2] for name in Links(text).images} == {"activations.png", "posteriors.png"}
 
 
-def test_an_earlier_inspection_is_replaced_and_other_files_are_kept(checkpoint: Path, tmp_path: Path) -> None:
+def test_an_earlier_inspection_is_replaced_and_other_files_are_kept(
+    checkpoint: Path, inspected: Inspected, tmp_path: Path
+) -> None:
     folder = tmp_path / "found"
-    look(checkpoint, folder)
+    shutil.copytree(inspected.folder, folder)
     (folder / "notes.txt").write_text("mine")
     (folder / "components.png").write_bytes(b"old")
-    look(checkpoint, folder)
+    look(checkpoint, folder, layer="network.1")
     assert (folder / "notes.txt").read_text() == "mine"
     assert (folder / "components.png").stat().st_size > 1000
 
@@ -152,22 +192,26 @@ def test_what_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     assert "network.1 has 0 to 5" in refused(checkpoint, folder, channels=[6])
     assert "it takes 1 or more" in refused(checkpoint, folder, samples=0)
     assert not folder.exists()
-    with pytest.raises(InspectionError, match="holds no MixtureNorm or ModeNorm"):
-        inspect(trainer(tmp_path, []), classifier(), digits(), str(checkpoint), folder=str(folder))
+    unswapped = tmp_path / "unswapped.ckpt"
+    torch.save({"state_dict": classifier().state_dict(), "pytorch-lightning_version": "2.6.1"}, unswapped)
+    with pytest.raises(InspectionError, match=r"neither the checkpoint nor ImageClassifier has a MixtureNorm"):
+        inspect(trainer(tmp_path, []), classifier(), digits(), str(unswapped), folder=str(folder))
+    with pytest.raises(InspectionError, match=r"of another model: network.1 was swapped for mixture"):
+        inspect(trainer(tmp_path, []), ImageClassifier(torch.nn.Linear(2, 2)), digits(), str(checkpoint))
     run = trainer(tmp_path, callbacks(), limit_val_batches=0)
     with pytest.raises(InspectionError, match="there was no data"):
         inspect(run, classifier(), digits(), str(checkpoint), folder=str(folder))
     assert not folder.exists()
 
 
-def test_channel_mixtures_claim_no_images(tmp_path: Path) -> None:
+def test_channel_mixtures_have_no_posteriors_of_images(tmp_path: Path) -> None:
     swap = mixture_callbacks("network.1", granularity="channel")
     saver = ModelCheckpoint(tmp_path, filename="run")
     trainer(tmp_path, [*swap, saver], max_epochs=1, enable_checkpointing=True).fit(classifier(), digits())
     page = inspect(
         trainer(tmp_path, swap), classifier(), digits(), str(tmp_path / "run.ckpt"), folder=str(tmp_path / "found")
     )
-    assert "no component claims an image" in page.read_text()
+    assert "no posteriors of whole images" in page.read_text()
     assert Links(page.read_text()).images == ["network.1-activations.png"]
 
 
@@ -187,7 +231,7 @@ def test_rows_that_are_no_images(tmp_path: Path) -> None:
     trainer(tmp_path, [*mixture_callbacks(), saver], max_epochs=1, enable_checkpointing=True).fit(model())
     run = trainer(tmp_path, mixture_callbacks())
     text = inspect(run, model(), None, str(tmp_path / "run.ckpt"), folder=str(tmp_path / "found")).read_text()
-    assert "no images" in text
+    assert "No images are shown" in text
     assert "of 40 samples" in text
 
 
@@ -206,7 +250,7 @@ def test_a_generator(tmp_path: Path) -> None:
         trainer(tmp_path, [swap]), gan(), None, str(tmp_path / "gan.ckpt"), folder=str(tmp_path / "found"), samples=70
     )
     assert "of 70 samples" in page.read_text()
-    assert "generator.deconv1.norm-claims.png" in Links(page.read_text()).images
+    assert "generator.deconv1.norm-posteriors.png" in Links(page.read_text()).images
 
 
 def test_names_are_escaped_and_files_are_plain(tmp_path: Path) -> None:
@@ -232,7 +276,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {path.name for path in tmp_path.glob("inspection/*")} == {
         "index.html",
         "components.png",
-        *(f"network.conv3.norm-{kind}.png" for kind in ("activations", "evolution", "claims")),
+        *(f"network.conv3.norm-{kind}.png" for kind in ("activations", "evolution", "posteriors")),
     }
     assert not (tmp_path / "lightning_logs" / "version_1").exists()
     with pytest.raises(SystemExit) as caught:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from mn_lightning import MixtureNorm, ModeNorm
 from mn_lightning.analysis.history import History
 from mn_lightning.gmm import Mixture
-from mn_lightning.plots import plot_activations, plot_claims, plot_components, plot_evolution
+from mn_lightning.plots import plot_activations, plot_claims, plot_components, plot_evolution, plot_posteriors
 from mn_lightning.plots._style import COLOURS, line_style
 
 
@@ -143,26 +143,37 @@ def test_components_over_time() -> None:
     assert figure.axes[0].get_xlabel() == "optimizer steps"
 
 
-def test_the_images_that_are_claimed_most() -> None:
+def test_the_images_with_the_highest_posteriors() -> None:
     images = torch.rand(30, 1, 4, 4)
-    claims = torch.rand(30, 2).softmax(1)
-    (axes,) = plot_claims(images, claims, "mode").axes
-    order = scipy.stats.rankdata(-claims[:, 1].numpy(), method="ordinal")
+    posteriors = torch.rand(30, 2).softmax(1)
+    (axes,) = plot_posteriors(images, posteriors, "mode").axes
+    order = scipy.stats.rankdata(-posteriors[:, 1].numpy(), method="ordinal")
     scaled = (images - images.min()) / (images.max() - images.min())
     texts = [text.get_text() for text in axes.texts]
     for place in range(12):
         index = int(np.flatnonzero(order == place + 1)[0])
         np.testing.assert_allclose(axes.images[12 + place].get_array(), scaled[index, 0], atol=1e-6)
-        assert texts[13 + place] == f"{claims[index, 1]:.3f}"
-    share = (claims[:, 1] > claims[:, 0]).float().mean()
-    assert texts[-1] == f"mode 2\nmean claim {claims[:, 1].mean():.1%}\nlargest in {share:.1%}"
+        assert texts[13 + place] == f"{posteriors[index, 1]:.3f}"
+    share = (posteriors[:, 1] > posteriors[:, 0]).float().mean()
+    assert texts[-1] == f"mode 2\nmean gate {posteriors[:, 1].mean():.1%}\nlargest in {share:.1%}"
 
 
 def test_where_components_lie() -> None:
-    places = torch.rand(2, 3, 3)
-    (axes,) = plot_claims(torch.rand(3, 3, 8, 8), torch.rand(3, 2), "component", places).axes
-    np.testing.assert_allclose(axes.images[4].get_array(), places[1])
-    assert [text.get_text() for text in axes.texts].count("where") == 2
+    maps = torch.rand(2, 3, 3)
+    (axes,) = plot_posteriors(torch.rand(3, 3, 8, 8), torch.rand(3, 2), "component", maps).axes
+    np.testing.assert_allclose(axes.images[4].get_array(), maps[1])
+    texts = [text.get_text() for text in axes.texts]
+    assert texts.count("where") == 2
+    assert "component 2\nmean posterior" in texts[-1]
+
+
+def test_the_earlier_name_of_the_picture_of_posteriors() -> None:
+    images, posteriors, maps = torch.rand(3, 3, 8, 8), torch.rand(3, 2), torch.rand(2, 3, 3)
+    (old,) = plot_claims(images=images, claims=posteriors, what="component", places=maps, title="a").axes
+    (new,) = plot_posteriors(images, posteriors, "component", maps, "a").axes
+    assert [text.get_text() for text in old.texts] == [text.get_text() for text in new.texts]
+    for one, other in zip(old.images, new.images, strict=True):
+        np.testing.assert_array_equal(one.get_array(), other.get_array())
 
 
 # --- their form ---------------------------------------------------------------------------------------------------
@@ -210,8 +221,8 @@ def test_components_of_any_number_of_layers_fit(layers: int) -> None:
 
 
 @pytest.mark.parametrize(("modes", "images"), [(1, 2), (4, 30), (40, 30)])
-def test_claims_of_any_size_fit(modes: int, images: int) -> None:
-    figure = plot_claims(
+def test_posteriors_of_any_size_fit(modes: int, images: int) -> None:
+    figure = plot_posteriors(
         torch.rand(images, 3, 8, 8), torch.rand(images, modes), "component", torch.rand(modes, 4, 4), LONG
     )
     assert_nothing_is_cut_off(figure)
@@ -257,9 +268,9 @@ def test_histories_without_what_is_drawn() -> None:
         plot_components({"a": History()})
 
 
-@pytest.mark.parametrize(("images", "claims"), [((2, 1, 4, 4), (3, 2)), ((0, 1, 4, 4), (0, 2)), ((2, 4), (2, 2))])
-def test_claims_of_something_else(images: tuple[int, ...], claims: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="plot_claims got images"):
-        plot_claims(torch.rand(images), torch.rand(claims))
-    with pytest.raises(ValueError, match="plot_claims got places"):
-        plot_claims(torch.rand(2, 1, 4, 4), torch.rand(2, 2), places=torch.rand(3, 4, 4))
+@pytest.mark.parametrize(("images", "posteriors"), [((2, 1, 4, 4), (3, 2)), ((0, 1, 4, 4), (0, 2)), ((2, 4), (2, 2))])
+def test_posteriors_of_something_else(images: tuple[int, ...], posteriors: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="plot_posteriors got images"):
+        plot_posteriors(torch.rand(images), torch.rand(posteriors))
+    with pytest.raises(ValueError, match="plot_posteriors got maps"):
+        plot_posteriors(torch.rand(2, 1, 4, 4), torch.rand(2, 2), maps=torch.rand(3, 4, 4))

@@ -7,12 +7,20 @@ import numpy as np
 
 from mn_lightning.compare.report.results import Comparison, Curve
 from mn_lightning.compare.study.study import Study
+from mn_lightning.plots import palette
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe & Ito's colours, which people with any colour vision can tell apart; yellow is too pale for a line.
-COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7")
+COLOURS = (
+    palette.BLACK,
+    palette.ORANGE,
+    palette.SKY_BLUE,
+    palette.GREEN,
+    palette.VERMILION,
+    palette.BLUE,
+    palette.PURPLE,
+)
 STYLES = ("-", "--", "-.", ":")
 
 
@@ -45,10 +53,10 @@ def plot_curves(study: Study, comparisons: Sequence[Comparison], floor: float | 
     for position, found in enumerate(comparisons):
         target = found.scores[-1].mean
         if found.is_baseline and target is not None:
-            colour = COLOURS[position % len(COLOURS)] if several else "#666666"
+            colour = COLOURS[position % len(COLOURS)] if several else palette.GREY
             axes.axhline(target, color=colour, linestyle="--", linewidth=1, label=f"best of {found.variant}")
     if floor is not None:
-        axes.axhline(floor, color="#666666", linestyle=":", linewidth=1, label="real against real")
+        axes.axhline(floor, color=palette.GREY, linestyle=":", linewidth=1, label="real against real")
     axes.set_xlabel("optimizer steps")
     axes.set_ylabel(study.metric)
     axes.set_title(study.name)

@@ -6,7 +6,7 @@ from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
-from mn_lightning.cli import ListingTrainer, MNLightningCLI
+from mn_lightning.cli import CommandTrainer, MNLightningCLI
 from mn_lightning.compare.study.study import StudyError
 
 Until = Literal["parsed", "built", "trained"]
@@ -30,7 +30,7 @@ class StudyCLI(MNLightningCLI):
         self.label = label
         self.until = until
         super().__init__(
-            trainer_class=ListingTrainer,
+            trainer_class=CommandTrainer,
             parser_kwargs=non_exiting_parser("mn-lightning compare"),
             args=arguments,
             **options,

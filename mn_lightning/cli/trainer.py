@@ -1,24 +1,15 @@
-"""The command line: Lightning's own subcommands on the package's models, data and callbacks, and two of ours."""
-
-import sys
-from typing import Any, cast
+"""The Trainer of the command line: a method for each of our subcommands."""
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor
 
-# Importing these makes their classes known by their short names.
-import mn_lightning.callbacks
-import mn_lightning.data
-import mn_lightning.models  # noqa: F401
-from mn_lightning.inspection.errors import InspectionError
 from mn_lightning.inspection.inspect import inspect
 from mn_lightning.swap.listing import norm_layers
 from mn_lightning.utils.tables import print_table
 
 
-class ListingTrainer(Trainer):
-    """A Trainer with more entry points, so that LightningCLI makes subcommands of them."""
+class CommandTrainer(Trainer):
+    """A Trainer with ``layers`` and ``inspect``, so that LightningCLI makes subcommands of them."""
 
     def layers(self, model: LightningModule, datamodule: LightningDataModule | None = None) -> None:
         """List the norm layers of the network: what can be written under ``layers`` of NormSwapCallback."""
@@ -52,28 +43,3 @@ class ListingTrainer(Trainer):
             samples: How many images to look at.
         """
         inspect(self, model, datamodule, ckpt_path, layer, channels, folder, samples)
-
-
-class MNLightningCLI(LightningCLI):
-    """LightningCLI with ``layers`` and ``inspect``, and a test after ``fit`` where the configuration asks for it."""
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Return Lightning's subcommands and ours, with the arguments that are not read from the command line."""
-        return {**LightningCLI.subcommands(), "layers": {"model", "datamodule"}, "inspect": {"model", "datamodule"}}
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the package's own arguments."""
-        parser.add_argument("--test_after_fit", type=bool, default=False, help="Test the trained weights after fit.")
-
-    def inspect(self, **kwargs: Any) -> None:
-        """Say in one line what a user has to change."""
-        try:
-            cast(ListingTrainer, self.trainer).inspect(**kwargs)
-        except InspectionError as error:
-            sys.exit(f"mn-lightning inspect: {error}")
-
-    def after_fit(self) -> None:
-        """Test the weights that the training ended with."""
-        if self.config.fit.test_after_fit:
-            self.trainer.test(self.model, datamodule=self.datamodule)
