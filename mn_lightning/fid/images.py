@@ -106,7 +106,7 @@ class RealImages:
                     f"a batch of real images has {given}; it takes images (N, C, H, W), or a tuple of them and more"
                 )
             self._check_values(images)
-            yield to_bytes(images, self.value_range)
+            yield to_bytes(images, self.value_range).cpu()  # a data set can lie on a GPU
 
     def _check_values(self, images: Tensor) -> None:
         if images.dtype == torch.uint8:
