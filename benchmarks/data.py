@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks import _timing
-from mn_lightning._tables import print_table
 from mn_lightning.data import TorchvisionDataModule
 from mn_lightning.data.images import AugmentedImages, Batch
+from mn_lightning.utils.tables import print_table
 
 IMAGES = 60_000
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
