@@ -140,17 +140,24 @@ def _check_unchanged(study: Study, limits: Limits, root: Path) -> None:
         return
     now = _snapshot(study, limits)
     settings: list[str] = ["base", "limits", "prepare"]
-    changes = [key for key in settings if key in before and before[key] != now[key]]
+    changes = [key for key in settings if key in before and _decisive(before[key]) != _decisive(now[key])]
     changes += [
         f"variant {name!r}"
         for name, overrides in before["variants"].items()
-        if name in now["variants"] and now["variants"][name] != overrides
+        if name in now["variants"] and _decisive(now["variants"][name]) != _decisive(overrides)
     ]
     if changes:
         raise StudyError(
             f"{root} holds runs of this study with another {', '.join(changes)}; take another --folder, or --fresh to "
             "put them aside and start anew"
         )
+
+
+def _decisive(settings: Any) -> Any:
+    """Leave out where the batches are made, which are the same everywhere."""
+    if isinstance(settings, dict):
+        return {key: _decisive(value) for key, value in settings.items() if key.rpartition(".")[2] != "on_device"}
+    return [_decisive(value) for value in settings] if isinstance(settings, list) else settings
 
 
 def _print_configurations(runs: Sequence[Run], limits: Limits) -> None:
