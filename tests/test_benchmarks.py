@@ -2,6 +2,7 @@
 
 import json
 import math
+from argparse import Namespace
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 from helpers.data_files import write_fashion_mnist
 from lightning import Trainer
 
-from benchmarks import epochs, evaluation_moments, fit, generator_refits, layers, pieces, scaling
+from benchmarks import data, epochs, evaluation_moments, fit, generator_refits, layers, pieces, scaling
 from benchmarks._timing import Target, cells, judged, ratio
 from mn_lightning import ModeNorm
 from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
@@ -94,6 +95,32 @@ def test_pieces_measures_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("reference", "cpu"):
         pieces.with_backend(name, lambda: taken.append(select.backend_for_rows(x)))
     assert taken == [reference, cpu]
+
+
+def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = result_of(data, tmp_path, "--images", "70", "--batch_size", "32")["rows"]
+    assert one_table(capsys.readouterr().out)
+    assert [row["data"] for row in rows] == [*data.REFERENCES, "batches, on_device=False", "batches, on_device=True"]
+    for row in rows:
+        assert row["images"] == 70
+        assert row["ratio"] == pytest.approx(row["reference_ms"] / row["ms"])
+    assert [row["target"] for row in rows] == [None, None, None, ">= 5"]
+
+
+def test_all_ways_to_read_give_the_same_kind_of_batches() -> None:
+    images, labels = torch.zeros(70, 3, 32, 32, dtype=torch.uint8), torch.arange(70)
+    args = Namespace(batch_size=32, device="cpu")
+    loaders = [
+        data.one_at_a_time(images, labels, args, num_workers=0),
+        data.at_once(images, labels, args, on_device=False),
+        data.at_once(images, labels, args, on_device=True),
+    ]
+    black = -torch.tensor(data.MEAN) / torch.tensor(data.STD)
+    for loader in loaders:
+        batches = list(loader)
+        assert [tuple(x.shape) for x, _ in batches] == [(32, 3, 32, 32), (32, 3, 32, 32), (6, 3, 32, 32)]
+        assert sorted(torch.cat([y for _, y in batches]).tolist()) == list(range(70))
+        torch.testing.assert_close(batches[0][0], black.view(3, 1, 1).expand(32, 3, 32, 32))
 
 
 def test_scaling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,10 @@ from lightning import LightningDataModule
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
-from mn_lightning.data.images import Normalization
+from mn_lightning.data.device import check_on_device, device_for
+from mn_lightning.data.images import LabelledTensors, Normalization, as_it_is
 from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle, run_seed
 from mn_lightning.utils.checks import check_choice
 
@@ -30,9 +31,19 @@ class DigitsDataModule(LightningDataModule):
         seed: decides the split and, with ``seed_everything``'s seed and the epoch, the order of the training images.
         normalize: ``"standard"`` to mean 0 and standard deviation 1 over all training pixels; ``"symmetric"`` from
             black at -1 to white at 1, as GANs take images.
+        on_device: hold all images, as float32 because resized ones are no bytes, on the Trainer's device, and put the
+            same batches together there; without a Trainer on the CPU.
 
     Raises:
-        ValueError: if ``image_size`` is less than 8, or ``normalize`` another.
+        ValueError: if ``image_size`` is less than 8, ``normalize`` another, or ``num_workers`` given with
+            ``on_device``.
+
+    Example:
+        >>> data = DigitsDataModule(batch_size=64, image_size=16)
+        >>> data.setup()
+        >>> images, labels = next(iter(data.train_dataloader()))
+        >>> images.shape, labels.dtype
+        (torch.Size([64, 1, 16, 16]), torch.int64)
     """
 
     num_classes: ClassVar[int] = 10
@@ -45,9 +56,11 @@ class DigitsDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         normalize: Normalization = "standard",
+        on_device: bool = False,
     ) -> None:
         super().__init__()
         check_choice("DigitsDataModule", "normalize", normalize, get_args(Normalization))
+        check_on_device("DigitsDataModule", on_device, num_workers)
         if image_size < 8:
             raise ValueError(f"image_size is {image_size}; the digits are 8x8, give 8 or more")
         self.batch_size = batch_size
@@ -55,6 +68,7 @@ class DigitsDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.normalize = normalize
+        self.on_device = on_device
 
     def setup(self, stage: str | None = None) -> None:
         """Read, split, resize and normalize, for every ``stage`` the same."""
@@ -69,14 +83,17 @@ class DigitsDataModule(LightningDataModule):
             images = 2 * images - 1
         else:
             images = (images - images[train].mean()) / images[train].std()
-        self.train = TensorDataset(images[train], labels[train])
-        self.val = TensorDataset(images[val], labels[val])
-        self.test = TensorDataset(images[test], labels[test])
+        device = device_for(self, self.on_device)
+        self.train, self.val, self.test = (
+            LabelledTensors(images[part].to(device), labels[part].to(device)) for part in (train, val, test)
+        )
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Return the training batches, in an order that is a function of seed and epoch."""
         sampler = EpochShuffle(len(self.train), run_seed(self.seed))
-        return EpochDataLoader(self.train, batch_size=self.batch_size, sampler=sampler, num_workers=self.num_workers)
+        return EpochDataLoader(
+            self.train, batch_size=self.batch_size, sampler=sampler, num_workers=self.num_workers, collate_fn=as_it_is
+        )
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Return the validation batches."""
@@ -90,9 +107,9 @@ class DigitsDataModule(LightningDataModule):
         """Return the test batches."""
         return self.test_dataloader()
 
-    def _in_order(self, images: TensorDataset) -> DataLoader[tuple[Tensor, ...]]:
+    def _in_order(self, images: LabelledTensors) -> DataLoader[tuple[Tensor, ...]]:
         # By keyword: Lightning replaces the batch size when it predicts, and cannot if it is positional.
-        return DataLoader(images, batch_size=self.batch_size, num_workers=self.num_workers)
+        return DataLoader(images, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=as_it_is)
 
     def _split(self, index: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         kept, held_out = train_test_split(

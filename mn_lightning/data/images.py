@@ -1,14 +1,15 @@
-"""Images in memory, normalized and augmented a batch at a time."""
+"""Images in memory, normalized and augmented a batch at a time, on the device where they lie."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms.v2 import functional as v2
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
+from mn_lightning.data.device import sent
 from mn_lightning.data.sampler import EpochShuffle
 
 Batch = tuple[Tensor, Tensor]
@@ -22,7 +23,8 @@ Key = int | tuple[int, int]
 Normalization = Literal["standard", "symmetric"]
 """To mean 0 and standard deviation 1 over the training set, or to [-1, 1]."""
 
-_PADDING = 4
+PADDING = 4
+"""Width in pixels of the border that crops are taken from."""
 
 
 def as_it_is(batch: Any) -> Any:
@@ -58,15 +60,24 @@ class EpochKeys(Sampler[tuple[int, int]]):
         return len(self.shuffle)
 
 
+class LabelledTensors(TensorDataset):
+    """Tensors of one length and device, of which a batch is read at once."""
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
+        """Return a whole batch, which the DataLoader must not collate again."""
+        index = sent(torch.tensor(indices), self.tensors[0].device)
+        return tuple(tensor.index_select(0, index) for tensor in self.tensors)
+
+
 class Images(Dataset[Batch]):
-    """Labelled uint8 images that are read as normalized float32.
+    """Labelled uint8 images that are read as normalized float32, on the device where they lie.
 
     Augmentation is a function of seed, epoch and index: neither the global random state nor the batch size, the number
-    of workers or of processes changes how an image looks in an epoch.
+    of workers or of processes changes how an image looks in an epoch, and the device does not either.
 
     Args:
         images: uint8 ``(N, C, H, W)``.
-        labels: int64 ``(N,)``.
+        labels: int64 ``(N,)``, on the same device.
         mean: one value per channel, of intensities in [0, 1].
         std: likewise.
     """
@@ -74,8 +85,7 @@ class Images(Dataset[Batch]):
     def __init__(self, images: Tensor, labels: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
         self.images = images
         self.labels = labels
-        self.mean = list(mean)
-        self.std = list(std)
+        self.mean, self.std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -88,9 +98,12 @@ class Images(Dataset[Batch]):
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """Return a whole batch, ``(N, C, H, W)`` and ``(N,)``, which the DataLoader must not collate again."""
         epoch, indices = split_keys(keys)
-        index = torch.tensor(indices)
-        images = self.augment(self.images[index], index, epoch)
-        return v2.normalize(v2.to_dtype(images, torch.float32, scale=True), self.mean, self.std), self.labels[index]
+        index = sent(torch.tensor(indices), self.images.device)
+        # index_select copies image by image where self.images[index] copies byte by byte: 20 times faster on a CPU.
+        images = self.augment(self.images.index_select(0, index), index, epoch)
+        # What torchvision's normalize computes; a GPU would have to wait for that, as it sends mean and std there anew.
+        pixels = (images * (1 / 255)).sub_(self.mean).div_(self.std)
+        return pixels, self.labels.index_select(0, index)
 
     def augment(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
         """Return the images as they are."""
@@ -102,7 +115,7 @@ class AugmentedImages(Images):
 
     Args:
         images: uint8 ``(N, C, H, W)``.
-        labels: int64 ``(N,)``.
+        labels: int64 ``(N,)``, on the same device.
         mean: one value per channel, of intensities in [0, 1].
         std: likewise.
         flip: whether to mirror; the mirror image of a digit is none.
@@ -127,17 +140,40 @@ class AugmentedImages(Images):
         """Crop and flip ``images``, uint8 ``(N, C, H, W)``, which have the positions ``index`` in the dataset."""
         if epoch != self._drawn_epoch:
             self._draw(epoch)
-        height, width = images.shape[-2:]
-        top, left, mirrored = self._draws[index].unbind(1)
-        # A view of all crops of every image, (N, C, 9, 9, H, W), from which one each is copied.
-        crops = v2.pad(images, [_PADDING]).unfold(2, height, 1).unfold(3, width, 1)
-        images = crops[torch.arange(len(images)), :, top, left]
-        return (
-            torch.where(mirrored.bool().view(-1, 1, 1, 1), v2.horizontal_flip(images), images) if self.flip else images
-        )
+        top, left, mirrored = self._draws.index_select(0, index).unbind(1)
+        return crop_and_flip(images, top, left, mirrored.bool() if self.flip else None)
 
     def _draw(self, epoch: int) -> None:
         # The third number keeps these draws apart from the shuffling's, which has the same seed and epoch.
         rng = np.random.default_rng((self.seed, epoch, 1))
-        self._draws = torch.from_numpy(rng.integers([2 * _PADDING + 1] * 2 + [2], size=(len(self), 3)))
+        draws = torch.from_numpy(rng.integers([2 * PADDING + 1] * 2 + [2], size=(len(self), 3)))
+        self._draws = sent(draws, self.images.device)
         self._drawn_epoch = epoch
+
+
+def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, mirrored: Tensor | None = None) -> Tensor:
+    """Cut each image out of itself with a black border of 4 pixels, in its own place, and mirror some of the results.
+
+    Args:
+        images: uint8 ``(N, C, H, W)``.
+        top: first row of each image's crop in the image with border, int64 ``(N,)`` in 0..8.
+        left: likewise the first column.
+        mirrored: which crops to mirror from left to right, bool ``(N,)``; by default none.
+
+    Returns:
+        A view, uint8 ``(N, C, H, W)``.
+    """
+    count, channels, height, width = images.shape
+    if mirrored is not None:
+        # The mirror image of a crop is a crop of the mirror image, as far from the other side.
+        which = torch.arange(count, device=images.device) + count * mirrored
+        images = torch.cat([images, images.flip(-1)]).index_select(0, which)
+        left = torch.where(mirrored, 2 * PADDING - left, left)
+    # A crop's rows begin at equal distances in memory. So one stretch of memory holds them all, with what lies between
+    # them, and is copied at once for each channel. One row more at the bottom makes room for the end of the last.
+    bordered = F.pad(images, [PADDING, PADDING, PADDING, PADDING + 1])
+    row, plane = bordered.stride()[2], bordered.stride()[1]
+    planes = torch.arange(count * channels, device=images.device).view(count, channels)
+    starts = planes * plane + (top * row + left).unsqueeze(1)
+    stretches = bordered.flatten().unfold(0, height * row, 1).index_select(0, starts.flatten())
+    return stretches.view(count, channels, height, row)[..., :width]

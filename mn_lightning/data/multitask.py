@@ -54,7 +54,7 @@ class MultiTaskDataModule(LightningDataModule):
 
     Raises:
         ValueError: if there is no data set or one of unknown name, ``image_size`` is too small for one, ``seed`` is
-            negative, or some modules have ``normalize="standard"`` and others ``"symmetric"``.
+            negative, some modules have ``normalize="standard"`` and others ``"symmetric"``, or one ``on_device=True``.
     """
 
     in_channels: ClassVar[int] = 3
@@ -84,6 +84,7 @@ class MultiTaskDataModule(LightningDataModule):
         self.seed = seed
         self.datasets = tuple(self._module(dataset) for dataset in datasets)
         self._check_normalization()
+        self._check_devices()
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -187,6 +188,14 @@ class MultiTaskDataModule(LightningDataModule):
                 f"datasets are normalized differently ({given}), which would tell them apart; give each module "
                 "normalize='symmetric', which sets given by name have"
             )
+
+    def _check_devices(self) -> None:
+        for name, module in zip(self._names, self.datasets, strict=True):
+            if getattr(module, "on_device", False):
+                raise ValueError(
+                    f"datasets has {name} with on_device=True; MultiTaskDataModule mixes its batches on the CPU, give "
+                    "the module on_device=False"
+                )
 
     def _check_files(self) -> None:
         owners: dict[Path, str] = {}

@@ -7,9 +7,11 @@ from typing import get_args
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as v2
 
+from mn_lightning.data.device import check_on_device, device_for
 from mn_lightning.data.files import DatasetName, download, load
 from mn_lightning.data.images import AugmentedImages, Batch, EpochKeys, Images, Loader, Normalization, as_it_is
 from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle, run_seed
@@ -67,10 +69,18 @@ class TorchvisionDataModule(LightningDataModule):
             the training images.
         normalize: ``"standard"`` by mean and standard deviation of the training set's pixels, for each channel;
             ``"symmetric"`` from black at -1 to white at 1, as GANs take images.
+        on_device: hold all images as uint8 on the Trainer's device, and normalize, shift and mirror whole batches
+            there. The batches are the same as without, order and augmentation included; under DDP each process holds
+            all images and reads its share of them. Without a Trainer the device is the CPU.
 
     Raises:
-        ValueError: if ``dataset`` or ``normalize`` is unknown, ``image_size`` too small, or ``val_size`` or ``seed``
-            negative.
+        ValueError: if ``dataset`` or ``normalize`` is unknown, ``image_size`` too small, ``val_size`` or ``seed``
+            negative, or ``num_workers`` given with ``on_device``.
+
+    Example:
+        >>> data = TorchvisionDataModule("CIFAR10", on_device=True)
+        >>> data.num_classes, data.in_channels
+        (10, 3)
     """
 
     def __init__(
@@ -85,9 +95,11 @@ class TorchvisionDataModule(LightningDataModule):
         download: bool = True,
         seed: int = 0,
         normalize: Normalization = "standard",
+        on_device: bool = False,
     ) -> None:
         super().__init__()
         check_choice("TorchvisionDataModule", "normalize", normalize, get_args(Normalization))
+        check_on_device("TorchvisionDataModule", on_device, num_workers)
         if dataset not in _FACTS:
             raise ValueError(f"dataset is {dataset!r}; it takes one of {', '.join(get_args(DatasetName))}")
         self._facts = _FACTS[dataset]
@@ -110,6 +122,7 @@ class TorchvisionDataModule(LightningDataModule):
         self.download = download
         self.seed = seed
         self.normalize = normalize
+        self.on_device = on_device
 
     @property
     def num_classes(self) -> int:
@@ -146,15 +159,13 @@ class TorchvisionDataModule(LightningDataModule):
         order = torch.from_numpy(np.random.default_rng((self.seed, 0, 2)).permutation(len(labels)))
         val, train = order[: self.val_size].sort().values, order[self.val_size :].sort().values
 
-        halves = (0.5,) * self.in_channels
-        symmetric = self.normalize == "symmetric"
-        mean, std = (halves, halves) if symmetric else (self._facts.mean, self._facts.std)
-        self.test = Images(*self._load(train=False), mean, std)
-        self.val = Images(images[val], labels[val], mean, std) if self.val_size else self.test
+        self.test = Images(*self._placed(*self._load(train=False)), *self._moments)
+        self.val = Images(*self._placed(images[val], labels[val]), *self._moments) if self.val_size else self.test
+        kept = self._placed(images[train], labels[train])
         self.train = (
-            AugmentedImages(images[train], labels[train], mean, std, self._facts.flip, run_seed(self.seed))
+            AugmentedImages(*kept, *self._moments, self._facts.flip, run_seed(self.seed))
             if self.augment
-            else Images(images[train], labels[train], mean, std)
+            else Images(*kept, *self._moments)
         )
 
     def train_dataloader(self) -> Loader:
@@ -179,6 +190,15 @@ class TorchvisionDataModule(LightningDataModule):
     @property
     def _folder(self) -> Path:
         return Path(self.root).expanduser()  # no shell has done that to a path in a configuration file
+
+    @property
+    def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        halves = (0.5,) * self.in_channels
+        return (halves, halves) if self.normalize == "symmetric" else (self._facts.mean, self._facts.std)
+
+    def _placed(self, images: Tensor, labels: Tensor) -> Batch:
+        device = device_for(self, self.on_device)
+        return images.to(device), labels.to(device)
 
     def _load(self, train: bool) -> Batch:
         images, labels = load(self.dataset, self._folder, train)

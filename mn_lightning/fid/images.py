@@ -109,7 +109,7 @@ class RealImages:
                     "and more"
                 )
             self._check_values(images)
-            yield to_bytes(images, self.value_range)
+            yield to_bytes(images, self.value_range).cpu()  # a data set can lie on a GPU
 
     def _check_values(self, images: Tensor) -> None:
         if images.dtype == torch.uint8:

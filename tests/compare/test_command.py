@@ -218,6 +218,15 @@ def test_a_changed_study_is_noticed(started: list[str], capsys: pytest.CaptureFi
     assert (aside / "report.md").exists()
 
 
+def test_a_study_goes_on_with_its_images_elsewhere(started: list[str]) -> None:
+    call(write(seeds=[0]))
+    started.clear()
+    data = {**BASE["data"], "init_args": {**BASE["data"]["init_args"], "on_device": True}}
+    variants = {"BN": {"data.init_args.on_device": False}, "MN": VARIANTS["MN"]}
+    assert call(write(seeds=[0, 1], base={**BASE, "data": data}, variants=variants)) == 0
+    assert started == ["BN/seed-1", "MN/seed-1"]
+
+
 def test_two_processes_never_take_the_same_run(capsys: pytest.CaptureFixture[str]) -> None:
     write(seeds=[0])
     folder = Path("studies/mine/runs/BN/seed-0")

@@ -81,11 +81,11 @@ class StudyFolder:
         if before is None:
             return
         now = self._content()
-        changes = [key for key in _UNCHANGING if key in before and before[key] != now[key]]
+        changes = [key for key in _UNCHANGING if key in before and _decisive(before[key]) != _decisive(now[key])]
         changes += [
             f"variant {name!r}"
             for name, overrides in before["variants"].items()
-            if name in now["variants"] and now["variants"][name] != overrides
+            if name in now["variants"] and _decisive(now["variants"][name]) != _decisive(overrides)
         ]
         if changes:
             raise StudyError(
@@ -95,6 +95,13 @@ class StudyFolder:
 
     def _content(self) -> dict[str, Any]:
         return {**self.study.to_dict(), "limits": self.limits._asdict()}
+
+
+def _decisive(settings: Any) -> Any:
+    """Leave out where the batches are made: they are the same everywhere."""
+    if isinstance(settings, dict):
+        return {key: _decisive(value) for key, value in settings.items() if key.rpartition(".")[2] != "on_device"}
+    return [_decisive(value) for value in settings] if isinstance(settings, list) else settings
 
 
 def _path(root: Path) -> Path:

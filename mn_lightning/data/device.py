@@ -1,0 +1,36 @@
+"""Data sets that lie where the training is computed."""
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+
+
+def check_on_device(owner: str, on_device: object, num_workers: int) -> None:
+    """Refuse an ``on_device`` that is no bool, and workers beside it.
+
+    Raises:
+        ValueError: if that is so.
+    """
+    if not isinstance(on_device, bool):
+        raise ValueError(
+            f"{owner} got on_device={on_device!r}; it takes True or False, give the device itself to the Trainer as "
+            "accelerator"
+        )
+    if on_device and num_workers:
+        raise ValueError(
+            f"{owner} got num_workers={num_workers} with on_device=True; nothing is left for workers to do there, give "
+            "num_workers=0"
+        )
+
+
+def device_for(module: LightningDataModule, on_device: bool) -> torch.device:
+    """Return where the tensors of ``module`` go: the device of this process' Trainer, or the CPU without one."""
+    return module.trainer.strategy.root_device if on_device and module.trainer else torch.device("cpu")
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on ``device``, without waiting for what a GPU is still computing."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    # Only from pinned memory is it copied in its turn; torch does not give that memory away before.
+    return tensor.pin_memory().to(device, non_blocking=True)
