@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
-from rich.table import Table
-
 _WIDTH_OF_A_LOG_FILE = 120
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table to standard output, as wide as the terminal; what the first column names is not folded."""
+    # Here, so that whoever uses the layers alone need not have it.
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH_OF_A_LOG_FILE)
