@@ -3,7 +3,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from helpers.backends import backends
 from hypothesis import HealthCheck, settings
+from torch import distributed
 
 from mn_lightning.kernels import pieces, select
 
@@ -25,6 +27,21 @@ settings.register_profile(
 settings.load_profile("default")
 
 
+NEEDS = {
+    "gpu": (torch.cuda.is_available, "there is no GPU"),
+    "processes": (lambda: distributed.is_available() and distributed.is_gloo_available(), "this torch has no gloo"),
+}
+"""What a test with one of these marks needs of the machine."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for mark, (is_there, reason) in NEEDS.items():
+        if not is_there():
+            for item in items:
+                if item.get_closest_marker(mark):
+                    item.add_marker(pytest.mark.skip(reason=reason))
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> Iterator[None]:
     torch.manual_seed(0)
@@ -34,14 +51,13 @@ def _seed() -> Iterator[None]:
 
 
 @pytest.fixture
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small tensors in several pieces, as large ones are."""
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tensors in several blocks and cuts, as large ones are."""
     monkeypatch.setattr(pieces, "PIECE_BYTES", 256)
 
 
-@pytest.fixture(params=["cpu", "reference"])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(params=backends())
+def backend(request: pytest.FixtureRequest, small_blocks: None) -> Iterator[None]:
     """All backends that this machine can compute with."""
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 256)
     with select.use(request.param):
         yield

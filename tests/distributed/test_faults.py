@@ -37,7 +37,7 @@ def started(*command: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
-    with started(str(TESTS / "helpers.killed_case.py"), str(tmp_path), str(KILLS), log=tmp_path / "log") as process:
+    with started(str(TESTS / "helpers" / "killed_case.py"), str(tmp_path), str(KILLS), log=tmp_path / "log") as process:
         assert process.wait(280) == 0, (tmp_path / "log").read_text()[-2000:]
     kills = json.loads((tmp_path / "kills.json").read_text())
     assert [kill["ended by"] for kill in kills] == [signal.SIGKILL] * KILLS
@@ -73,7 +73,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0
 def test_a_process_that_raises_ends_the_job(launcher: tuple[str, ...], rank: int, tmp_path: Path) -> None:
     """Within a minute, under torchrun and where Lightning starts the second process."""
     log = tmp_path / "log"
-    with started(*launcher, str(TESTS / "helpers.raising_case.py"), str(tmp_path), str(rank), log=log) as process:
+    with started(*launcher, str(TESTS / "helpers" / "raising_case.py"), str(tmp_path), str(rank), log=log) as process:
         wait_for(lambda: (tmp_path / "raised").exists() or process.poll() is not None, 200)
         pids = [int((tmp_path / f"{rank}.pid").read_text()) for rank in range(2)]
         try:

@@ -10,7 +10,7 @@ import torch
 from helpers.trainer_cases import fit
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
-CASE = Path(__file__).parents[1] / "helpers.node_case.py"
+TESTS = Path(__file__).parents[1]
 
 
 def test_two_nodes_train_as_one_process(tmp_path: Path) -> None:
@@ -19,10 +19,10 @@ def test_two_nodes_train_as_one_process(tmp_path: Path) -> None:
         sys.executable,
         *("-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d"),
         *("--rdzv-conf", "store_type=file", f"--rdzv-endpoint={tmp_path / 'rendezvous'}", "--local-addr=127.0.0.1"),
-        *(str(CASE), str(tmp_path)),
+        *(str(TESTS / "helpers" / "node_case.py"), str(tmp_path)),
     ]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    paths = [str(CASE.parent), str(CASE.parents[1]), environment.get("PYTHONPATH", "")]
+    paths = [str(TESTS), str(TESTS.parent), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     logs = [(tmp_path / f"node{node}.log").open("w+") for node in range(2)]
     nodes = [subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT) for log in logs]

@@ -1,5 +1,10 @@
-"""Run a function in several processes that gloo connects over the loopback interface."""
+"""Run a function in several processes that gloo connects over the loopback interface.
 
+What takes long in a process is to import torch and Lightning. One process of a test session, Python's fork server, does
+so once; all others are forked from it, each with nothing of an earlier test in it.
+"""
+
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -11,13 +16,20 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+# Not this package: the fork server would take the one that is installed, which need not be the one that is tested.
+multiprocessing.set_forkserver_preload(["torch", "torch.distributed", "lightning.pytorch", "torchvision"])
+
 
 def run(function: Callable[..., Any], world_size: int, folder: Path, *args: Any, seconds: int = 240) -> list[Any]:
     """Return what ``function(rank, *args)`` returns in each of ``world_size`` processes; none is left behind."""
     deadline = time.monotonic() + seconds
     folder.mkdir(parents=True, exist_ok=True)
     context = mp.start_processes(
-        _entry, (function, world_size, folder, args), nprocs=world_size, join=False, start_method="spawn"
+        _entry,
+        (function, world_size, folder, dict(os.environ), args),
+        nprocs=world_size,
+        join=False,
+        start_method="forkserver",
     )
     try:
         while not context.join(max(0.0, deadline - time.monotonic())):  # an error in any of them is raised here
@@ -31,19 +43,32 @@ def run(function: Callable[..., Any], world_size: int, folder: Path, *args: Any,
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
 
 
-def _entry(rank: int, function: Callable[..., Any], world_size: int, folder: Path, args: tuple[Any, ...]) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+def _entry(
+    rank: int,
+    function: Callable[..., Any],
+    world_size: int,
+    folder: Path,
+    environment: dict[str, str],
+    args: tuple[Any, ...],
+) -> None:
+    os.environ.clear()  # the fork server's is that of the first test
+    os.environ.update(environment, GLOO_SOCKET_IFNAME="lo")
     os.environ.pop("PL_GLOBAL_SEED", None)  # an earlier test's, with which Lightning would seed this process again
     torch.set_num_threads(1)
-    # A file instead of a port: nothing else on the machine can have taken it.
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder / 'rendezvous'}",
-        rank=rank,
-        world_size=world_size,
-        timeout=timedelta(seconds=200),
-    )
+    connect(rank, world_size, folder)
     result = function(rank, *args)
     torch.save(result, folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
+
+
+def connect(rank: int, world_size: int, folder: Path) -> None:
+    """Make this process one of ``world_size``, all of which pass the same ``folder``."""
+    # A file instead of a port: nothing else on the machine can have taken it.
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder / f'rendezvous-{world_size}'}",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=200),
+    )
