@@ -81,9 +81,8 @@ def mode_norm(
     else:
         head = partial(_from_running_moments, running_mean=running_mean, running_var=running_var, eps=eps)
     parameters = gate_weight, gate_bias, weight, bias
-    backend = backend_for_samples(x, use_batch, parameters)
     y: Tensor
-    y, *moments = backend.sample_affine(x, use_batch, head, parameters)
+    y, *moments = backend_for_samples(x).sample_affine(x, use_batch, head, parameters)
     if training and running_mean is not None and running_var is not None:
         if isinstance(momentum, Tensor):
             momentum = momentum.to(x.dtype)

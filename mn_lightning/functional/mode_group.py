@@ -59,8 +59,7 @@ def mode_group_norm(
 
     x = upcast(input)
     parameters = gate_weight, gate_bias, weight, bias
-    backend = backend_for_samples(x, True, parameters)
-    y: Tensor = backend.sample_affine(x, True, partial(_maps, eps=eps), parameters)[0]
+    y: Tensor = backend_for_samples(x).sample_affine(x, True, partial(_maps, eps=eps), parameters)[0]
     return y.to(input.dtype)
 
 

@@ -18,7 +18,7 @@ from mn_lightning.functional import Granularity
 from mn_lightning.gmm import Mixture
 from mn_lightning.utils.random import Stream, stratified, uniform
 
-pytestmark = pytest.mark.usefixtures("small_pieces")
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 REG = 1e-5
 
