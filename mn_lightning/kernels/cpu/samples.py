@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from mn_lightning.kernels import reference
+from mn_lightning.kernels.cpu.heads import computed
 from mn_lightning.kernels.cpu.threads import in_parts
-from mn_lightning.kernels.inner_graph import InnerGraph, differentiable_gradients, wants_gradients
+from mn_lightning.kernels.inner_graph import differentiable_gradients, wants_gradients
 from mn_lightning.kernels.types import Head
 from mn_lightning.utils.precision import full_precision
 
@@ -79,10 +80,10 @@ class _SampleAffine(torch.autograd.Function):
         loops, array = samples.loops, samples.array(x)
         moments = [x.new_empty(x.shape[:2]) for _ in range(2)]
         samples.run(loops.moments, array, centred, *(samples.each(moment) for moment in moments))
-        inner = InnerGraph(head, moments if centred else moments[:1], parameters, wanted)
-        slope, offset, *others = inner.outputs
-        if wanted:
-            ctx.inner = inner
+        pooled, within = moments
+        ctx.pooled = pooled
+        ctx.head_of_moments = computed(head, pooled, within if centred else None, parameters, wanted)
+        slope, offset, *others = ctx.head_of_moments.outputs
         y, out = samples.empty(x)
         samples.run(loops.affine, array, samples.each(slope), samples.each(offset), out)
         ctx.mark_non_differentiable(*others)
@@ -97,18 +98,17 @@ class _SampleAffine(torch.autograd.Function):
             y, *_ = reference.sample_affine(x, ctx.centred, ctx.head, tuple(parameters))
             dx, *of_parameters = differentiable_gradients(y, dy, (x, *parameters))
             return (dx, None, None, None, *of_parameters)
-        samples, inner = ctx.samples, ctx.inner
+        samples, made = ctx.samples, ctx.head_of_moments
         loops, each, values, upper = samples.loops, samples.each, samples.array(x), samples.array(dy)
-        slope, mean = inner.outputs[0], inner.moments[0].detach()
-        product, total = torch.empty_like(mean), torch.empty_like(mean)
-        samples.run(loops.gradient_sums, values, upper, each(mean), each(product), each(total))
-        # The slope is that of x itself, not of its deviation from the mean.
-        moments, of_parameters = inner.backward(product.addcmul_(mean, total), total)
+        slope, pooled = made.outputs[0], ctx.pooled
+        product, total = torch.empty_like(pooled), torch.empty_like(pooled)
+        samples.run(loops.gradient_sums, values, upper, each(pooled), each(product), each(total))
+        d_pooled, d_within, of_parameters = made.backward(product, total)
         if not ctx.needs_input_grad[0]:
             return (None, None, None, None, *of_parameters)
-        constant = moments[0] / samples.length
+        constant = d_pooled / samples.length
         # The variance depends on the mean only through the sum of deviations from it, which is zero.
-        by_x = moments[1] * (2 / samples.length) if ctx.centred else torch.zeros_like(mean)
+        by_x = torch.zeros_like(pooled) if d_within is None else d_within * (2 / samples.length)
         dx, out = samples.empty(x)
-        samples.run(loops.gradient, values, upper, each(mean), each(slope), each(by_x), each(constant), out)
+        samples.run(loops.gradient, values, upper, each(pooled), each(slope), each(by_x), each(constant), out)
         return (dx, None, None, None, *of_parameters)

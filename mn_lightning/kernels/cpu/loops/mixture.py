@@ -40,6 +40,17 @@ def exponential(x: np.float32) -> np.float32:
     return (p * r * r + r + np.float32(1)) * power
 
 
+@loop
+def exponentials(values: Array) -> None:
+    """Put e^x in the place of each x <= 0."""
+    if values.itemsize == 4:
+        for i in range(len(values)):
+            values[i] = exponential(np.float32(values[i]))
+    else:
+        for i in range(len(values)):
+            values[i] = math.exp(values[i])
+
+
 @formula
 def densities(
     weights: Array, means: Array, variances: Array, reg_covar: float, constant: Array, precision: Array
