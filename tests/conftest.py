@@ -7,10 +7,10 @@ from helpers.backends import backends
 from hypothesis import HealthCheck, settings
 from torch import distributed
 
-from mn_lightning.kernels import pieces, select
+from mn_lightning.kernels import select
+from mn_lightning.kernels.cpu import rows, threads
 
 torch.set_num_threads(1)  # the tensors of these tests are small
-pieces.SMALLEST = 0  # and are computed as large ones are, unless a test asks for the other way
 
 # Without time limits: how long a case takes depends on what else the machine does.
 settings.register_profile(
@@ -53,7 +53,9 @@ def _seed() -> Iterator[None]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tensors in several blocks and cuts, as large ones are."""
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 256)
+    monkeypatch.setattr(threads, "CUT_SIZE", 16)
+    monkeypatch.setattr(rows, "LONGEST_PLANE_BLOCK", 5)
+    monkeypatch.setattr(rows, "LONGEST_ROW_BLOCK", 6)
 
 
 @pytest.fixture(params=backends())

@@ -14,12 +14,11 @@ import yaml
 from helpers.data_files import write_fashion_mnist
 from lightning import Trainer
 
-from benchmarks import data, epochs, evaluation_moments, fit, generator_refits, layers, pieces, scaling
+from benchmarks import data, epochs, evaluation_moments, fit, generator_refits, layers, scaling
 from benchmarks._timing import Target, cells, judged, ratio
 from mn_lightning import ModeNorm
 from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
 from mn_lightning.data import TorchvisionDataModule
-from mn_lightning.kernels import cpu, reference, select
 from mn_lightning.models import DCGAN, CIFARConvNet, ImageClassifier, LeNet
 
 
@@ -78,23 +77,6 @@ def test_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert one_table(capsys.readouterr().out)
     assert row["ratio"] == pytest.approx(row["sklearn_ms"] / row["ours_ms"])
     assert row["our_log_likelihood"] == pytest.approx(row["sklearn_log_likelihood"], abs=1e-4)
-
-
-def test_pieces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = result_of(pieces, tmp_path)["rows"]
-    assert one_table(capsys.readouterr().out)
-    assert {row["layer"] for row in rows if row["mode"] == "training"} == set(pieces.LAYERS)
-    for row in rows:
-        assert row["chosen"] == "pieces"  # from the first byte on, in these tests
-        assert row["ratio"] == pytest.approx(row["plain_ms"] / row["pieces_ms"])
-
-
-def test_pieces_measures_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.randn(1, 4, 3, 2)
-    taken: list[object] = []
-    for name in ("reference", "cpu"):
-        pieces.with_backend(name, lambda: taken.append(select.backend_for_rows(x)))
-    assert taken == [reference, cpu]
 
 
 def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,12 @@
 """Mode normalization, Algorithms 1 and 2 of Deecke et al."""
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from mn_lightning.functional.rows import check_input, check_rows, upcast
-from mn_lightning.kernels.autograd import matmul, weighted_moments
+from mn_lightning.kernels.heads import BatchGates, RunningGates
 from mn_lightning.kernels.select import backend_for_samples
+from mn_lightning.kernels.types import Head
 from mn_lightning.utils.distributed import ALONE, Processes
 from mn_lightning.utils.precision import full_precision
 
@@ -77,13 +76,12 @@ def mode_norm(
     x = upcast(input)
 
     if running_mean is None or running_var is None or training:
-        head = partial(_from_the_batch, eps=eps, length=input.shape[2:].numel(), processes=processes)
+        head: Head = BatchGates(eps, input.shape[2:].numel(), processes)
     else:
-        head = partial(_from_running_moments, running_mean=running_mean, running_var=running_var, eps=eps)
+        head = RunningGates(running_mean, running_var, eps)
     parameters = gate_weight, gate_bias, weight, bias
-    backend = backend_for_samples(x, use_batch, parameters)
     y: Tensor
-    y, *moments = backend.sample_affine(x, use_batch, head, parameters)
+    y, *moments = backend_for_samples(x).sample_affine(x, use_batch, head, parameters)
     if training and running_mean is not None and running_var is not None:
         if isinstance(momentum, Tensor):
             momentum = momentum.to(x.dtype)
@@ -91,82 +89,3 @@ def mode_norm(
             for running, new in zip((running_mean, running_var), moments, strict=True):
                 running.copy_(running.to(x.dtype).lerp(new.detach(), momentum))
     return y.to(input.dtype)
-
-
-def _from_the_batch(
-    pooled: Tensor,
-    within: Tensor,
-    gate_weight: Tensor,
-    gate_bias: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    length: int,
-    processes: Processes,
-) -> tuple[Tensor, ...]:
-    """Slope and offset under the moments of this batch; then these moments, ``(K, C)``, the variance unbiased.
-
-    Args:
-        pooled: mean of each sample and channel over its ``length`` pixels, ``(N, C)``.
-        within: variance over the pixels, ``(N, C)``.
-        gate_weight: ``(K, C)``.
-        gate_bias: ``(K,)``.
-        weight: ``(C,)``.
-        bias: ``(C,)``.
-        eps: added to the variances.
-        length: pixels of a sample.
-        processes: those that hold the batch between them.
-    """
-    log_gates = _log_gates(pooled, gate_weight, gate_bias)
-    shares = _softmax_over_samples(log_gates, processes)
-    total, samples = processes.sum(pooled.detach().sum(0), pooled.new_full((), len(pooled)))
-    shift = total / samples
-    between_mean, between_var = weighted_moments((pooled - shift)[None, None], shares[None, None], processes)
-    mean = between_mean[0] + shift
-    var = between_var[0] + processes.sum(matmul(shares.mT, within))[0]
-    rows = samples * length
-    return *_maps_of_gates(log_gates, mean, var, weight, bias, eps), mean, var * (rows / (rows - 1))
-
-
-def _from_running_moments(
-    pooled: Tensor,
-    gate_weight: Tensor,
-    gate_bias: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor,
-    running_var: Tensor,
-    eps: float,
-) -> tuple[Tensor, ...]:
-    """Slope and offset under the running moments, ``(K, C)``; arguments as in :func:`_from_the_batch`."""
-    log_gates = _log_gates(pooled, gate_weight, gate_bias)
-    return _maps_of_gates(log_gates, running_mean.to(pooled.dtype), running_var.to(pooled.dtype), weight, bias, eps)
-
-
-def _log_gates(pooled: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return (matmul(pooled, weight.to(pooled.dtype).mT) + bias.to(pooled.dtype)).log_softmax(-1)
-
-
-def _maps_of_gates(
-    log_gates: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor]:
-    """Slope and offset, ``(N, C)``, of each sample and channel, from the moments, ``(K, C)``, of each mode."""
-    slope = (var + eps).rsqrt()
-    if weight is not None:
-        slope = slope * weight.to(slope.dtype)
-    gates = log_gates.exp()
-    offset = matmul(gates, -mean * slope)
-    if bias is not None:
-        offset = offset + bias.to(slope.dtype)
-    return matmul(gates, slope), offset
-
-
-def _softmax_over_samples(log_gates: Tensor, processes: Processes) -> Tensor:
-    """g_nk / Σ_n g_nk: finite also when a mode's gates all underflow to 0, where dividing by N_k makes NaN."""
-    if processes.size == 1:
-        return log_gates.softmax(0)
-    lowest = log_gates.new_full((1, log_gates.shape[1]), torch.finfo(log_gates.dtype).min)
-    largest = processes.max(torch.cat([log_gates, lowest]).amax(0))
-    scaled = (log_gates - largest).exp()
-    (total,) = processes.sum(scaled.sum(0))
-    return scaled / total

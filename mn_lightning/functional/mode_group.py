@@ -1,10 +1,9 @@
 """Mode group normalization, Algorithm 3 of Deecke et al."""
 
-from functools import partial
-
 from torch import Tensor
 
 from mn_lightning.functional.rows import check_input, upcast
+from mn_lightning.kernels.heads import GroupGates
 from mn_lightning.kernels.select import backend_for_samples
 from mn_lightning.utils.precision import full_precision
 
@@ -59,31 +58,5 @@ def mode_group_norm(
 
     x = upcast(input)
     parameters = gate_weight, gate_bias, weight, bias
-    backend = backend_for_samples(x, True, parameters)
-    y: Tensor = backend.sample_affine(x, True, partial(_maps, eps=eps), parameters)[0]
+    y: Tensor = backend_for_samples(x).sample_affine(x, True, GroupGates(eps), parameters)[0]
     return y.to(input.dtype)
-
-
-def _maps(
-    pooled: Tensor,
-    within: Tensor,
-    gate_weight: Tensor,
-    gate_bias: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """Slope and offset, ``(N, C)``, from means and variances over the pixels of each sample and channel, ``(N, C)``."""
-    logits = pooled.unsqueeze(-1) * gate_weight.to(pooled.dtype) + gate_bias.to(pooled.dtype)
-    shares = logits.log_softmax(-1).softmax(1)  # g_ck / Σ_c g_ck, finite for a mode that no channel uses
-    mean = (shares * pooled.unsqueeze(-1)).sum(1, keepdim=True)
-    var = (shares * (within.unsqueeze(-1) + (pooled.unsqueeze(-1) - mean).square())).sum(1)
-    inverse = (var + eps).rsqrt()
-    slope = inverse.mean(-1, keepdim=True)
-    offset = -(mean.squeeze(1) * inverse).mean(-1, keepdim=True)
-    if weight is not None:
-        weight = weight.to(pooled.dtype)  # once: both products' gradients cancel; each may be beyond float16
-        slope, offset = slope * weight, offset * weight
-    if bias is not None:
-        offset = offset + bias.to(pooled.dtype)
-    return slope.expand_as(pooled), offset.expand_as(pooled)

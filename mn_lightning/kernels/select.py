@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from mn_lightning.kernels import cpu, reference
-from mn_lightning.kernels.inner_graph import wants_gradients
-from mn_lightning.kernels.pieces import worth_cutting
 from mn_lightning.kernels.types import Activation
 from mn_lightning.utils.checks import check_choice
 from mn_lightning.utils.distributed import ALONE, Processes
@@ -57,27 +56,22 @@ def backend_for_rows(x: Tensor, activation: Activation | None = None, processes:
 
     Args:
         x: the rows.
-        activation: applied inside the normalization; one with parameters needs its gradient from autograd.
+        activation: applied inside the normalization.
         processes: those that hold the rows between them.
     """
-    if not _is_eager(x) or x.shape[0] != 1 or processes.size > 1 or _learns(activation):
-        return _BACKENDS["reference"]
-    return _BACKENDS[_named.get() or ("cpu" if worth_cutting(x) else "reference")]
+    if not _is_eager(x) or x.shape[0] != 1 or processes.size > 1 or not cpu.knows(activation):
+        return reference
+    return _chosen()
 
 
-def backend_for_samples(x: Tensor, centred: bool, parameters: tuple[Tensor | None, ...]) -> ModuleType:
-    """Pick the backend for the affine map of each sample and channel of ``(N, C, *)``.
+def backend_for_samples(x: Tensor) -> ModuleType:
+    """Pick the backend for the affine map of each sample and channel of ``(N, C, *)``."""
+    return _chosen() if _is_eager(x) else reference
 
-    Args:
-        x: the activation.
-        centred: whether variances are needed.
-        parameters: what the map is made of.
-    """
-    if not _is_eager(x) or x.dim() == 2 or x.numel() == 0:
-        return _BACKENDS["reference"]
-    # Without variances and gradients it is one mean and one map, which torch has as they are.
-    simple = not centred and not wants_gradients(x, *parameters)
-    return _BACKENDS[_named.get() or ("cpu" if worth_cutting(x) and not simple else "reference")]
+
+def _chosen() -> ModuleType:
+    name = _named.get() or "cpu"
+    return _BACKENDS["reference" if name == "cpu" and not cpu.is_available() else name]
 
 
 def _is_eager(x: Tensor) -> bool:
@@ -86,10 +80,8 @@ def _is_eager(x: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and x.device.type == "cpu"
         and type(x) in (Tensor, nn.Parameter)
+        and x.numel() > 0
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
     )
-
-
-def _learns(activation: Any) -> bool:
-    return isinstance(activation, nn.Module) and any(True for _ in activation.parameters())

@@ -1,52 +1,70 @@
-"""ModeNorm's and ModeGroupNorm's large passes on CPUs, some samples at a time so that these stay in the cache.
+"""ModeNorm's and ModeGroupNorm's passes: one affine map for each sample and channel, made of their own moments.
 
-Both norms are one affine map for each sample and channel, made of the means and variances of each sample's channels: x
-is read twice forward, x and dy twice backward, and nothing as large as they are is made but the results.
+x is read once for the moments and once for the map; backward, x and dy are read twice. Nothing as large as they are is
+made but the results.
 """
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mn_lightning.kernels import reference
-from mn_lightning.kernels.inner_graph import InnerGraph, differentiable_gradients, wants_gradients
-from mn_lightning.kernels.pieces import Buffer, Place, take, whole_blocks
+from mn_lightning.kernels.cpu.heads import computed
+from mn_lightning.kernels.cpu.threads import in_parts
+from mn_lightning.kernels.inner_graph import differentiable_gradients, wants_gradients
 from mn_lightning.kernels.types import Head
 from mn_lightning.utils.precision import full_precision
 
 
 def sample_affine(x: Tensor, centred: bool, head: Head, parameters: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
     """Map each sample and channel of ``(N, C, *)`` by what ``head`` makes of their moments over ``*``."""
-
-    def plain(rows: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:
-        y, *others = reference.sample_affine(rows.squeeze(0).mT, centred, head, parameters)
-        return y.mT.unsqueeze(0), *others
-
-    rows = x.flatten(2).mT.unsqueeze(0)
     wanted = wants_gradients(x, *parameters)
-    y, *others = _SampleAffine.apply(rows, centred, head, plain, wanted, *parameters)
-    return y.squeeze(0).mT.reshape(x.shape), *others
+    results: tuple[Tensor, ...] = _SampleAffine.apply(x, centred, head, wanted, *parameters)
+    return results
 
 
-def _pooled_moments(x: Tensor, centred: bool) -> tuple[Tensor, ...]:
-    """Mean over the pixels of each sample and channel, ``(N, C)``, and if ``centred`` is set their variance."""
-    length = x.shape[2]
-    buffer = Buffer(x, 1)
-    pooled, within = [], []
-    for place in whole_blocks(x):
-        piece = take(x, place)
-        mean = piece.sum(-1, keepdim=True) / length
-        pooled.append(mean.flatten(0, 1).squeeze(-1))
-        if centred:
-            deviations, _ = buffer.like(piece)
-            torch.sub(piece, mean, out=deviations)
-            within.append(deviations.square_().sum(-1).squeeze(0) / length)
-    return (torch.cat(pooled), torch.cat(within)) if centred else (torch.cat(pooled),)
+class _Samples:
+    """An activation as it lies in memory, and the loops for that.
 
+    Args:
+        x: ``(N, C, *)``.
+    """
 
-def _column(values: Tensor, place: Place) -> Tensor:
-    return values[place[0]].unsqueeze(0).unsqueeze(-1)
+    def __init__(self, x: Tensor) -> None:
+        from mn_lightning.kernels.cpu.loops import sample_planes, sample_rows
+
+        self.samples, self.channels = x.shape[:2]
+        self.length = x.numel() // (self.samples * self.channels)
+        self.in_planes = x.is_contiguous() and self.length > 1
+        self.loops: Any = sample_planes if self.in_planes else sample_rows
+        self.format = x.movedim(1, -1).is_contiguous()
+
+    def array(self, x: Tensor) -> np.ndarray:
+        """Planes ``(N C, L)`` or rows ``(N, L, C)``; a copy if ``x`` has gaps."""
+        x = x.detach()
+        if self.in_planes:
+            return x.contiguous().view(-1, self.length).numpy()
+        return x.movedim(1, -1).contiguous().view(self.samples, self.length, self.channels).numpy()
+
+    def empty(self, x: Tensor) -> tuple[Tensor, np.ndarray]:
+        """A tensor like ``x`` to write to, and its array."""
+        if self.in_planes:
+            result = torch.empty(x.shape, dtype=x.dtype)
+        else:
+            result = torch.empty(x.movedim(1, -1).shape, dtype=x.dtype).movedim(-1, 1)
+        return result, self.array(result)
+
+    def each(self, values: Tensor) -> np.ndarray:
+        """One number for each sample and channel, ``(N, C)``, in the shape that the loops take."""
+        array = values.detach().contiguous().numpy()
+        return array.reshape(-1) if self.in_planes else array
+
+    def run(self, loop: Any, *arrays: Any) -> None:
+        """Run a loop over all samples."""
+        count = self.samples * self.channels if self.in_planes else self.samples
+        in_parts(lambda first, last: loop(*arrays, first, last), count, self.samples * self.channels * self.length)
 
 
 class _SampleAffine(torch.autograd.Function):
@@ -54,16 +72,20 @@ class _SampleAffine(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, centred: bool, head: Head, plain: Head, wanted: bool, *parameters: Tensor | None
+        ctx: Any, x: Tensor, centred: bool, head: Head, wanted: bool, *parameters: Tensor | None
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(x, *parameters)
-        ctx.plain = plain
-        moments = _pooled_moments(x, centred)
-        ctx.inner = InnerGraph(head, moments, parameters, wanted)
-        slope, offset, *others = ctx.inner.outputs
-        y = torch.empty_like(x)
-        for place in whole_blocks(x):
-            torch.addcmul(_column(offset, place), take(x, place), _column(slope, place), out=take(y, place))
+        ctx.centred, ctx.head = centred, head
+        samples = ctx.samples = _Samples(x)
+        loops, array = samples.loops, samples.array(x)
+        moments = [x.new_empty(x.shape[:2]) for _ in range(2)]
+        samples.run(loops.moments, array, centred, *(samples.each(moment) for moment in moments))
+        pooled, within = moments
+        ctx.pooled = pooled
+        ctx.head_of_moments = computed(head, pooled, within if centred else None, parameters, wanted)
+        slope, offset, *others = ctx.head_of_moments.outputs
+        y, out = samples.empty(x)
+        samples.run(loops.affine, array, samples.each(slope), samples.each(offset), out)
         ctx.mark_non_differentiable(*others)
         return y, *others
 
@@ -73,28 +95,20 @@ class _SampleAffine(torch.autograd.Function):
         x, *parameters = ctx.saved_tensors
         dy = grads[0]
         if torch.is_grad_enabled():
-            dx, *of_parameters = differentiable_gradients(ctx.plain(x, *parameters)[0], dy, (x, *parameters))
-            return (dx, None, None, None, None, *of_parameters)
-        buffer = Buffer(x, 1)
-        dslope, doffset = [], []
-        for place in whole_blocks(x):
-            piece, grad = take(x, place), take(dy, place)
-            product, _ = buffer.like(piece)
-            dslope.append(torch.mul(piece, grad, out=product).sum(-1)[0])
-            doffset.append(grad.sum(-1)[0])
-        moments, of_parameters = ctx.inner.backward(torch.cat(dslope), torch.cat(doffset))
+            y, *_ = reference.sample_affine(x, ctx.centred, ctx.head, tuple(parameters))
+            dx, *of_parameters = differentiable_gradients(y, dy, (x, *parameters))
+            return (dx, None, None, None, *of_parameters)
+        samples, made = ctx.samples, ctx.head_of_moments
+        loops, each, values, upper = samples.loops, samples.each, samples.array(x), samples.array(dy)
+        slope, pooled = made.outputs[0], ctx.pooled
+        product, total = torch.empty_like(pooled), torch.empty_like(pooled)
+        samples.run(loops.gradient_sums, values, upper, each(pooled), each(product), each(total))
+        d_pooled, d_within, of_parameters = made.backward(product, total)
         if not ctx.needs_input_grad[0]:
-            return (None, None, None, None, None, *of_parameters)
-        dx = torch.empty_like(x)
-        slope, pooled = ctx.inner.outputs[0], ctx.inner.moments[0].detach()
-        constant, factor = moments[0] / x.shape[2], None
-        if len(moments) == 2:
-            # The variance depends on the mean only through the sum of deviations from it, which is zero.
-            factor = moments[1] * (2 / x.shape[2])
-            constant = constant - factor * pooled
-        for place in whole_blocks(x):
-            piece, grad, result = take(x, place), take(dy, place), take(dx, place)
-            torch.addcmul(_column(constant, place), grad, _column(slope, place), out=result)
-            if factor is not None:
-                result.addcmul_(piece, _column(factor, place))
-        return (dx, None, None, None, None, *of_parameters)
+            return (None, None, None, None, *of_parameters)
+        constant = d_pooled / samples.length
+        # The variance depends on the mean only through the sum of deviations from it, which is zero.
+        by_x = torch.zeros_like(pooled) if d_within is None else d_within * (2 / samples.length)
+        dx, out = samples.empty(x)
+        samples.run(loops.gradient, values, upper, each(pooled), each(slope), each(by_x), each(constant), out)
+        return (dx, None, None, None, *of_parameters)

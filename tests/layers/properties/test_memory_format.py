@@ -9,7 +9,6 @@ from torch.nn.functional import relu
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mn_lightning import MixtureNorm, ModeGroupNorm, ModeNorm
-from mn_lightning.kernels import pieces
 
 LAYERS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "mixture": (MixtureNorm, {"queue_rows_per_batch": 64}),
@@ -53,9 +52,7 @@ def test_no_copy(
     shape: tuple[int, ...],
     memory_format: torch.memory_format,
     training: bool,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 256)  # smaller than the activation, as it is in practice
     kind, arguments = LAYERS[name]
     layer = kind(6, **arguments).train(training)
     x, gradient = (torch.randn(shape).contiguous(memory_format=memory_format) for _ in range(2))

@@ -1,0 +1,133 @@
+"""What the loops for mixtures of K Gaussians with D features share: densities, posteriors, the activation.
+
+The rows are read in blocks that stay in the cache while their posteriors are found and used. Posteriors ν have one
+place for each block, ``(blocks, K, length)``, of which the last may be longer than the block.
+
+``components`` is a tuple of length K and nothing else: its length is known to the compiler, which then writes out the
+innermost loops over k. ``leak`` is None without an activation inside the sum over k, and else what a negative number is
+multiplied with: 0 for ReLU.
+
+Sums are taken around a ``center`` ``(K, D)`` near each component's mean, in numbers of x's type within a block, and
+added up in float64.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from mn_lightning.kernels.cpu.compile import formula, loop
+
+Array = Any
+
+GIVEN, NEAREST, POSTERIOR = 0, 1, 2
+"""Where the posteriors in ``sums`` come from: they are given, 1 for the nearest centre, or Eq. 31."""
+
+
+@formula
+def exponential(x: np.float32) -> np.float32:
+    """Return e^x for x <= 0 within 1e-7 of its value, in operations that are done for several numbers at once."""
+    x = x if x > np.float32(-87) else np.float32(-87)
+    n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
+    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)  # x - n ln 2, ln 2 in two parts
+    p = np.float32(1.9875691500e-4)
+    p = p * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return (p * r * r + r + np.float32(1)) * power
+
+
+@loop
+def exponentials(values: Array) -> None:
+    """Put e^x in the place of each x <= 0."""
+    if values.itemsize == 4:
+        for i in range(len(values)):
+            values[i] = exponential(np.float32(values[i]))
+    else:
+        for i in range(len(values)):
+            values[i] = math.exp(values[i])
+
+
+@formula
+def densities(
+    weights: Array, means: Array, variances: Array, reg_covar: float, constant: Array, precision: Array
+) -> None:
+    """log λ_k p_k(x) = constant_k + Σ_d precision_kd (x_d - μ_kd)² (Eqs. 26-27); a weight of 0 makes it -inf."""
+    for k in range(len(weights)):
+        total = math.log(weights[k]) if weights[k] > 0 else -np.inf
+        for d in range(means.shape[1]):
+            variance = np.float64(variances[k, d]) + reg_covar
+            precision[k, d] = -0.5 / variance
+            total -= 0.5 * math.log(2 * math.pi * variance)
+        constant[k] = total
+
+
+@loop
+def softmax(values: Array, constant: Array, length: int, largest: Array, total: Array) -> None:
+    """Make posteriors (Eq. 31) of log λ_k p_k; exactly 0 where the constant is -inf."""
+    number = values.dtype.type
+    lowest = number(-1e37)  # for rows that are infinitely far from all components, or not a number
+    for i in range(length):
+        largest[i] = lowest
+        total[i] = number(0)
+    for k in range(len(values)):
+        if constant[k] != -np.inf:
+            row = values[k]
+            for i in range(length):
+                largest[i] = row[i] if row[i] > largest[i] else largest[i]
+    for k in range(len(values)):
+        row = values[k]
+        if constant[k] == -np.inf:
+            row[:] = number(0)
+        elif values.itemsize == 4:
+            for i in range(length):
+                value = row[i] if row[i] > lowest else lowest
+                row[i] = exponential(np.float32(value - largest[i]))
+                total[i] += row[i]
+        else:
+            for i in range(length):
+                value = row[i] if row[i] > lowest else lowest
+                row[i] = math.exp(value - largest[i])
+                total[i] += row[i]
+    for i in range(length):
+        total[i] = number(1) / total[i]
+    for k in range(len(values)):
+        row = values[k]
+        for i in range(length):
+            row[i] *= total[i]
+
+
+@loop
+def one_hot(values: Array, length: int, largest: Array, nearest: Array) -> None:
+    """Make 1 of the largest of the K values, the first of several, and 0 of the others."""
+    number = values.dtype.type
+    for i in range(length):
+        largest[i] = values[0, i]
+        nearest[i] = number(0)
+    for k in range(1, len(values)):
+        row = values[k]
+        for i in range(length):
+            nearest[i] = number(k) if row[i] > largest[i] else nearest[i]
+            largest[i] = row[i] if row[i] > largest[i] else largest[i]
+    for k in range(len(values)):
+        row = values[k]
+        for i in range(length):
+            row[i] = number(1) if nearest[i] == number(k) else number(0)
+
+
+@loop
+def activated(value: Array, leak: Any) -> Array:
+    if leak is None:
+        return value
+    return value if not value <= 0 else (value * leak if leak != 0 else leak)
+
+
+@loop
+def through(value: Array, grad: Array, leak: Any) -> Array:
+    """Gradient of what went into the activation."""
+    if leak is None:
+        return grad
+    return grad if value > 0 else grad * leak

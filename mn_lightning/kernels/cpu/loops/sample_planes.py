@@ -1,0 +1,67 @@
+"""ModeNorm's loops over planes ``(P, L)``, each of one sample and channel; they do planes ``first`` to ``last``."""
+
+from typing import Any
+
+from mn_lightning.kernels.cpu.compile import loop
+
+Array = Any
+
+
+@loop
+def moments(x: Array, centred: bool, mean: Array, var: Array, first: int, last: int) -> None:
+    """Mean and, if ``centred``, biased variance of each plane, whose second reading finds it in the cache."""
+    number = x.dtype.type
+    for p in range(first, last):
+        plane = x[p]
+        length, origin = number(len(plane)), plane[0]
+        total = number(0)
+        for i in range(len(plane)):
+            total += plane[i] - origin
+        center = origin + total / length
+        mean[p] = center
+        if centred:
+            deviations, squares = number(0), number(0)
+            for i in range(len(plane)):
+                deviation = plane[i] - center
+                deviations += deviation
+                squares += deviation * deviation
+            # What rounding left in the center is taken out again.
+            shift = deviations / length
+            mean[p] = center + shift
+            var[p] = squares / length - shift * shift
+
+
+@loop
+def affine(x: Array, slope: Array, offset: Array, y: Array, first: int, last: int) -> None:
+    """y = x slope + offset."""
+    for p in range(first, last):
+        plane, out = x[p], y[p]
+        a, b = slope[p], offset[p]
+        for i in range(len(plane)):
+            out[i] = plane[i] * a + b
+
+
+@loop
+def gradient_sums(x: Array, dy: Array, center: Array, product: Array, total: Array, first: int, last: int) -> None:
+    """Σ (x - center) dy and Σ dy of each plane."""
+    number = x.dtype.type
+    for p in range(first, last):
+        plane, grad = x[p], dy[p]
+        middle = center[p]
+        a, b = number(0), number(0)
+        for i in range(len(plane)):
+            a += (plane[i] - middle) * grad[i]
+            b += grad[i]
+        product[p], total[p] = a, b
+
+
+@loop
+def gradient(
+    x: Array, dy: Array, center: Array, slope: Array, by_x: Array, constant: Array, dx: Array, first: int, last: int
+) -> None:
+    """dx = dy slope + (x - center) by_x + constant."""
+    for p in range(first, last):
+        plane, grad, out = x[p], dy[p], dx[p]
+        middle, a, b, c = center[p], slope[p], by_x[p], constant[p]
+        for i in range(len(plane)):
+            out[i] = grad[i] * a + ((plane[i] - middle) * b + c)

@@ -1,0 +1,102 @@
+"""ModeNorm's loops over rows ``(N, L, C)``; they do samples ``first`` to ``last``."""
+
+from typing import Any
+
+import numpy as np
+
+from mn_lightning.kernels.cpu.compile import loop
+
+Array = Any
+
+
+@loop
+def moments(x: Array, centred: bool, mean: Array, var: Array, first: int, last: int) -> None:
+    """Mean and, if ``centred``, biased variance of each sample's channels."""
+    number = x.dtype.type
+    length = number(x.shape[1])
+    channels = x.shape[2]
+    whole = x.shape[1] // 4 * 4
+    shift = np.empty(channels, x.dtype)
+    for n in range(first, last):
+        center, squares, origin = mean[n], var[n], x[n, 0]
+        center[:] = number(0)
+        for i in range(0, whole, 4):
+            a, b, c, d = x[n, i], x[n, i + 1], x[n, i + 2], x[n, i + 3]
+            for j in range(channels):
+                center[j] += ((a[j] - origin[j]) + (b[j] - origin[j])) + ((c[j] - origin[j]) + (d[j] - origin[j]))
+        for i in range(whole, x.shape[1]):
+            a = x[n, i]
+            for j in range(channels):
+                center[j] += a[j] - origin[j]
+        for j in range(channels):
+            center[j] = origin[j] + center[j] / length
+        if not centred:
+            continue
+        shift[:] = number(0)
+        squares[:] = number(0)
+        for i in range(0, whole, 4):
+            a, b, c, d = x[n, i], x[n, i + 1], x[n, i + 2], x[n, i + 3]
+            for j in range(channels):
+                e, f, g, h = a[j] - center[j], b[j] - center[j], c[j] - center[j], d[j] - center[j]
+                shift[j] += (e + f) + (g + h)
+                squares[j] += (e * e + f * f) + (g * g + h * h)
+        for i in range(whole, x.shape[1]):
+            a = x[n, i]
+            for j in range(channels):
+                e = a[j] - center[j]
+                shift[j] += e
+                squares[j] += e * e
+        for j in range(channels):
+            # What rounding left in the center is taken out again.
+            off = shift[j] / length
+            center[j] += off
+            squares[j] = squares[j] / length - off * off
+
+
+@loop
+def affine(x: Array, slope: Array, offset: Array, y: Array, first: int, last: int) -> None:
+    """y = x slope + offset."""
+    for n in range(first, last):
+        a, b = slope[n], offset[n]
+        for i in range(x.shape[1]):
+            row, out = x[n, i], y[n, i]
+            for j in range(len(row)):
+                out[j] = row[j] * a[j] + b[j]
+
+
+@loop
+def gradient_sums(x: Array, dy: Array, center: Array, product: Array, total: Array, first: int, last: int) -> None:
+    """Σ (x - center) dy and Σ dy of each sample's channels."""
+    number = x.dtype.type
+    channels = x.shape[2]
+    whole = x.shape[1] // 2 * 2
+    for n in range(first, last):
+        middle, products, totals = center[n], product[n], total[n]
+        products[:] = number(0)
+        totals[:] = number(0)
+        for i in range(0, whole, 2):
+            a, b, f, g = x[n, i], x[n, i + 1], dy[n, i], dy[n, i + 1]
+            for j in range(channels):
+                products[j] += (a[j] - middle[j]) * f[j] + (b[j] - middle[j]) * g[j]
+                totals[j] += f[j] + g[j]
+        for i in range(whole, x.shape[1]):
+            a, f = x[n, i], dy[n, i]
+            for j in range(channels):
+                products[j] += (a[j] - middle[j]) * f[j]
+                totals[j] += f[j]
+
+
+@loop
+def gradient(
+    x: Array, dy: Array, center: Array, slope: Array, by_x: Array, constant: Array, dx: Array, first: int, last: int
+) -> None:
+    """dx = dy slope + (x - center) by_x + constant."""
+    shift = constant[0].copy()
+    for n in range(first, last):
+        a, b = slope[n], by_x[n]
+        for j in range(len(shift)):
+            shift[j] = constant[n, j] - center[n, j] * by_x[n, j]
+        for i in range(x.shape[1]):
+            row, grad, out = x[n, i], dy[n, i], dx[n, i]
+            for j in range(len(row)):
+                out[j] = grad[j] * a[j] + (row[j] * b[j] + shift[j])
