@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mn_lightning.kernels.triton.launch import power_of_2
 
-TILE = 8192
+TILE = 4096
 """Numbers of an activation that a program holds at once."""
 
 
