@@ -16,7 +16,7 @@ from mn_lightning.kernels.triton.rows import Rows, dense, like
 
 _SAMPLES = 32
 _CHANNELS = 32
-_TILE = 4096
+_TILE = 2048
 
 
 class _Pass(NamedTuple):
