@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mn_lightning.functional.rows import check_input, check_rows, upcast
 from mn_lightning.kernels.autograd import matmul, weighted_moments
-from mn_lightning.kernels.select import backend_for_samples
+from mn_lightning.kernels.select import backend_for_samples, gpu_kernels
 from mn_lightning.utils.distributed import ALONE, Processes
 from mn_lightning.utils.precision import full_precision
 
@@ -74,6 +74,10 @@ def mode_norm(
     use_batch = training or running_mean is None or running_var is None
     if use_batch and processes.size == 1:
         check_rows("mode_norm", input)
+    gpu = gpu_kernels(input, len(gate_bias), processes)
+    if gpu is not None and isinstance(momentum, float):
+        running = None if running_mean is None or running_var is None else (running_mean, running_var)
+        return gpu.mode_norm(input, gate_weight, gate_bias, running, weight, bias, training, momentum, eps)
     x = upcast(input)
 
     if running_mean is None or running_var is None or training:

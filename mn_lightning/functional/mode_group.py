@@ -5,7 +5,7 @@ from functools import partial
 from torch import Tensor
 
 from mn_lightning.functional.rows import check_input, upcast
-from mn_lightning.kernels.select import backend_for_samples
+from mn_lightning.kernels.select import backend_for_samples, gpu_kernels
 from mn_lightning.utils.precision import full_precision
 
 
@@ -57,6 +57,9 @@ def mode_group_norm(
             f"mode_group_norm expected more than one value per sample, got input of shape {tuple(input.shape)}"
         )
 
+    gpu = gpu_kernels(input, len(gate_bias))
+    if gpu is not None:
+        return gpu.mode_group_norm(input, gate_weight, gate_bias, weight, bias, eps)
     x = upcast(input)
     parameters = gate_weight, gate_bias, weight, bias
     backend = backend_for_samples(x, True, parameters)

@@ -8,6 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
+TYPES = {torch.float32, torch.bfloat16, torch.float16}
 MOST_FEATURES = 4096
 MOST_COMPONENTS = 16
 PROGRAMS_OFF_GPU = 3
@@ -76,8 +77,3 @@ def _launch(
         _compiled[key] = kernel[grid](*tensors, *numbers, num_warps=warps)
     else:
         compiled[(*grid, 1)](*tensors, *numbers)
-
-
-def is_interpreting() -> bool:
-    """Whether kernels run in Triton's interpreter, on tensors of any device."""
-    return bool(triton.knobs.runtime.interpret) if hasattr(triton, "knobs") else False

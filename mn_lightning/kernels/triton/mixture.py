@@ -14,6 +14,7 @@ from mn_lightning.kernels.triton import mixture_kernels as kernels
 from mn_lightning.kernels.triton import seeding_kernels as seeding
 from mn_lightning.kernels.triton.launch import launch, power_of_2, programs
 from mn_lightning.kernels.triton.rows import Rows, dense, like
+from mn_lightning.utils.random import Stream
 
 SEED_ROWS = 1024
 MOST_FLAGS = 512
@@ -68,12 +69,24 @@ class _Pass:
             + (self.padded, _ADD_PROGRAMS, self.add_features, MOST_FLAGS, flags is not None, again is not None),
         )
 
+    def lloyd(self, centers: Tensor, mixture: Moments, n_iter: int, eps: float) -> None:
+        """Fill ``mixture``."""
+        for _ in range(n_iter):
+            self.sums((mixture[0], centers, mixture[2]), centers, eps, nearest=True)
+            self.maximize(centers, mixture)
+            centers = mixture[1]
 
-def _moments(x: Tensor, components: int) -> Moments:
-    size = components * x.shape[1]
-    memory = torch.empty(2 * size + components, device=x.device)
-    means, variances, weights = memory.split((size, size, components))
-    return weights, means.view(components, -1), variances.view(components, -1)
+    def em(self, mixture: Moments, n_iter: int, eps: float) -> None:
+        """Improve ``mixture`` in place."""
+        for _ in range(n_iter):
+            self.sums(mixture, mixture[1], eps)
+            self.maximize(mixture[1], mixture)
+
+
+def new_moments(components: int, features: int, device: torch.device) -> Moments:
+    """Memory for a mixture."""
+    means, variances = (torch.empty(components, features, device=device) for _ in range(2))
+    return torch.empty(components, device=device), means, variances
 
 
 def gather(x: Tensor, rows: Rows, step: Tensor, count: int, how: int, stream: int) -> Tensor:
@@ -84,7 +97,7 @@ def gather(x: Tensor, rows: Rows, step: Tensor, count: int, how: int, stream: in
         seeding.gather,
         (-(-count // 32), -(-rows.features // tile)),
         (x, step, out),
-        (count, rows.blocks * rows.length, rows.length, rows.features, *rows.strides, 32, tile, how, stream),
+        (count, rows.blocks * rows.length, rows.length, rows.features, *rows.strides, 32, tile, how, int(stream)),
         warps=4,
     )
     return out
@@ -112,22 +125,32 @@ def fit(
     x, rows = dense(x)
     total = rows.blocks * rows.length
     if fit_rows is not None and fit_rows < total:
-        x, rows = dense(gather(x, rows, step, fit_rows, seeding.STRATIFIED.value, 2))
+        x, rows = dense(gather(x, rows, step, fit_rows, seeding.STRATIFIED.value, Stream.FIT_ROWS))
         total = fit_rows
     if total <= SEED_ROWS:
-        seeds = gather(x, rows, step, total, seeding.ALL.value, 1)
+        seeds = gather(x, rows, step, total, seeding.ALL.value, 0)
     else:
-        seeds = gather(x, rows, step, SEED_ROWS, seeding.DRAWN.value, 1)
+        seeds = gather(x, rows, step, SEED_ROWS, seeding.DRAWN.value, Stream.SEED_ROWS)
     centers = kmeans_plus_plus(seeds, components, step)
-    mixture = _moments(x, components)
+    mixture = new_moments(components, rows.features, x.device)
     a_pass = _Pass(x, rows, components)
-    for _ in range(lloyd):
-        a_pass.sums((mixture[0], centers, mixture[2]), centers, eps, nearest=True)
-        a_pass.maximize(centers, mixture)
-        centers = mixture[1]
-    for _ in range(em):
-        a_pass.sums(mixture, mixture[1], eps)
-        a_pass.maximize(mixture[1], mixture)
+    a_pass.lloyd(centers, mixture, lloyd, eps)
+    a_pass.em(mixture, em, eps)
+    return mixture
+
+
+def lloyd(x: Tensor, centers: Tensor, n_iter: int) -> Moments:
+    """Lloyd's algorithm for rows ``(B, M, D)`` from ``centers (K, D)``."""
+    mixture = new_moments(*centers.shape, x.device)
+    _Pass(x, Rows(*x.shape, *x.stride()), len(centers)).lloyd(centers, mixture, n_iter, 0.0)
+    return mixture
+
+
+def em(x: Tensor, mixture: Moments, n_iter: int, eps: float) -> Moments:
+    """EM for rows ``(B, M, D)``."""
+    weights, means, variances = mixture
+    mixture = weights.clone(), means.clone(), variances.clone()
+    _Pass(x, Rows(*x.shape, *x.stride()), len(weights)).em(mixture, n_iter, eps)
     return mixture
 
 
@@ -143,7 +166,7 @@ def posteriors_and_moments(x: Tensor, mixture: Moments, eps: float, min_weight: 
     components = len(mixture[0])
     a_pass = _Pass(x, rows, components)
     nu = torch.empty(components, rows.blocks * rows.length, device=x.device)
-    moments = _moments(x, components)
+    moments = new_moments(components, rows.features, x.device)
     signals = torch.empty(components + MOST_FLAGS, device=x.device)
     kept, flags = signals.split((components, MOST_FLAGS))
     a_pass.sums(mixture, mixture[1], eps, nu=nu)
@@ -211,9 +234,8 @@ def backward(
         numbers,
     )
     features, components = rows.features, a_pass.components
-    memory = torch.empty(2 * (components + 1) * features, device=x.device)
-    size = components * features
-    of_mean, of_var, dgamma, dbeta = memory.split((size, size, features, features))
+    of_mean, of_var = torch.empty(2, components, features, device=x.device).unbind()
+    dgamma, dbeta = torch.empty(features, device=x.device), torch.empty(features, device=x.device)
     launch(
         kernels.gradient_maps,
         (-(-features // 32), 1),
@@ -228,3 +250,28 @@ def backward(
         (*numbers, through_moments),
     )
     return dx, dgamma, dbeta
+
+
+def all_finite(means: Tensor, variances: Tensor) -> Tensor:
+    """Whether all numbers of a mixture are finite: 0-d bool."""
+    finite = torch.empty((), dtype=torch.bool, device=means.device)
+    launch(seeding.all_finite, (1, 1), (means, variances, finite), (means.numel(), 1024), warps=4)
+    return finite
+
+
+def push(x: Tensor, step: Tensor, finite: Tensor, pushes: Tensor, rows: Tensor, counts: Tensor) -> None:
+    """Copy rows of ``x`` into the next slot of a queue ``rows (size, capacity, C)``, if ``finite``."""
+    x, of_x = dense(x)
+    size, capacity, features = rows.shape
+    total = of_x.blocks * of_x.length
+    count = min(total, capacity)
+    how = seeding.STRATIFIED if total > capacity else seeding.ALL
+    tile = min(power_of_2(features), 128)
+    launch(
+        seeding.push,
+        (-(-count // 32), -(-features // tile)),
+        (x, step, finite, pushes, rows, counts),
+        (count, capacity, size, total, of_x.length, features, *of_x.strides, 32, tile)
+        + (how.value, int(Stream.QUEUE_ROWS)),
+        warps=4,
+    )

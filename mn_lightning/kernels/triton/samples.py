@@ -41,14 +41,14 @@ def _per_sample(rows: Rows) -> int:
     return min(power_of_2(rows.features), 256)
 
 
-def _padded(modes: int) -> int:
+def columns_for(modes: int) -> int:
+    """How many columns there are for ``modes`` modes: a power of 2."""
     return max(2, power_of_2(modes))
 
 
 def _pool(x: Tensor, a_pass: _Pass, centred: bool = True) -> tuple[Tensor, Tensor]:
-    shape = (2 if centred else 1, *x.shape[:2])
-    moments = torch.empty(shape, device=x.device)
-    mean, within = moments[0], moments[-1]
+    mean = torch.empty(x.shape[:2], device=x.device)
+    within = torch.empty(x.shape[:2] if centred else (0,), device=x.device)
     launch(kernels.pool, a_pass.grid, (x, mean, within), (*a_pass.sizes, *a_pass.tile, centred), warps=4)
     return mean, within
 
@@ -79,9 +79,10 @@ def mode_norm(
     x, rows = dense(x)
     a_pass = _pass(x, rows)
     samples, features, modes = x.shape[0], rows.features, len(gate_bias)
-    padded = _padded(modes)
+    padded = columns_for(modes)
     mean, within = _pool(x, a_pass, running is None)
-    log_gates, share = torch.empty(2, samples, padded, device=x.device).unbind()
+    log_gates = torch.empty(samples, padded, device=x.device)
+    share = torch.empty(samples if running is None else 0, padded, device=x.device)
     launch(
         kernels.mode_gates,
         (-(-samples // 8), 1),
@@ -90,8 +91,7 @@ def mode_norm(
         warps=4,
     )
     if running is None:
-        of_modes = torch.empty(2, modes, features, device=x.device)
-        mode_mean, mode_var = of_modes.unbind()
+        mode_mean, mode_var = (torch.empty(modes, features, device=x.device) for _ in range(2))
         launch(
             kernels.mode_moments,
             (-(-features // _CHANNELS), 1),
@@ -133,8 +133,9 @@ def mode_norm_backward(
     samples, features, modes = x.shape[0], rows.features, len(gate_weight)
     padded, has_gamma = log_gates.shape[1], gamma is not None
     plain, centred = _gradient_pool(x, dy, mean, a_pass)
-    dmean, dvar, dweight = torch.empty(3, modes, features, device=x.device).unbind()
-    dgamma, dbeta = torch.empty(2, features, device=x.device).unbind()
+    dmean, dvar = torch.empty(2, modes, features, device=x.device).unbind()
+    dweight = torch.empty(modes, features, device=x.device)
+    dgamma, dbeta = torch.empty(features, device=x.device), torch.empty(features, device=x.device)
     launch(
         kernels.mode_gradient_moments,
         (-(-features // _CHANNELS), 1),
@@ -189,7 +190,7 @@ def mode_group_norm(
     x, rows = dense(x)
     a_pass = _pass(x, rows)
     samples, modes = x.shape[0], len(gate_bias)
-    padded = _padded(modes)
+    padded = columns_for(modes)
     mean, within = _pool(x, a_pass)
     of_samples = torch.empty(samples, 2, device=x.device)
     stats = torch.empty(samples, 4, padded, device=x.device)
@@ -239,8 +240,8 @@ def mode_group_norm_backward(
         (length, features, modes, eps, _per_sample(rows), padded, gamma is not None),
         warps=4,
     )
-    dgamma, dbeta = torch.empty(2, features, device=x.device).unbind()
-    dweight, dbias = torch.empty(2, modes, device=x.device).unbind()
+    dgamma, dbeta = torch.empty(features, device=x.device), torch.empty(features, device=x.device)
+    dweight, dbias = torch.empty(modes, device=x.device), torch.empty(modes, device=x.device)
     launch(
         kernels.group_gradient_parameters,
         (-(-features // _CHANNELS), 1),

@@ -73,41 +73,41 @@ def gather(
 
 
 @triton.jit
-def push(
-    x, step, means, variances, probe, pushes, rows, counts, finite,
-    count, capacity, size, total, L, C, K, sb, sl, sc,
-    BM: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr, HOW: tl.constexpr, STREAM: tl.constexpr, PROBE: tl.constexpr,
-):  # fmt: skip
-    """Copy ``count`` rows into the next slot of a queue, ``rows (size, capacity, C)``, if the batch is finite.
+def all_finite(means, variances, finite, size, B: tl.constexpr):
+    """Whether all numbers of two tensors are. Grid: one program."""
+    wrong = tl.zeros((B,), tl.int32)
+    for start in range(0, size, B):
+        i = start + tl.arange(0, B)
+        mean = tl.load(means + i, mask=i < size, other=0.0)
+        var = tl.load(variances + i, mask=i < size, other=0.0)
+        # The difference from itself is 0 for finite numbers alone.
+        wrong += ((mean - mean != 0.0) | (var - var != 0.0)).to(tl.int32)
+    tl.store(finite, tl.sum(wrong) == 0)
 
-    It is if the mixture that was fitted to it is, and the number ``probe``, if there is one. ``finite`` becomes 1 or 0.
+
+@triton.jit
+def push(
+    x, step, finite, pushes, rows, counts,
+    count, capacity, size, total, L, C, sb, sl, sc,
+    BM: tl.constexpr, BC: tl.constexpr, HOW: tl.constexpr, STREAM: tl.constexpr,
+):  # fmt: skip
+    """Copy ``count`` rows into slot ``pushes % size`` of a queue ``rows (size, capacity, C)``, if ``finite``.
 
     Grid: one program for every BM rows and every BC features.
     """
-    wrong = 0
-    for start in range(0, K * C, BK):
-        i = start + tl.arange(0, BK)
-        mean = tl.load(means + i, mask=i < K * C, other=0.0)
-        var = tl.load(variances + i, mask=i < K * C, other=0.0)
-        # The difference from itself is 0 for finite numbers alone.
-        wrong += tl.sum(((mean - mean != 0) | (var - var != 0)).to(tl.int32))
-    if PROBE:
-        value = tl.load(probe)
-        wrong += (value - value != 0).to(tl.int32)
+    good = tl.load(finite) != 0
     slot = tl.load(pushes) % size
     number = tl.program_id(0) * BM + tl.arange(0, BM)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     row = _chosen(tl.load(step), number, count, total, HOW, STREAM)
-    inside = (number < count)[:, None] & (c < C)[None, :] & (wrong == 0)
+    inside = (number < count)[:, None] & (c < C)[None, :] & good
     at = (row // L) * sb + (row % L) * sl
     values = tl.load(x + at[:, None] + c[None, :].to(tl.int64) * sc, mask=inside, other=0.0)
-    tl.store(
-        rows + slot * capacity * C + number[:, None] * C + c[None, :], values.to(rows.dtype.element_ty), mask=inside
-    )
+    to = rows + slot * capacity * C + number[:, None] * C + c[None, :]
+    tl.store(to, values.to(rows.dtype.element_ty), mask=inside)
     if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
-        good = (wrong == 0).to(tl.int64)
-        tl.store(finite, good)
-        tl.store(counts + slot, tl.where(wrong == 0, count, tl.load(counts + slot)))
+        if good:
+            tl.store(counts + slot, count)
 
 
 @triton.jit
