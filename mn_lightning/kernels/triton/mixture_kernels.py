@@ -83,22 +83,30 @@ def _affinity(
 
 
 @triton.jit
+def _another_pass(signals, K, n_flags, NF: tl.constexpr):
+    """Whether one of the flags that come after which components are kept is set."""
+    every = tl.arange(0, NF)
+    return tl.sum(tl.load(signals + K + every, mask=every < n_flags, other=0.0)) > 0
+
+
+@triton.jit
 def sums(
-    x, weights, means, variances, shift, kept, again, counts, first, second, nu,
-    B, L, C, K, sb, sl, sc, eps, tiles, n_again,
+    x, weights, means, variances, shift, signals, scratch, nu,
+    B, L, C, K, sb, sl, sc, tiles, eps, n_flags,
     KP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, NF: tl.constexpr,
     NEAREST: tl.constexpr, STORE: tl.constexpr, AGAIN: tl.constexpr,
 ):  # fmt: skip
-    """One pass: Σ ν, Σ ν (x - shift), Σ ν (x - shift)² of each program's rows; STORE writes ν, ``(K, B L)``.
+    """One pass: Σ ν (x - shift), Σ ν (x - shift)² and Σ ν of each program's rows; STORE writes ν, ``(K, B L)``.
 
-    With AGAIN, nothing is done unless one of the numbers ``again`` is not 0.
+    ``scratch`` holds them one after the other, ``(P, K, C)`` twice and ``(P, KP)``.
+
+    With AGAIN, components that :func:`maximize` has dropped get no rows, and nothing is done unless it has said so.
 
     Grid: P programs that share out the rows, and one for every BC features.
     """
     needed = True
     if AGAIN:
-        every = tl.arange(0, NF)
-        needed = tl.sum(tl.load(again + every, mask=every < n_again, other=0.0)) > 0
+        needed = _another_pass(signals, K, n_flags, NF)
     if needed:
         p, P = tl.program_id(0), tl.num_programs(0)
         kidx = tl.arange(0, KP)
@@ -109,7 +117,7 @@ def sums(
         for t in range(p, B * tiles, P):
             block, row, there = _place(t, tiles, L, BM)
             share = _affinity(
-                x, weights, means, variances, kept, block, row, there, C, K, sb, sl, sc, eps,
+                x, weights, means, variances, signals, block, row, there, C, K, sb, sl, sc, eps,
                 KP, BM, BC, NEAREST, AGAIN,
             )  # fmt: skip
             n += tl.sum(share, axis=0)
@@ -125,11 +133,11 @@ def sums(
                 one = tl.where(this, one + tl.sum(weighted, axis=0)[None, :], one)
                 two = tl.where(this, two + tl.sum(weighted * d, axis=0)[None, :], two)
         if tl.program_id(1) == 0:
-            tl.store(counts + p * KP + kidx, n)
-        here = p * K * C + kidx[:, None] * C + c[None, :]
+            tl.store(scratch + 2 * P * K * C + p * KP + kidx, n)
+        here = scratch + p * K * C + kidx[:, None] * C + c[None, :]
         inside = (kidx < K)[:, None] & (c < C)[None, :]
-        tl.store(first + here, one, mask=inside)
-        tl.store(second + here, two, mask=inside)
+        tl.store(here, one, mask=inside)
+        tl.store(here + P * K * C, two, mask=inside)
 
 
 @triton.jit
@@ -146,23 +154,23 @@ def _add(partial, P, step, c, inside, BP: tl.constexpr, BC: tl.constexpr):
 
 @triton.jit
 def maximize(
-    counts, first, second, shift, weights, means, variances, kept, again, flags,
-    P, C, K, min_weight, eps, n_again,
+    scratch, shift, weights, means, variances, signals,
+    P, C, K, n_flags, min_weight, eps,
     KP: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, NF: tl.constexpr, PRUNE: tl.constexpr, AGAIN: tl.constexpr,
 ):  # fmt: skip
     """Add up the programs' sums to weights, means and variances; ``shift`` stays for a component without rows.
 
-    PRUNE: which components hold at least ``min_weight`` of the rows, or most, into ``kept``; and into ``flags``, of this
+    PRUNE: into ``signals``, which K components hold at least ``min_weight`` of the rows, or most; and then, for each
     program, whether another pass is needed: because one does not, or because a variance lost digits to a mean that is
-    far from ``shift``. With AGAIN, nothing is done unless one of ``again`` is not 0.
+    far from ``shift``. With AGAIN, nothing is done unless one was.
 
     Grid: one program for every BC features, and for each component.
     """
     needed = True
     if AGAIN:
-        every = tl.arange(0, NF)
-        needed = tl.sum(tl.load(again + every, mask=every < n_again, other=0.0)) > 0
+        needed = _another_pass(signals, K, n_flags, NF)
     if needed:
+        counts = scratch + 2 * P * K * C
         k = tl.program_id(1)
         kidx = tl.arange(0, KP)
         n = tl.zeros((KP,), tl.float32)
@@ -173,8 +181,8 @@ def maximize(
         c = tl.program_id(0) * BC + tl.arange(0, BC)
         count = tl.sum(tl.where(kidx == k, n, 0.0))
         total = tl.where(count > 0, count, 1.0)
-        delta = _add(first + k * C, P, K * C, c, c < C, BP, BC) / total
-        square = _add(second + k * C, P, K * C, c, c < C, BP, BC) / total
+        delta = _add(scratch + k * C, P, K * C, c, c < C, BP, BC) / total
+        square = _add(scratch + (P * K + k) * C, P, K * C, c, c < C, BP, BC) / total
         var = square - delta * delta
         tl.store(means + k * C + c, tl.load(shift + k * C + c, mask=c < C, other=0.0) + delta, mask=c < C)
         tl.store(variances + k * C + c, tl.where(var < 0, 0.0, var), mask=c < C)
@@ -182,12 +190,12 @@ def maximize(
         tl.store(weights + kidx, weight, mask=(kidx < K) & first_program)
         if PRUNE:
             keep = (weight >= min_weight) | (weight == tl.max(weight))
-            tl.store(kept + kidx, keep.to(tl.float32), mask=(kidx < K) & first_program)
+            tl.store(signals + kidx, keep.to(tl.float32), mask=(kidx < K) & first_program)
             # 1e-5 of the variance, against float32's 1.2e-7 of what it is the difference from.
             lost = (square * 1.2e-7 > 1e-5 * (var + eps)) & (c < C)
             dropped = (kidx < K) & (weight > 0) & (keep == 0)
             tl.store(
-                flags + tl.program_id(0) * K + k,
+                signals + K + tl.program_id(0) * K + k,
                 tl.sum(tl.where(lost, 1.0, 0.0)) + tl.sum(tl.where(dropped, 1.0, 0.0)),
             )
 
@@ -224,7 +232,7 @@ def _component(weights, means, variances, gamma, beta, k, c, C, eps,
 @triton.jit
 def apply(
     x, nu, weights, means, variances, gamma, beta, y,
-    B, L, C, K, sb, sl, sc, eps, tiles, leak,
+    B, L, C, K, sb, sl, sc, tiles, eps, leak,
     KP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, HAS_GAMMA: tl.constexpr, HAS_BETA: tl.constexpr,
     INSIDE: tl.constexpr, SQRT: tl.constexpr, ACT: tl.constexpr, GIVEN: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
@@ -276,8 +284,8 @@ def _through(dy, pre, slope, ACT: tl.constexpr):
 
 @triton.jit
 def gradient_sums(
-    x, dy, nu, weights, means, variances, gamma, beta, first, second,
-    B, L, C, K, sb, sl, sc, eps, tiles, leak,
+    x, dy, nu, weights, means, variances, gamma, beta, scratch,
+    B, L, C, K, sb, sl, sc, tiles, eps, leak,
     KP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, HAS_GAMMA: tl.constexpr, HAS_BETA: tl.constexpr,
     INSIDE: tl.constexpr, SQRT: tl.constexpr, ACT: tl.constexpr,
 ):  # fmt: skip
@@ -312,20 +320,20 @@ def gradient_sums(
             this = (kidx == k)[:, None]
             one = tl.where(this, one + tl.sum(weighted, axis=0)[None, :], one)
             two = tl.where(this, two + tl.sum(weighted * (tile - mean[None, :]), axis=0)[None, :], two)
-    here = p * K * C + kidx[:, None] * C + c[None, :]
+    here = scratch + p * K * C + kidx[:, None] * C + c[None, :]
     inside_sums = (kidx < K)[:, None] & (c < C)[None, :]
-    tl.store(first + here, one, mask=inside_sums)
-    tl.store(second + here, two, mask=inside_sums)
+    tl.store(here, one, mask=inside_sums)
+    tl.store(here + P * K * C, two, mask=inside_sums)
 
 
 @triton.jit
 def gradient_maps(
-    first, second, weights, means, variances, gamma, beta, dgamma, dbeta, of_mean, of_var,
+    scratch, weights, means, variances, gamma, beta, dgamma, dbeta, dmoments,
     P, C, K, rows, eps,
     BP: tl.constexpr, BC: tl.constexpr, HAS_GAMMA: tl.constexpr, HAS_BETA: tl.constexpr,
     INSIDE: tl.constexpr, SQRT: tl.constexpr, ACT: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of γ and β; and of each mean and variance, divided by the rows of the component, ``(K, C)``.
+    """Gradients of γ and β; and of each mean and variance, divided by the rows of the component, ``(2, K, C)``.
 
     Grid: one program for every BC features.
     """
@@ -340,8 +348,8 @@ def gradient_maps(
     if HAS_BETA and INSIDE:
         b = tl.load(beta + c, mask=inside, other=0.0).to(tl.float32)
     for k in range(0, K):
-        s = _add(first + k * C, P, K * C, c, inside, BP, BC)
-        q = _add(second + k * C, P, K * C, c, inside, BP, BC)
+        s = _add(scratch + k * C, P, K * C, c, inside, BP, BC)
+        q = _add(scratch + (P * K + k) * C, P, K * C, c, inside, BP, BC)
         factor, _, slope = _component(
             weights, means, variances, gamma, beta, k, c, C, eps, HAS_GAMMA, HAS_BETA, INSIDE, SQRT
         )
@@ -362,16 +370,16 @@ def gradient_maps(
                 one_beta += s  # Σ_k ν_k is 1
         count = tl.load(weights + k) * rows
         count = tl.where(count > 0, count, 1.0)
-        tl.store(of_mean + k * C + c, -factor * slope * s / count, mask=inside)
-        tl.store(of_var + k * C + c, dvar / count, mask=inside)
+        tl.store(dmoments + k * C + c, -factor * slope * s / count, mask=inside)
+        tl.store(dmoments + (K + k) * C + c, dvar / count, mask=inside)
     tl.store(dgamma + c, one_gamma, mask=inside)
     tl.store(dbeta + c, one_beta, mask=inside)
 
 
 @triton.jit
 def gradient_rows(
-    x, dy, nu, weights, means, variances, gamma, beta, of_mean, of_var, dx,
-    B, L, C, K, sb, sl, sc, eps, tiles, leak,
+    x, dy, nu, weights, means, variances, gamma, beta, dmoments, dx,
+    B, L, C, K, sb, sl, sc, tiles, eps, leak,
     KP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, HAS_GAMMA: tl.constexpr, HAS_BETA: tl.constexpr,
     INSIDE: tl.constexpr, SQRT: tl.constexpr, ACT: tl.constexpr, MOMENTS: tl.constexpr,
 ):  # fmt: skip
@@ -402,8 +410,8 @@ def gradient_rows(
         g = g * (slope * factor)[None, :]
         if MOMENTS:
             mean = tl.load(means + k * C + c, mask=c < C, other=0.0)
-            dmean = tl.load(of_mean + k * C + c, mask=c < C, other=0.0)
-            dvar = tl.load(of_var + k * C + c, mask=c < C, other=0.0)
+            dmean = tl.load(dmoments + k * C + c, mask=c < C, other=0.0)
+            dvar = tl.load(dmoments + (K + k) * C + c, mask=c < C, other=0.0)
             g += dmean[None, :] + 2.0 * dvar[None, :] * (tile - mean[None, :])
         total += part[:, None] * g
     tl.store(dx + block * sb + row[:, None] * sl + c[None, :] * sc, total.to(dx.dtype.element_ty), mask=inside)

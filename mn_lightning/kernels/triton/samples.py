@@ -5,6 +5,7 @@ Everything takes activations ``(N, C, *)`` in float32, bfloat16 or float16 as th
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from mn_lightning.kernels.triton import samples_kernels as kernels
 from mn_lightning.kernels.triton.launch import launch, power_of_2
-from mn_lightning.kernels.triton.rows import Rows, dense, like
+from mn_lightning.kernels.triton.rows import dense, like
 
 _SAMPLES = 32
 _CHANNELS = 32
@@ -20,25 +21,41 @@ _TILE = 2048
 
 
 class _Pass(NamedTuple):
-    """Sizes of the passes over an activation, each sample and some channels at a time."""
+    """Sizes of the passes over an activation, each sample and some channels at a time.
+
+    Attributes:
+        grid: samples, and slices of the channels.
+        sizes: N, L and C.
+        strides: of samples, pixels and channels.
+        tile: pixels and channels.
+        per_sample: how many channels a program takes that goes through those of one sample.
+    """
 
     grid: tuple[int, int]
-    sizes: tuple[int, ...]
+    sizes: tuple[int, int, int]
+    strides: tuple[int, int, int]
     tile: tuple[int, int]
+    per_sample: int
 
 
-def _pass(x: Tensor, rows: Rows) -> _Pass:
-    samples, length = x.shape[0], x.shape[2:].numel()
-    block = rows.block if rows.blocks == samples and samples > 1 else length * rows.row
+@lru_cache(maxsize=4096)
+def _planned(shape: tuple[int, ...], strides: tuple[int, ...]) -> _Pass:
+    samples, features = shape[:2]
+    length = torch.Size(shape[2:]).numel()
     pixels = min(power_of_2(length), 128)
-    channels = min(power_of_2(rows.features), max(16, _TILE // pixels), 256)
-    grid = (samples, -(-rows.features // channels))
-    return _Pass(grid, (samples, length, rows.features, block, rows.row, rows.feature), (pixels, channels))
+    channels = min(power_of_2(features), max(16, _TILE // pixels), 256)
+    last = len(shape) == 2 or (strides[1] == 1 and features > 1)
+    return _Pass(
+        (samples, -(-features // channels)),
+        (samples, length, features),
+        (features * length, features, 1) if last else (features * length, 1, length),
+        (pixels, channels),
+        min(power_of_2(features), 256),
+    )
 
 
-def _per_sample(rows: Rows) -> int:
-    """How many channels a program takes that goes through those of one sample."""
-    return min(power_of_2(rows.features), 256)
+def _pass(x: Tensor) -> _Pass:
+    return _planned(x.shape, x.stride())
 
 
 def columns_for(modes: int) -> int:
@@ -49,14 +66,14 @@ def columns_for(modes: int) -> int:
 def _pool(x: Tensor, a_pass: _Pass, centred: bool = True) -> tuple[Tensor, Tensor]:
     mean = torch.empty(x.shape[:2], device=x.device)
     within = torch.empty(x.shape[:2] if centred else (0,), device=x.device)
-    launch(kernels.pool, a_pass.grid, (x, mean, within), (*a_pass.sizes, *a_pass.tile, centred), warps=4)
+    launch(kernels.pool, a_pass.grid, (x, mean, within), (*a_pass.sizes, *a_pass.strides, *a_pass.tile, centred), warps=4)
     return mean, within
 
 
 def _gradient_pool(x: Tensor, dy: Tensor, mean: Tensor, a_pass: _Pass) -> tuple[Tensor, Tensor]:
     plain, centred = torch.empty(2, *x.shape[:2], device=x.device).unbind()
     launch(
-        kernels.gradient_pool, a_pass.grid, (x, dy, mean, plain, centred), (*a_pass.sizes, *a_pass.tile), warps=4
+        kernels.gradient_pool, a_pass.grid, (x, dy, mean, plain, centred), (*a_pass.sizes, *a_pass.strides, *a_pass.tile), warps=4
     )
     return plain, centred
 
@@ -76,9 +93,9 @@ def mode_norm(
         y; the modes' mean and biased variance ``(K, C)``; and for the gradients, mean and variance of each sample's
         channels ``(N, C)``, log gates and shares ``(N, KP)``.
     """
-    x, rows = dense(x)
-    a_pass = _pass(x, rows)
-    samples, features, modes = x.shape[0], rows.features, len(gate_bias)
+    x = dense(x)
+    a_pass = _pass(x)
+    samples, features, modes = x.shape[0], a_pass.sizes[2], len(gate_bias)
     padded = columns_for(modes)
     mean, within = _pool(x, a_pass, running is None)
     log_gates = torch.empty(samples, padded, device=x.device)
@@ -87,7 +104,7 @@ def mode_norm(
         kernels.mode_gates,
         (-(-samples // 8), 1),
         (mean, gate_weight, gate_bias, log_gates),
-        (samples, features, modes, 8, _per_sample(rows), padded),
+        (samples, features, modes, 8, a_pass.per_sample, padded),
         warps=4,
     )
     if running is None:
@@ -106,7 +123,7 @@ def mode_norm(
         kernels.mode_apply,
         a_pass.grid,
         (x, log_gates, mode_mean, mode_var, gamma, beta, y),
-        (*a_pass.sizes[:3], modes, *a_pass.sizes[3:], eps, *a_pass.tile, padded, gamma is not None, beta is not None),
+        (*a_pass.sizes, modes, *a_pass.strides, eps, *a_pass.tile, padded, gamma is not None, beta is not None),
         warps=4,
     )
     return y, mode_mean, mode_var, mean, within, log_gates, share
@@ -127,10 +144,10 @@ def mode_norm_backward(
     through_moments: bool,
 ) -> tuple[Tensor, ...]:
     """Gradients of x, gate weight ``(K, C)`` and bias ``(K,)``, γ and β ``(C,)``; float32 but for x's."""
-    x, rows = dense(x)
-    dy, _ = like(dy, x)
-    a_pass = _pass(x, rows)
-    samples, features, modes = x.shape[0], rows.features, len(gate_weight)
+    x = dense(x)
+    dy = like(dy, x)
+    a_pass = _pass(x)
+    samples, features, modes = x.shape[0], a_pass.sizes[2], len(gate_weight)
     padded, has_gamma = log_gates.shape[1], gamma is not None
     plain, centred = _gradient_pool(x, dy, mean, a_pass)
     dmean, dvar = torch.empty(2, modes, features, device=x.device).unbind()
@@ -148,7 +165,7 @@ def mode_norm_backward(
         kernels.mode_gradient_gates,
         (-(-samples // 8), 1),
         (plain, centred, mean, within, log_gates, mode_mean, mode_var, gamma, dmean, dvar, dgates, dshare),
-        (samples, features, modes, eps, 8, _per_sample(rows), padded, has_gamma, through_moments),
+        (samples, features, modes, eps, 8, a_pass.per_sample, padded, has_gamma, through_moments),
         warps=4,
     )
     dbias = torch.empty(modes, device=x.device)
@@ -164,7 +181,7 @@ def mode_norm_backward(
         kernels.mode_gradient_rows,
         a_pass.grid,
         (x, dy, mean, log_gates, share, dlogits, gate_weight, mode_mean, mode_var, gamma, dmean, dvar, dx),
-        (*a_pass.sizes[:3], modes, *a_pass.sizes[3:], eps, *a_pass.tile, padded, has_gamma, through_moments),
+        (*a_pass.sizes, modes, *a_pass.strides, eps, *a_pass.tile, padded, has_gamma, through_moments),
         warps=4,
     )
     return dx, dweight, dbias, dgamma, dbeta
@@ -187,8 +204,8 @@ def mode_group_norm(
         y; and for the gradients, mean and variance of each sample's channels ``(N, C)``, slope and offset of each
         sample ``(N, 2)``, and what is known of its modes ``(N, 4, KP)``.
     """
-    x, rows = dense(x)
-    a_pass = _pass(x, rows)
+    x = dense(x)
+    a_pass = _pass(x)
     samples, modes = x.shape[0], len(gate_bias)
     padded = columns_for(modes)
     mean, within = _pool(x, a_pass)
@@ -198,7 +215,7 @@ def mode_group_norm(
         kernels.group_moments,
         (samples, 1),
         (mean, within, gate_weight, gate_bias, of_samples, stats),
-        (rows.features, modes, eps, _per_sample(rows), padded),
+        (a_pass.sizes[2], modes, eps, a_pass.per_sample, padded),
         warps=4,
     )
     y = torch.empty_like(x)
@@ -206,7 +223,7 @@ def mode_group_norm(
         kernels.group_apply,
         a_pass.grid,
         (x, of_samples, gamma, beta, y),
-        (*a_pass.sizes, *a_pass.tile, gamma is not None, beta is not None),
+        (*a_pass.sizes, *a_pass.strides, *a_pass.tile, gamma is not None, beta is not None),
         warps=4,
     )
     return y, mean, within, of_samples, stats
@@ -225,10 +242,10 @@ def mode_group_norm_backward(
     eps: float,
 ) -> tuple[Tensor, ...]:
     """Gradients of x, gate weight and bias ``(K,)``, γ and β ``(C,)``; float32 but for x's."""
-    x, rows = dense(x)
-    dy, _ = like(dy, x)
-    a_pass = _pass(x, rows)
-    samples, features, modes, padded = x.shape[0], rows.features, len(gate_bias), stats.shape[2]
+    x = dense(x)
+    dy = like(dy, x)
+    a_pass = _pass(x)
+    samples, features, modes, padded = x.shape[0], a_pass.sizes[2], len(gate_bias), stats.shape[2]
     length = a_pass.sizes[1]
     plain, centred = _gradient_pool(x, dy, mean, a_pass)
     constant, factor = torch.empty(2, samples, features, device=x.device).unbind()
@@ -237,7 +254,7 @@ def mode_group_norm_backward(
         kernels.group_gradient_moments,
         (samples, 1),
         (plain, centred, mean, within, gate_weight, gate_bias, gamma, stats, constant, factor, dparameters),
-        (length, features, modes, eps, _per_sample(rows), padded, gamma is not None),
+        (length, features, modes, eps, a_pass.per_sample, padded, gamma is not None),
         warps=4,
     )
     dgamma, dbeta = torch.empty(features, device=x.device), torch.empty(features, device=x.device)
@@ -254,7 +271,7 @@ def mode_group_norm_backward(
         kernels.group_gradient_rows,
         a_pass.grid,
         (x, dy, mean, of_samples, gamma, constant, factor, dx),
-        (*a_pass.sizes, *a_pass.tile, gamma is not None),
+        (*a_pass.sizes, *a_pass.strides, *a_pass.tile, gamma is not None),
         warps=4,
     )
     return dx, dweight, dbias, dgamma, dbeta
