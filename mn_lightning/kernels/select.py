@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Literal, get_args
 
@@ -113,15 +114,15 @@ def gpu_kernels(
 
 @lru_cache
 def _triton() -> ModuleType | None:
-    try:
-        from mn_lightning.kernels.triton import norms
-    except ImportError:
+    if find_spec("triton") is None:
         warnings.warn(
             "Triton is not installed: norms on a GPU are computed with torch's operations, which takes longer; "
             "`pip install triton` for fast ones",
             stacklevel=2,
         )
         return None
+    from mn_lightning.kernels.triton import norms
+
     return norms
 
 

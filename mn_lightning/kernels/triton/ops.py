@@ -15,7 +15,7 @@ from torch import Tensor
 from mn_lightning.kernels import reference
 from mn_lightning.kernels.inner_graph import differentiable_gradients
 from mn_lightning.kernels.triton import mixture, samples
-from mn_lightning.kernels.types import Mixture, NormOptions, mean_of, moved
+from mn_lightning.kernels.types import Mixture, NormOptions, mean_of
 
 _library = torch.library.Library("mn_lightning", "FRAGMENT")
 
@@ -169,7 +169,7 @@ def _plain_mixture_norm(
     rows = (wide.unsqueeze(2) if x.dim() == 2 else wide.flatten(2)).mT.unsqueeze(0)
     packed = Mixture(*(t.unsqueeze(0) for t in found))
     origin = mean_of(packed)
-    rows, packed = rows - origin.unsqueeze(1), moved(packed, -origin)
+    rows, packed = rows - origin.unsqueeze(1), packed._replace(means=packed.means - origin)
     nu = nu.mT.reshape(1, *rows.shape[1:3], -1)
     if through_moments:
         counts = packed.weights * _rows(x)
