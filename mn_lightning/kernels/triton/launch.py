@@ -5,7 +5,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 TYPES = {torch.float32, torch.bfloat16, torch.float16}

@@ -147,7 +147,8 @@ def _add(partial, P, step, c, inside, BP: tl.constexpr, BC: tl.constexpr):
     for p0 in range(0, P, BP):
         p = p0 + tl.arange(0, BP)
         total += tl.sum(
-            tl.load(partial + p[:, None] * step + c[None, :], mask=(p < P)[:, None] & inside[None, :], other=0.0), axis=0
+            tl.load(partial + p[:, None] * step + c[None, :], mask=(p < P)[:, None] & inside[None, :], other=0.0),
+            axis=0,
         )
     return total
 
@@ -236,7 +237,7 @@ def apply(
     KP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, HAS_GAMMA: tl.constexpr, HAS_BETA: tl.constexpr,
     INSIDE: tl.constexpr, SQRT: tl.constexpr, ACT: tl.constexpr, GIVEN: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
-    """y = Σ_k ν_k / √λ_k act(slope_k (x - centre_k) + β); ν is GIVEN, or found first (and written, with STORE).
+    """Y = Σ_k ν_k / √λ_k act(slope_k (x - centre_k) + β); ν is GIVEN, or found first (and written, with STORE).
 
     Grid: one program for each tile of rows, and for every BC features; these are all taken by one where ν is found.
     """
@@ -383,7 +384,7 @@ def gradient_rows(
     KP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, HAS_GAMMA: tl.constexpr, HAS_BETA: tl.constexpr,
     INSIDE: tl.constexpr, SQRT: tl.constexpr, ACT: tl.constexpr, MOMENTS: tl.constexpr,
 ):  # fmt: skip
-    """dx = Σ_k ν_k (slope_k g / √λ_k + dμ_k + 2 dσ²_k (x - μ_k)); the moments' part only where they are of x.
+    """Dx = Σ_k ν_k (slope_k g / √λ_k + dμ_k + 2 dσ²_k (x - μ_k)); the moments' part only where they are of x.
 
     Grid: one program for each tile of rows, and for every BC features.
     """

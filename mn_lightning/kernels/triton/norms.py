@@ -54,9 +54,7 @@ def mixture_moments(x: Tensor, start: Mixture, eps: float, min_weight: float) ->
     return found
 
 
-def mixture_norm(
-    x: Tensor, start: Mixture, gamma: Tensor | None, beta: Tensor | None, options: NormOptions
-) -> Tensor:
+def mixture_norm(x: Tensor, start: Mixture, gamma: Tensor | None, beta: Tensor | None, options: NormOptions) -> Tensor:
     """:func:`mn_lightning.functional.mixture_norm`."""
     leak = None if options.activation is None else _leak(options.activation)
     how = gamma, beta, options.eps, options.affine == "component", options.scale == "sqrt", leak

@@ -154,9 +154,7 @@ def _mixture_gradients(ctx: Any, dy: Tensor | None, *_: Any) -> Gradients:
         y = _plain_mixture_norm(x, gamma, beta, nu, Mixture(*moments_), *ctx.options, ctx.through_moments)
         dx, dgamma, dbeta = differentiable_gradients(y, dy, (x, gamma, beta))
     else:
-        dx, dgamma, dbeta = mixture_norm_backward(
-            dy, x, nu, *moments_, ctx.through_moments, gamma, beta, *ctx.options
-        )
+        dx, dgamma, dbeta = mixture_norm_backward(dy, x, nu, *moments_, ctx.through_moments, gamma, beta, *ctx.options)
         dgamma, dbeta = _cast(dgamma, gamma), _cast(dbeta, beta)
     return dx, None, None, None, None, dgamma, dbeta, None, None, None, None
 

@@ -66,14 +66,20 @@ def columns_for(modes: int) -> int:
 def _pool(x: Tensor, a_pass: _Pass, centred: bool = True) -> tuple[Tensor, Tensor]:
     mean = torch.empty(x.shape[:2], device=x.device)
     within = torch.empty(x.shape[:2] if centred else (0,), device=x.device)
-    launch(kernels.pool, a_pass.grid, (x, mean, within), (*a_pass.sizes, *a_pass.strides, *a_pass.tile, centred), warps=4)
+    launch(
+        kernels.pool, a_pass.grid, (x, mean, within), (*a_pass.sizes, *a_pass.strides, *a_pass.tile, centred), warps=4
+    )
     return mean, within
 
 
 def _gradient_pool(x: Tensor, dy: Tensor, mean: Tensor, a_pass: _Pass) -> tuple[Tensor, Tensor]:
     plain, centred = torch.empty(2, *x.shape[:2], device=x.device).unbind()
     launch(
-        kernels.gradient_pool, a_pass.grid, (x, dy, mean, plain, centred), (*a_pass.sizes, *a_pass.strides, *a_pass.tile), warps=4
+        kernels.gradient_pool,
+        a_pass.grid,
+        (x, dy, mean, plain, centred),
+        (*a_pass.sizes, *a_pass.strides, *a_pass.tile),
+        warps=4,
     )
     return plain, centred
 
@@ -190,9 +196,7 @@ def mode_norm_backward(
 def average(running: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], momentum: float, rows: int) -> None:
     """Move running moments towards those of a batch of ``rows`` rows, in place."""
     size = running[0].numel()
-    launch(
-        kernels.average, (-(-size // 512), 1), (*running, *new), (size, momentum, rows / (rows - 1), 512), warps=4
-    )
+    launch(kernels.average, (-(-size // 512), 1), (*running, *new), (size, momentum, rows / (rows - 1), 512), warps=4)
 
 
 def mode_group_norm(

@@ -64,7 +64,7 @@ def mode_gates(
     N, C, K,
     BN: tl.constexpr, BC: tl.constexpr, KP: tl.constexpr,
 ):  # fmt: skip
-    """log softmax_k(W p + b), ``(N, KP)``. Grid: one program for every BN samples."""
+    """Log softmax_k(W p + b), ``(N, KP)``. Grid: one program for every BN samples."""
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     kidx = tl.arange(0, KP)
     z = tl.zeros((BN, KP), tl.float32)
@@ -199,12 +199,10 @@ def mode_apply(
     N, L, C, K, sn, sl, sc, eps,
     BM: tl.constexpr, BC: tl.constexpr, KP: tl.constexpr, HAS_GAMMA: tl.constexpr, HAS_BETA: tl.constexpr,
 ):  # fmt: skip
-    """y = x slope_nc + offset_nc. Grid: as in :func:`pool`."""
+    """Y = x slope_nc + offset_nc. Grid: as in :func:`pool`."""
     n = tl.program_id(0)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
-    slope, offset = _mode_map(
-        log_gates, mode_mean, mode_var, gamma, beta, n, c, C, K, eps, KP, HAS_GAMMA, HAS_BETA
-    )
+    slope, offset = _mode_map(log_gates, mode_mean, mode_var, gamma, beta, n, c, C, K, eps, KP, HAS_GAMMA, HAS_BETA)
     for start in range(0, L, BM):
         pixel = start + tl.arange(0, BM)
         inside = (pixel < L)[:, None] & (c < C)[None, :]
@@ -219,7 +217,7 @@ def group_apply(
     N, L, C, sn, sl, sc,
     BM: tl.constexpr, BC: tl.constexpr, HAS_GAMMA: tl.constexpr, HAS_BETA: tl.constexpr,
 ):  # fmt: skip
-    """y = x slope_nc + offset_nc. Grid: as in :func:`pool`."""
+    """Y = x slope_nc + offset_nc. Grid: as in :func:`pool`."""
     n = tl.program_id(0)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     slope, offset = _group_map(of_samples, gamma, beta, n, c, C, HAS_GAMMA, HAS_BETA)
@@ -364,9 +362,7 @@ def mode_gradient_logits(
         for k in range(0, K):
             part = tl.sum(_column(d, k, KP)[:, None] * p, axis=0)
             of_weight = tl.where((kidx == k)[:, None], of_weight + part[None, :], of_weight)
-    tl.store(
-        dweight + kidx[:, None] * C + c[None, :], of_weight, mask=(kidx < K)[:, None] & (c < C)[None, :]
-    )
+    tl.store(dweight + kidx[:, None] * C + c[None, :], of_weight, mask=(kidx < K)[:, None] & (c < C)[None, :])
     tl.store(dbias + kidx, of_bias, mask=(kidx < K) & (tl.program_id(0) == 0))
 
 
@@ -376,7 +372,7 @@ def mode_gradient_rows(
     N, L, C, K, sn, sl, sc, eps,
     BM: tl.constexpr, BC: tl.constexpr, KP: tl.constexpr, HAS_GAMMA: tl.constexpr, MOMENTS: tl.constexpr,
 ):  # fmt: skip
-    """dx = dy slope + dp / L + 2 dw (x - p) / L. Grid: as in :func:`pool`."""
+    """Dx = dy slope + dp / L + 2 dw (x - p) / L. Grid: as in :func:`pool`."""
     n = tl.program_id(0)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     p = tl.load(mean + n * C + c, mask=c < C, other=0.0)
@@ -406,7 +402,7 @@ def mode_gradient_rows(
 
 @triton.jit
 def _group_log_gates(p, weight, bias, c, C, K, KP: tl.constexpr):
-    """log softmax_k(w p_c + b), ``(BC, KP)``; -inf beyond C and K."""
+    """Log softmax_k(w p_c + b), ``(BC, KP)``; -inf beyond C and K."""
     kidx = tl.arange(0, KP)
     z = p[:, None] * _vector(weight, kidx, K)[None, :] + _vector(bias, kidx, K)[None, :]
     z = tl.where((kidx < K)[None, :], z, -float("inf"))
@@ -566,7 +562,7 @@ def group_gradient_rows(
     N, L, C, sn, sl, sc,
     BM: tl.constexpr, BC: tl.constexpr, HAS_GAMMA: tl.constexpr,
 ):  # fmt: skip
-    """dx = dy slope + constant + factor (x - p). Grid: as in :func:`pool`."""
+    """Dx = dy slope + constant + factor (x - p). Grid: as in :func:`pool`."""
     n = tl.program_id(0)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     p = _vector(mean + n * C, c, C)
