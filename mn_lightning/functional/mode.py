@@ -76,8 +76,9 @@ def mode_norm(
         check_rows("mode_norm", input)
     gpu = gpu_kernels(input, len(gate_bias), processes)
     if gpu is not None and isinstance(momentum, float):
-        running = None if running_mean is None or running_var is None else (running_mean, running_var)
-        return gpu.mode_norm(input, gate_weight, gate_bias, running, weight, bias, training, momentum, eps)
+        tracked = None if running_mean is None or running_var is None else (running_mean, running_var)
+        y: Tensor = gpu.mode_norm(input, gate_weight, gate_bias, tracked, weight, bias, training, momentum, eps)
+        return y
     x = upcast(input)
 
     if running_mean is None or running_var is None or training:
@@ -86,7 +87,6 @@ def mode_norm(
         head = partial(_from_running_moments, running_mean=running_mean, running_var=running_var, eps=eps)
     parameters = gate_weight, gate_bias, weight, bias
     backend = backend_for_samples(x, use_batch, parameters)
-    y: Tensor
     y, *moments = backend.sample_affine(x, use_batch, head, parameters)
     if training and running_mean is not None and running_var is not None:
         if isinstance(momentum, Tensor):

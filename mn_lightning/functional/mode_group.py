@@ -59,11 +59,12 @@ def mode_group_norm(
 
     gpu = gpu_kernels(input, len(gate_bias))
     if gpu is not None:
-        return gpu.mode_group_norm(input, gate_weight, gate_bias, weight, bias, eps)
+        y: Tensor = gpu.mode_group_norm(input, gate_weight, gate_bias, weight, bias, eps)
+        return y
     x = upcast(input)
     parameters = gate_weight, gate_bias, weight, bias
     backend = backend_for_samples(x, True, parameters)
-    y: Tensor = backend.sample_affine(x, True, partial(_maps, eps=eps), parameters)[0]
+    y = backend.sample_affine(x, True, partial(_maps, eps=eps), parameters)[0]
     return y.to(input.dtype)
 
 

@@ -66,7 +66,8 @@ def lloyd(
     """
     gpu = gpu_kernels(x, centers.shape[1], processes, x.shape[-1]) if len(x) == 1 else None
     if gpu is not None:
-        return gpu.lloyd(x, centers, n_iter, origin)
+        found: Mixture = gpu.lloyd(x, centers, n_iter, origin)
+        return found
     return _lloyd(backend_for_rows(x), x, centers, n_iter, processes, origin)
 
 
@@ -100,7 +101,8 @@ def em(
     """
     gpu = gpu_kernels(x, mixture.weights.shape[1], processes, x.shape[-1]) if len(x) == 1 else None
     if gpu is not None:
-        return gpu.em(x, mixture, n_iter, reg_covar, origin)
+        found: Mixture = gpu.em(x, mixture, n_iter, reg_covar, origin)
+        return found
     return _em(backend_for_rows(x), x, mixture, n_iter, reg_covar, processes, origin)
 
 

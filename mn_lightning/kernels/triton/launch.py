@@ -75,4 +75,4 @@ def _launch(
     if compiled is None:
         _compiled[key] = kernel[grid](*tensors, *numbers, num_warps=warps)
     else:
-        compiled[(*grid, 1)](*tensors, *numbers)
+        compiled[(grid[0], grid[1], 1)](*tensors, *numbers)

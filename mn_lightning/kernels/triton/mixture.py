@@ -1,4 +1,4 @@
-"""MixtureNorm on a GPU: the fit and the normalization, each a fixed sequence of launches that never waits for the device.
+"""MixtureNorm on a GPU: fit and normalization, each a fixed sequence of launches that never waits for the device.
 
 Everything takes activations ``(N, C, *)`` in float32, bfloat16 or float16 as they are, and computes in float32.
 """
@@ -67,8 +67,10 @@ def _maximize(
         kernels.maximize,
         plan.adders,
         (scratch, shift, *mixture, signals),
-        (plan.grid[0], plan.features, plan.components, plan.flags, min_weight, eps)
-        + (plan.tile[0], _ADD_PROGRAMS, plan.add_features, MOST_FLAGS, prune, again),
+        (
+            *(plan.grid[0], plan.features, plan.components, plan.flags, min_weight, eps),
+            *(plan.tile[0], _ADD_PROGRAMS, plan.add_features, MOST_FLAGS, prune, again),
+        ),
     )
 
 
@@ -108,7 +110,7 @@ def kmeans_plus_plus(seeds: Tensor, count: int, step: Tensor, means: Tensor, dra
 def fit(
     x: Tensor, step: Tensor, components: int, lloyd: int, em: int, eps: float, fit_rows: int | None = None
 ) -> Moments:
-    """Fit by greedy k-means++, ``lloyd`` >= 1 Lloyd and ``em`` EM iterations, to all rows or to ``fit_rows`` of them."""
+    """Fit by greedy k-means++, ``lloyd`` >= 1 Lloyd and ``em`` EM iterations, to all rows or ``fit_rows`` of them."""
     x, plan = planned(x, components)
     if fit_rows is not None and fit_rows < plan.rows:
         some = _empty(x, fit_rows, plan.features)
@@ -209,8 +211,10 @@ def apply(
         kernels.apply,
         plan.tiles if given else (plan.tiles[0], 1),
         (x, nu, *mixture, gamma, beta, y),
-        (*plan.sizes, eps, leak or 0.0, *plan.tile, gamma is not None, beta is not None, inside, sqrt)
-        + (leak is not None, given, store),
+        (
+            *(*plan.sizes, eps, leak or 0.0, *plan.tile),
+            *(gamma is not None, beta is not None, inside, sqrt, leak is not None, given, store),
+        ),
     )
     return y, nu
 
@@ -269,7 +273,9 @@ def push(x: Tensor, step: Tensor, finite: Tensor, pushes: Tensor, rows: Tensor, 
         seeding.push,
         (-(-count // 32), -(-features // tile)),
         (x, step, finite, pushes, rows, counts),
-        (count, capacity, size, plan.rows, plan.length, features, *plan.strides, 32, tile, how)
-        + (Stream.QUEUE_ROWS.value,),
+        (
+            *(count, capacity, size, plan.rows, plan.length, features, *plan.strides),
+            *(32, tile, how, Stream.QUEUE_ROWS.value),
+        ),
         4,
     )

@@ -17,7 +17,7 @@ from mn_lightning.kernels.inner_graph import differentiable_gradients
 from mn_lightning.kernels.triton import mixture, samples
 from mn_lightning.kernels.types import Mixture, NormOptions, mean_of
 
-_library = torch.library.Library("mn_lightning", "FRAGMENT")
+_library: Any = torch.library.Library("mn_lightning", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -38,8 +38,8 @@ def _new(like: Tensor, *shape: int) -> Tensor:
     return like.new_empty(shape, dtype=torch.float32)
 
 
-def _cast(gradient: Tensor, parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else gradient.to(parameter.dtype)
+def _cast(gradient: Tensor | None, parameter: Tensor | None) -> Tensor | None:
+    return None if gradient is None or parameter is None else gradient.to(parameter.dtype)
 
 
 # --- mixtures -----------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def _mixture_gradients(ctx: Any, dy: Tensor | None, *_: Any) -> Gradients:
     if dy is None:
         return (None,) * 11
     if torch.is_grad_enabled():
-        y = _plain_mixture_norm(x, gamma, beta, nu, Mixture(*moments_), *ctx.options, ctx.through_moments)
+        y = _plain_mixture_norm(x, gamma, beta, nu, Mixture(*moments_), ctx.options, ctx.through_moments)
         dx, dgamma, dbeta = differentiable_gradients(y, dy, (x, gamma, beta))
     else:
         dx, dgamma, dbeta = mixture_norm_backward(dy, x, nu, *moments_, ctx.through_moments, gamma, beta, *ctx.options)
@@ -161,8 +161,9 @@ def _mixture_gradients(ctx: Any, dy: Tensor | None, *_: Any) -> Gradients:
 
 def _plain_mixture_norm(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, nu: Tensor, found: Mixture,
-    eps: float, inside: bool, sqrt: bool, leak: float | None, through_moments: bool,
+    how: tuple[float, bool, bool, float | None], through_moments: bool,
 ) -> Tensor:  # fmt: skip
+    eps, inside, sqrt, leak = how
     wide = x.float()
     rows = (wide.unsqueeze(2) if x.dim() == 2 else wide.flatten(2)).mT.unsqueeze(0)
     packed = Mixture(*(t.unsqueeze(0) for t in found))
@@ -180,8 +181,8 @@ def _plain_mixture_norm(
         None if leak is None else lambda before: torch.nn.functional.leaky_relu(before, leak),
         0.0,
     )
-    maps = (None if t is None else t.float().reshape(1, 1, -1) for t in (gamma, beta))
-    y = reference.normalize(rows, nu, packed, *maps, options)
+    gamma, beta = (None if t is None else t.float().reshape(1, 1, -1) for t in (gamma, beta))
+    y = reference.normalize(rows, nu, packed, gamma, beta, options)
     return y.squeeze(0).mT.reshape(x.shape).to(x.dtype)
 
 

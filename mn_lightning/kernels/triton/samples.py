@@ -1,4 +1,4 @@
-"""ModeNorm and ModeGroupNorm on a GPU: two passes over the activation forward and two backward, and small steps between.
+"""ModeNorm and ModeGroupNorm on a GPU: two passes over the activation forward and two backward, small steps between.
 
 Everything takes activations ``(N, C, *)`` in float32, bfloat16 or float16 as they are, and computes in float32.
 """

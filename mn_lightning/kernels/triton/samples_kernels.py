@@ -465,7 +465,7 @@ def group_gradient_moments(
     L, C, K, eps,
     BC: tl.constexpr, KP: tl.constexpr, HAS_GAMMA: tl.constexpr,
 ):  # fmt: skip
-    """What dx has besides dy slope: constant + factor (x - p), ``(N, C)``; a sample's part of dw and db, ``(N, 2, KP)``.
+    """What dx has besides dy slope: constant + factor (x - p), ``(N, C)``; and each sample's dw and db, ``(N, 2, KP)``.
 
     Grid: one program for each sample.
     """

@@ -141,7 +141,6 @@ def seed(
 
     Grid: one program.
     """
-    r = tl.arange(0, RP)
     tidx = tl.arange(0, TP)
     now = tl.load(step)
     u = _uniform(now, tidx, 0)
