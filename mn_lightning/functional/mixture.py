@@ -21,7 +21,7 @@ from mn_lightning.gmm.fitting import fit
 from mn_lightning.gmm.seeding import subsample
 from mn_lightning.kernels.density import log_joint, prune
 from mn_lightning.kernels.reference import batch_moments
-from mn_lightning.kernels.select import backend_for_rows
+from mn_lightning.kernels.select import backend_for_rows, gpu_kernels
 from mn_lightning.kernels.types import (
     AFFINES,
     SCALES,
@@ -81,6 +81,9 @@ def fit_mixture(
     if processes.size == 1:
         check_rows("fit_mixture", input)
     check_choice("fit_mixture", "granularity", granularity, GRANULARITIES)
+    gpu = gpu_kernels(input, n_components, processes) if granularity == "layer" else None
+    if gpu is not None:
+        return Mixture(*gpu.fit(input, n_components, em_iters, step, eps, fit_rows))
     how = FitOptions(n_components, em_iters, step, fit_rows)
     return unpack(_fit(to_rows(upcast(input.detach()), granularity), how, eps, processes), granularity)
 
@@ -116,6 +119,9 @@ def mixture_moments(
         >>> torch.allclose(stored.weights @ stored.means, x.mean((0, 2, 3)), atol=1e-5)
         True
     """
+    gpu = gpu_kernels(input, len(mixture.weights), processes) if granularity == "layer" else None
+    if gpu is not None:
+        return Mixture(*gpu.mixture_moments(input, mixture, eps, min_weight))
     packed = pack(mixture, granularity)
     origin = mean_of(packed)
     x = to_rows(upcast(input), granularity) - origin.unsqueeze(1)
@@ -124,7 +130,6 @@ def mixture_moments(
     return unpack(Mixture(weights_of(counts), mean + origin, var), granularity)
 
 
-@full_precision
 def mixture_norm(
     input: Tensor,
     mixture: Mixture,
@@ -198,7 +203,6 @@ class FitOptions(NamedTuple):
     fit_rows: int | None
 
 
-@full_precision
 def normalize(
     input: Tensor,
     mixture: Mixture | FitOptions,
@@ -213,6 +217,27 @@ def normalize(
     Returns:
         The normalized input, and the mixture in the shapes of :func:`fit_mixture`.
     """
+    components = mixture.n_components if isinstance(mixture, FitOptions) else len(mixture.weights)
+    gpu = gpu_kernels(input, components, processes) if granularity == "layer" else None
+    if gpu is None or not gpu.takes_activation(options.activation):
+        return _normalize(input, mixture, weight, bias, options, granularity, processes)
+    if isinstance(mixture, FitOptions):
+        how = mixture
+        mixture = Mixture(*gpu.fit(input, how.n_components, how.em_iters, how.step, options.eps, how.fit_rows))
+    return gpu.mixture_norm(input, mixture, weight, bias, options), mixture
+
+
+@full_precision
+def _normalize(
+    input: Tensor,
+    mixture: Mixture | FitOptions,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    options: NormOptions,
+    granularity: Granularity,
+    processes: Processes,
+) -> tuple[Tensor, Mixture]:
+    """:func:`normalize`, one pass over the rows after the other."""
     wide = upcast(input)  # of a slice, the copy has other strides
     x = to_rows(wide, granularity)
     if isinstance(mixture, FitOptions):

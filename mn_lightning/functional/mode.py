@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mn_lightning.functional.rows import check_input, check_rows, upcast
 from mn_lightning.kernels.heads import BatchGates, RunningGates
-from mn_lightning.kernels.select import backend_for_samples
+from mn_lightning.kernels.select import backend_for_samples, gpu_kernels
 from mn_lightning.kernels.types import Head
 from mn_lightning.utils.distributed import ALONE, Processes
 from mn_lightning.utils.precision import full_precision
@@ -73,14 +73,18 @@ def mode_norm(
     use_batch = training or running_mean is None or running_var is None
     if use_batch and processes.size == 1:
         check_rows("mode_norm", input)
+    y: Tensor
+    gpu = gpu_kernels(input, len(gate_bias), processes)
+    if gpu is not None and isinstance(momentum, float):
+        tracked = None if running_mean is None or running_var is None else (running_mean, running_var)
+        y = gpu.mode_norm(input, gate_weight, gate_bias, tracked, weight, bias, training, momentum, eps)
+        return y
     x = upcast(input)
-
     if running_mean is None or running_var is None or training:
         head: Head = BatchGates(eps, input.shape[2:].numel(), processes)
     else:
         head = RunningGates(running_mean, running_var, eps)
     parameters = gate_weight, gate_bias, weight, bias
-    y: Tensor
     y, *moments = backend_for_samples(x).sample_affine(x, use_batch, head, parameters)
     if training and running_mean is not None and running_var is not None:
         if isinstance(momentum, Tensor):

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from mn_lightning.functional.rows import check_input, upcast
 from mn_lightning.kernels.heads import GroupGates
-from mn_lightning.kernels.select import backend_for_samples
+from mn_lightning.kernels.select import backend_for_samples, gpu_kernels
 from mn_lightning.utils.precision import full_precision
 
 
@@ -56,7 +56,11 @@ def mode_group_norm(
             f"mode_group_norm expected more than one value per sample, got input of shape {tuple(input.shape)}"
         )
 
+    gpu = gpu_kernels(input, len(gate_bias))
+    if gpu is not None:
+        y: Tensor = gpu.mode_group_norm(input, gate_weight, gate_bias, weight, bias, eps)
+        return y
     x = upcast(input)
     parameters = gate_weight, gate_bias, weight, bias
-    y: Tensor = backend_for_samples(x).sample_affine(x, True, GroupGates(eps), parameters)[0]
+    y = backend_for_samples(x).sample_affine(x, True, GroupGates(eps), parameters)[0]
     return y.to(input.dtype)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mn_lightning.gmm.seeding import seed_draws
-from mn_lightning.kernels.select import backend_for_rows
+from mn_lightning.kernels.select import backend_for_rows, gpu_kernels
 from mn_lightning.kernels.types import Mixture, Sums, weights_of
 from mn_lightning.utils.distributed import ALONE, Processes
 
@@ -64,6 +64,10 @@ def lloyd(
         >>> lloyd(x, centers=torch.tensor([[[0.0], [2.0]]]), n_iter=3).means.flatten()
         tensor([1., 8.])
     """
+    gpu = gpu_kernels(x, centers.shape[1], processes, x.shape[-1]) if len(x) == 1 else None
+    if gpu is not None:
+        found: Mixture = gpu.lloyd(x, centers, n_iter, origin)
+        return found
     return _lloyd(backend_for_rows(x), x, centers, n_iter, processes, origin)
 
 
@@ -95,6 +99,10 @@ def em(
         >>> bool(after > before)  # the log-likelihood never falls
         True
     """
+    gpu = gpu_kernels(x, mixture.weights.shape[1], processes, x.shape[-1]) if len(x) == 1 else None
+    if gpu is not None:
+        found: Mixture = gpu.em(x, mixture, n_iter, reg_covar, origin)
+        return found
     return _em(backend_for_rows(x), x, mixture, n_iter, reg_covar, processes, origin)
 
 

@@ -3,11 +3,18 @@
 ``reference`` takes everything. The other backends take what they are made for: tensors of their device that are
 computed with here and now. Compilers, exports, functorch's transforms and meta tensors get ``reference``: they make
 their own plan of it, and cannot look into other kernels.
+
+On a GPU it is the number of launches that costs, more than what they compute. ``triton`` therefore takes a norm as a
+whole, with the activation as it is, where the others take one pass over its rows; see :func:`gpu_kernels`.
 """
 
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Literal, get_args
 
@@ -20,10 +27,13 @@ from mn_lightning.kernels.types import Activation
 from mn_lightning.utils.checks import check_choice
 from mn_lightning.utils.distributed import ALONE, Processes
 
-BackendName = Literal["reference", "cpu"]
+BackendName = Literal["reference", "cpu", "triton"]
 
+TRITON_BY_DEFAULT = False
+"""Whether activations on a GPU are computed with ``triton`` unless told otherwise: it has not been measured yet."""
 
-_BACKENDS: dict[str, ModuleType] = {"reference": reference, "cpu": cpu}
+# What triton's norms do not take is computed with the reference.
+_BACKENDS: dict[str, ModuleType] = {"reference": reference, "cpu": cpu, "triton": reference}
 _named: ContextVar[BackendName | None] = ContextVar("backend", default=None)
 
 
@@ -32,7 +42,7 @@ def use(name: BackendName) -> Iterator[None]:
     """Compute with the backend ``name`` inside the context, wherever it can, and with ``reference`` elsewhere.
 
     Args:
-        name: ``"reference"`` or ``"cpu"``.
+        name: ``"reference"``, ``"cpu"`` or ``"triton"``.
 
     Raises:
         ValueError: an unknown name.
@@ -74,12 +84,55 @@ def _chosen() -> ModuleType:
     return _BACKENDS["reference" if name == "cpu" and not cpu.is_available() else name]
 
 
+def gpu_kernels(
+    x: Tensor, components: int = 1, processes: Processes = ALONE, features: int | None = None
+) -> ModuleType | None:
+    """Return :mod:`mn_lightning.kernels.triton.norms` if it takes norms of ``x`` as a whole, else None.
+
+    Args:
+        x: an activation ``(N, C, *)``, or something else that has its rows.
+        components: number of components or modes.
+        processes: those that hold the batch between them.
+        features: length of a row, C by default.
+    """
+    if torch.compiler.is_compiling() or (x.device.type != "cuda" and not _interpreting()):
+        return None
+    named = _named.get()
+    if not (TRITON_BY_DEFAULT if named is None else named == "triton"):
+        return None
+    if processes.size > 1 or not _is_here_and_now(x):
+        return None
+    kernels = _triton()
+    return kernels if kernels is not None and kernels.takes(x, features or x.shape[1], components) else None
+
+
+@lru_cache
+def _triton() -> ModuleType | None:
+    if find_spec("triton") is None:
+        warnings.warn(
+            "Triton is not installed: norms on a GPU are computed with torch's operations, which takes longer; "
+            "`pip install triton` for fast ones",
+            stacklevel=2,
+        )
+        return None
+    from mn_lightning.kernels.triton import norms
+
+    return norms
+
+
+def _interpreting() -> bool:
+    """Whether Triton runs kernels in its interpreter, which takes tensors of any device."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
 def _is_eager(x: Tensor) -> bool:
     """Whether ``x`` is computed with here and now, on a CPU."""
+    return not torch.compiler.is_compiling() and x.device.type == "cpu" and _is_here_and_now(x)
+
+
+def _is_here_and_now(x: Tensor) -> bool:
     return (
-        not torch.compiler.is_compiling()
-        and x.device.type == "cpu"
-        and type(x) in (Tensor, nn.Parameter)
+        type(x) in (Tensor, nn.Parameter)
         and x.numel() > 0
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and not torch._C._are_functorch_transforms_active()

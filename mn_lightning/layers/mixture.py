@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning.functional.mixture import FitOptions, fit_mixture, mixture_moments, normalize
 from mn_lightning.functional.rows import GRANULARITIES, Granularity, check_input, check_rows
+from mn_lightning.kernels.select import gpu_kernels
 from mn_lightning.kernels.types import AFFINES, SCALES, Affine, Mixture, NormOptions, Scale
 from mn_lightning.layers.batch_norm import device_and_dtype
 from mn_lightning.layers.loading import mixture_fault, pass_over_record
@@ -250,7 +251,11 @@ class MixtureNorm(nn.Module):
         y, fitted = normalize(input, mixture, weight, self.bias, options, self.granularity, processes)
         if self.training and not again:
             # A value that is not finite anywhere in the batch has reached the means, if all of it is fitted to.
-            finite = fitted.means.isfinite().all() & fitted.variances.isfinite().all()
+            gpu = gpu_kernels(fitted.means)
+            if gpu is not None:
+                finite = gpu.all_finite(fitted)
+            else:
+                finite = fitted.means.isfinite().all() & fitted.variances.isfinite().all()
             if self.fit_rows is not None:
                 finite = finite & input.detach().sum().isfinite()
             self.queue.push(input, step, finite)

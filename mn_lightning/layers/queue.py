@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mn_lightning.kernels.select import gpu_kernels
 from mn_lightning.utils.checks import check_at_least
 from mn_lightning.utils.random import Stream, stratified, uniform
 
@@ -87,6 +88,11 @@ class BatchQueue(nn.Module):
             grown = self.rows.new_zeros(self.size, total, self.rows.shape[2])
             grown[:, : self.rows.shape[1]] = self.rows
             self.rows = grown
+        gpu = gpu_kernels(input)
+        if gpu is not None:
+            gpu.push(input, step, finite, self.pushes, self.rows, self.counts)
+            self.pushes.add_(finite)
+            return
         capacity = self.rows.shape[1]
         count = min(total, capacity)
         chosen = (

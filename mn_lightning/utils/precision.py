@@ -17,6 +17,8 @@ def full_precision(function: Callable[_P, _T]) -> Callable[_P, _T]:
         device_type = next(a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
         if device_type == "meta":  # computes nothing, and has no autocast to switch off
             return function(*args, **kwargs)
+        if not torch.compiler.is_compiling() and not torch.is_autocast_enabled(device_type):
+            return function(*args, **kwargs)
         with torch.autocast(device_type, enabled=False):
             return function(*args, **kwargs)
 

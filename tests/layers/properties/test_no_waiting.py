@@ -41,7 +41,7 @@ def test_tensors_without_values(name: str, memory_format: torch.memory_format) -
         y.sum().item()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
 @pytest.mark.parametrize("name", LAYERS)
 def test_gpu(name: str, memory_format: torch.memory_format) -> None:
@@ -55,7 +55,7 @@ def test_gpu(name: str, memory_format: torch.memory_format) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
 @pytest.mark.parametrize("name", LAYERS)
 def test_gpu_and_cpu_agree(name: str, memory_format: torch.memory_format) -> None:

@@ -1,0 +1,51 @@
+"""The kernels for GPUs: in Triton's interpreter, which has to be chosen before Triton is imported; on a GPU if any."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mn_lightning import ModeGroupNorm
+from mn_lightning.kernels import select
+
+CASES = Path(__file__).with_name("triton_cases.py")
+
+
+def run(**environment: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(CASES)]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_interpreted() -> None:
+    run(TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(600)
+def test_compiled() -> None:
+    run()
+
+
+def test_importing_the_package_does_not_import_triton() -> None:
+    modules = "mn_lightning.kernels.triton.ops", "mn_lightning.kernels.triton.launch"
+    code = f"import sys, mn_lightning, mn_lightning.kernels.select; sys.exit(bool(sys.modules.keys() & set({modules})))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "find_spec", lambda name: None)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    select._triton.cache_clear()
+    try:
+        with select.use("triton"), pytest.warns(UserWarning, match="Triton is not installed.*pip install triton"):
+            y = ModeGroupNorm(4)(torch.randn(2, 4, 3, 3))
+        assert y.isfinite().all()
+    finally:
+        select._triton.cache_clear()
