@@ -86,7 +86,7 @@ def test_an_import_upwards_is_found(room: str, code: str, found: list[str]) -> N
 
 def test_the_root_holds_public_modules_only() -> None:
     files = {path.name for path in FOLDER.iterdir() if path.is_file()}
-    assert files == {"__init__.py", "__main__.py", "checkpoints.py", "cli.py", "plugins.py", "py.typed"}
+    assert files == {"__init__.py", "__main__.py", "checkpoints.py", "plugins.py", "py.typed"}
     assert not {room for room in ROOMS if room.startswith("_")} - {"__main__"}
 
 
