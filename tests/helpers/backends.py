@@ -4,7 +4,7 @@ from typing import get_args
 
 import torch
 
-from mn_lightning.kernels import select
+from mn_lightning.kernels import reference, select
 
 
 def backends(device: str = "cpu") -> list[str]:
@@ -15,7 +15,7 @@ def backends(device: str = "cpu") -> list[str]:
 
 def _takes(name: str, rows: torch.Tensor) -> bool:
     with select.use(name):
-        if select.backend_for_rows(rows[:1]) is not select._BACKENDS["reference"]:
+        if select.backend_for_rows(rows[:1]) is not reference:
             return True
         # Kernels of GPUs take norms as a whole.
         return hasattr(select, "gpu_kernels") and select.gpu_kernels(rows) is not None

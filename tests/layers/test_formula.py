@@ -1,11 +1,9 @@
 """What holds for any shape, dtype, number of components, memory format and values."""
 
 import functools
-from typing import Any
-
 import pytest
 import torch
-from helpers import oracle
+from helpers.formula import cotangent, formula
 from helpers.property_cases import DTYPES, batches, far_off, formats, layers, not_finite, reweighted, shaken
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,47 +12,6 @@ from torch import Tensor, nn
 from mn_lightning import MixtureNorm, ModeGroupNorm, ModeNorm
 from mn_lightning import functional as F
 from mn_lightning.gmm import Mixture
-
-
-def formula(layer: nn.Module, x: Tensor, mixture: Mixture | None, at: Tensor | None = None) -> dict[str, Tensor]:
-    """The output, and in training its gradients and the running moments, by the papers' formulas in float64."""
-    x = x.double().requires_grad_()
-    parameters = {name: value.detach().double().requires_grad_() for name, value in layer.named_parameters()}
-    weight, bias = parameters.get("weight"), parameters.get("bias")
-    moments: list[Any] = []
-    if mixture is not None:
-        y = oracle.mixture_norm(
-            x,
-            tuple(value.detach().double().numpy() for value in mixture),
-            parameters["log_weight"].exp() if "log_weight" in parameters else weight,
-            bias,
-            training=layer.training,
-            eps=layer.eps,
-            affine=layer.affine or "output",
-            granularity=layer.granularity,
-            scale=layer.scale,
-            activation=layer.activation,
-            at=at,
-        )
-    else:
-        gate_weight, gate_bias = parameters["gate.weight"], parameters["gate.bias"]
-        if isinstance(layer, ModeGroupNorm):
-            y = oracle.mode_group_norm(x, gate_weight[:, 0], gate_bias, weight, bias, at=at)
-        else:
-            moments = [torch.zeros_like(gate_weight), torch.ones_like(gate_weight)]
-            if not layer.training:
-                moments = [layer.running_mean.double(), layer.running_var.double()]
-            y, *moments = oracle.mode_norm(x, gate_weight, gate_bias, *moments, weight, bias, layer.training, at=at)
-    found = {"output": y.detach(), **dict(zip(("running_mean", "running_var"), moments, strict=False))}
-    if layer.training and at is None:
-        inputs = {"input": x, **parameters}
-        gradients = torch.autograd.grad(y, inputs.values(), cotangent(y), allow_unused=True, materialize_grads=True)
-        found |= {f"gradient of {name}": value for name, value in zip(inputs, gradients, strict=True)}
-    return found
-
-
-def cotangent(y: Tensor) -> Tensor:
-    return torch.linspace(-1, 1, y.numel()).reshape(y.shape).to(y.dtype)
 
 
 def faults(found: dict[str, Tensor], layer: nn.Module, x: Tensor, mixture: Mixture | None) -> dict[str, str]:
