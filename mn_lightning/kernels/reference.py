@@ -4,12 +4,12 @@ This is what the other backends are tested against, and what they leave to it.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mn_lightning.kernels.autograd import piecewise_affine, weighted_moments
 from mn_lightning.kernels.density import LogJoint, log_joint, posteriors, prune, with_squares
 from mn_lightning.kernels.kmeans import seed_centers
-from mn_lightning.kernels.types import Head, Mixture, NormOptions, Sums, mean_of, weights_of
+from mn_lightning.kernels.types import Activation, Head, Mixture, NormOptions, Sums, mean_of, weights_of
 from mn_lightning.utils.distributed import ALONE, Processes
 
 __all__ = ["em_sums", "lloyd_sums", "mixture_norm", "sample_affine", "seed_centers"]
@@ -109,7 +109,16 @@ def normalize(
     y = torch.zeros_like(x)
     for k in range(nu.shape[-1]):
         before = torch.addcmul(intercept[:, None, k : k + 1], x, slope[:, None, k : k + 1])
-        y = y + nu[..., k : k + 1] * options.activation(before)
+        y = y + nu[..., k : k + 1] * _activated(options.activation, before)
+    return y
+
+
+def _activated(activation: Activation, x: Tensor) -> Tensor:
+    """Call ``activation`` with parameters of the dtype of ``x``: a module of a layer in half precision has others."""
+    if not isinstance(activation, nn.Module) or all(p.dtype == x.dtype for p in activation.parameters()):
+        return activation(x)
+    converted = {name: parameter.to(x.dtype) for name, parameter in activation.named_parameters()}
+    y: Tensor = torch.func.functional_call(activation, converted, (x,))
     return y
 
 

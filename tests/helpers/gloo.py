@@ -58,8 +58,8 @@ def _entry(
     connect(rank, world_size, folder)
     result = function(rank, *args)
     torch.save(result, folder / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        disconnect()
 
 
 def connect(rank: int, world_size: int, folder: Path) -> None:
@@ -72,3 +72,9 @@ def connect(rank: int, world_size: int, folder: Path) -> None:
         world_size=world_size,
         timeout=timedelta(seconds=200),
     )
+
+
+def disconnect() -> None:
+    """Leave the others when all are here."""
+    dist.barrier()
+    dist.destroy_process_group()

@@ -35,9 +35,12 @@ class Case:
     flaw: str = ""
 
     def make(self, num_features: int = CHANNELS, **more: Any) -> nn.Module:
-        """A new layer, with modules among its settings that are its own."""
-        arguments = {name: value() if isinstance(value, type) else value for name, value in self.arguments.items()}
-        return self.kind(num_features, **arguments, **more)
+        """A new layer."""
+        return self.kind(num_features, **self.arguments_made(), **more)
+
+    def arguments_made(self) -> dict[str, Any]:
+        """The settings, with a module of its own for each layer where they name a class of modules."""
+        return {name: value() if isinstance(value, type) else value for name, value in self.arguments.items()}
 
     def in_use(self, num_features: int = CHANNELS, **more: Any) -> nn.Module:
         """A layer with parameters away from their initial values and some batches behind it, in training mode."""

@@ -1,26 +1,19 @@
 """Layers that see a batch in parts, one for each process."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from helpers import gloo
+from helpers.layers import CHANNELS, Case
 from torch import Tensor, nn
 
-from mn_lightning import MixtureNorm, ModeNorm
+from mn_lightning import MixtureNorm
 
-CHANNELS = 3
-CASES: dict[str, tuple[Any, dict[str, Any], tuple[int, ...]]] = {
-    "mixture": (MixtureNorm, {}, (4, 2)),
-    "mixture, four iterations": (MixtureNorm, {"em_iters": 4, "n_components": 4}, (4, 2)),
-    "mixture of vectors": (MixtureNorm, {"n_components": 2}, ()),
-    "mixture per channel": (MixtureNorm, {"granularity": "channel", "n_components": 2}, (3,)),
-    "mixture with components' affine": (MixtureNorm, {"affine": "component"}, (4, 2)),
-    "mixture with activation": (MixtureNorm, {"activation": torch.relu}, (4, 2)),
-    "mixture on a sample of seeds": (MixtureNorm, {}, (40, 30)),
-    "mode": (ModeNorm, {}, (4, 2)),
-    "mode of vectors": (ModeNorm, {"n_components": 3}, ()),
-}
-SPLITS = {1: [[8]], 2: [[5, 3], [8, 0], [0, 8]], 3: [[3, 1, 4], [4, 0, 4]]}
+SPLITS = {2: [[5, 3], [8, 0], [0, 8]], 3: [[3, 1, 4], [4, 0, 4]]}
+SHAPES: dict[str, tuple[int, ...]] = {"images": (4, 2), "vectors": (), "a sample of the rows seeds": (40, 30)}
+"""What follows samples and channels; k-means++ looks at some of the rows only where there are many."""
 
 
 def batch(shape: tuple[int, ...], step: int) -> tuple[Tensor, Tensor]:
@@ -33,22 +26,23 @@ def batch(shape: tuple[int, ...], step: int) -> tuple[Tensor, Tensor]:
     return x, torch.randn(x.shape, generator=generator, dtype=torch.float64)
 
 
-def layer_of(case: str) -> nn.Module:
-    kind, arguments, _ = CASES[case]
+def layer_of(case: Case) -> nn.Module:
     torch.manual_seed(1)
-    layer: nn.Module = kind(CHANNELS, sync=True, dtype=torch.float64, **arguments)
+    layer = case.make(dtype=torch.float64)
+    if hasattr(layer, "sync"):
+        layer.sync = True
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return layer
 
 
-def train(rank: int, case: str, split: list[int], steps: int = 2) -> dict[str, Tensor]:
+def train(rank: int, case: Case, shape: tuple[int, ...], split: list[int], steps: int = 2) -> dict[str, Tensor]:
     """A few training steps on this process' parts; parameter gradients are summed over the processes."""
     layer = layer_of(case)
     found: dict[str, Tensor] = {}
     for step in range(steps):
-        whole, gradient = batch(CASES[case][2], step)
+        whole, gradient = batch(shape, step)
         x = whole.split(split)[rank].clone().requires_grad_()
         y = layer(x)
         layer.zero_grad()
@@ -63,10 +57,6 @@ def train(rank: int, case: str, split: list[int], steps: int = 2) -> dict[str, T
     return found
 
 
-def train_all(rank: int, splits: list[list[int]]) -> dict[tuple[str, int], dict[str, Tensor]]:
-    return {(case, i): train(rank, case, split) for case in CASES for i, split in enumerate(splits)}
-
-
 def refit(rank: int, splits: list[list[int]]) -> list[dict[str, Tensor]]:
     """Queues of unequal length, one of them empty, are refitted together."""
     found = []
@@ -78,4 +68,22 @@ def refit(rank: int, splits: list[list[int]]) -> list[dict[str, Tensor]]:
         assert layer.refit()
         found.append({name: value.clone() for name, value in layer.named_buffers() if name.startswith("mixture")})
         found[-1]["stale"] = torch.tensor(layer.stale)
+    return found
+
+
+def train_and_refit(rank: int, world_size: int, cases: list[tuple[Case, tuple[int, ...]]]) -> dict[str, Any]:
+    """What each of ``world_size`` processes finds, for each case and each way to split a batch."""
+    splits = SPLITS[world_size]
+    trained = [[train(rank, *case, split) for split in splits] for case in cases]
+    return {"trained": trained, "refitted": refit(rank, splits)}
+
+
+def all_world_sizes(rank: int, folder: Path, cases: list[tuple[Case, tuple[int, ...]]]) -> dict[int, Any]:
+    """Three processes together, then two of them."""
+    found = {3: train_and_refit(rank, 3, cases)}
+    gloo.disconnect()
+    if rank < 2:
+        gloo.connect(rank, 2, folder)
+        found[2] = train_and_refit(rank, 2, cases)
+        gloo.disconnect()
     return found

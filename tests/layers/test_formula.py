@@ -1,6 +1,7 @@
 """What holds for any shape, dtype, number of components, memory format and values."""
 
 import functools
+
 import pytest
 import torch
 from helpers.formula import cotangent, formula

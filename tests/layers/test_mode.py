@@ -1,4 +1,4 @@
-"""ModeNorm against BatchNorm, the loops and the published formula; test_mixture has what all layers share."""
+"""ModeNorm against BatchNorm, the loops and the published formula."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""ModeGroupNorm against GroupNorm and the loops; test_mixture has what all layers share."""
+"""ModeGroupNorm against GroupNorm and the loops."""
 
 from typing import Any
 
