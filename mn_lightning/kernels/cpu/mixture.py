@@ -53,7 +53,9 @@ def _tensor(values: np.ndarray, dtype: torch.dtype) -> Tensor:
 
 
 def _sums(counts: np.ndarray, moments: np.ndarray, dtype: torch.dtype, processes: Processes) -> Sums:
-    return Sums(*processes.sum(*(_tensor(values, dtype) for values in (counts, *moments))))
+    # The message of the reference backend, which processes that have no rows send.
+    total, both = processes.sum(_tensor(counts, dtype), _tensor(np.concatenate(list(moments), axis=-1), dtype))
+    return Sums(total, *both.chunk(2, dim=-1))
 
 
 def mixture_norm(
