@@ -650,15 +650,15 @@ def test_compiled_as_one_graph_equals_eager(name: str, training: bool) -> None:
         x = torch.randn(8, 3, 4, 2)
         given = [x.clone().requires_grad_() for _ in range(2)]
         outputs = [layer(given[0]), compiled(given[1])]
-        close(outputs[1].detach(), outputs[0].detach(), 1e-4)  # sums are taken in another order
+        close(outputs[1].detach(), outputs[0].detach(), 1e-3)  # sums are taken in another order
         for y in outputs:
             y.square().sum().backward()
-        close(given[1].grad, given[0].grad, 1e-4)
+        close(given[1].grad, given[0].grad, 1e-3)
     for (key, value), (_, expected) in zip(other.named_buffers(), layer.named_buffers(), strict=True):
         assert value.shape == expected.shape, key
         close(value, expected, 1e-6)
     for mine, theirs in zip(other.parameters(), layer.parameters(), strict=True):
-        close(mine.grad, theirs.grad, 1e-4)
+        close(mine.grad, theirs.grad, 1e-3)
 
 
 @ALL
