@@ -236,6 +236,17 @@ def test_what_is_not_finite_does_not_stop_it(name: str, memory_format: torch.mem
     assert layer.eval()(x).isnan().any()
 
 
+@ALL
+@FORMATS
+@pytest.mark.parametrize("training", [True, False])
+def test_what_follows_may_write_in_place(name: str, memory_format: torch.memory_format, training: bool) -> None:
+    found = []
+    for in_place in (True, False):
+        layer, x, dy = problem(name, memory_format)
+        found.append(step(nn.Sequential(layer, nn.ReLU(inplace=in_place)).train(training), x, dy))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 # --- choice of the backend ----------------------------------------------------------------------------------------
 
 
