@@ -104,7 +104,8 @@ def test_a_compiled_lightning_module(tmp_path: Path) -> None:
     states = []
     for compiles in (False, True):
         torch.manual_seed(0)
-        model = Silent(nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10)))
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
+        model = Silent(network, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.05))
         given = torch.compile(model, fullgraph=True, backend=counter) if compiles else model
         run = trainer(tmp_path, [NormSwapCallback("all", "mode")], max_epochs=1, limit_val_batches=0)
         run.fit(given, digits())

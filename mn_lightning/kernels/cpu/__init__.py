@@ -2,8 +2,8 @@
 
 from mn_lightning.kernels.cpu.activations import knows
 from mn_lightning.kernels.cpu.availability import is_available
+from mn_lightning.kernels.cpu.kmeans import seed_centers
 from mn_lightning.kernels.cpu.mixture import em_sums, lloyd_sums, mixture_norm
 from mn_lightning.kernels.cpu.samples import sample_affine
-from mn_lightning.kernels.kmeans import seed_centers
 
 __all__ = ["em_sums", "is_available", "knows", "lloyd_sums", "mixture_norm", "sample_affine", "seed_centers"]

@@ -57,10 +57,9 @@ class Rows:
 
     def empty(self, x: Tensor) -> tuple[Tensor, np.ndarray]:
         """A tensor like ``x`` to write to, and its array."""
-        if self.in_planes:
-            result = torch.empty(x.mT.shape, dtype=x.dtype).mT
-        else:
-            result = torch.empty(x.shape, dtype=x.dtype)
+        # No view: what follows may write into it in place.
+        dense = self.in_planes or x.is_contiguous()
+        result = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype) if dense else torch.empty(x.shape, dtype=x.dtype)
         return result, self.array(result)
 
     def empty_posteriors(self, components: int) -> Tensor:

@@ -37,9 +37,10 @@ class _Samples:
 
         self.samples, self.channels = x.shape[:2]
         self.length = x.numel() // (self.samples * self.channels)
-        self.in_planes = x.is_contiguous() and self.length > 1
+        in_rows = x.movedim(1, -1).is_contiguous()
+        self.dense = in_rows or x.is_contiguous()
+        self.in_planes = self.length > 1 and (self.channels == 1 or not in_rows)
         self.loops: Any = sample_planes if self.in_planes else sample_rows
-        self.format = x.movedim(1, -1).is_contiguous()
 
     def array(self, x: Tensor) -> np.ndarray:
         """Planes ``(N C, L)`` or rows ``(N, L, C)``; a copy if ``x`` has gaps."""
@@ -50,10 +51,8 @@ class _Samples:
 
     def empty(self, x: Tensor) -> tuple[Tensor, np.ndarray]:
         """A tensor like ``x`` to write to, and its array."""
-        if self.in_planes:
-            result = torch.empty(x.shape, dtype=x.dtype)
-        else:
-            result = torch.empty(x.movedim(1, -1).shape, dtype=x.dtype).movedim(-1, 1)
+        # No view: what follows may write into it in place.
+        result = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype) if self.dense else torch.empty(x.shape, dtype=x.dtype)
         return result, self.array(result)
 
     def each(self, values: Tensor) -> np.ndarray:

@@ -1,0 +1,318 @@
+"""The loops for CPUs: threads, processes, compiling, and what they leave to the reference backend."""
+
+import ctypes
+import gc
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from mn_lightning import MixtureNorm, ModeGroupNorm, ModeNorm
+from mn_lightning.functional import fit_mixture, mixture_norm
+from mn_lightning.gmm import kmeans_plus_plus
+from mn_lightning.gmm.seeding import seed_draws
+from mn_lightning.kernels import cpu, kmeans, reference, select
+from mn_lightning.kernels.cpu import rows, threads
+from mn_lightning.kernels.cpu.threads import in_parts
+from mn_lightning.kernels.types import Mixture
+
+LAYERS: dict[str, Callable[[int], nn.Module]] = {
+    "mixture": lambda channels: MixtureNorm(channels, n_components=3, em_iters=3),
+    "mixture with activation": lambda channels: MixtureNorm(channels, n_components=3, activation=nn.ReLU()),
+    "mode": lambda channels: ModeNorm(channels, 3),
+    "mode group": lambda channels: ModeGroupNorm(channels, 3),
+}
+ALL = pytest.mark.parametrize("name", LAYERS)
+FORMATS = pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+
+
+@pytest.fixture
+def _threads() -> object:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def step(layer: nn.Module, x: Tensor, dy: Tensor) -> list[Tensor]:
+    x = x.clone().requires_grad_()
+    y = layer(x)
+    gradients = torch.autograd.grad(y, [x, *layer.parameters()], dy)
+    return [y.detach(), *gradients]
+
+
+def problem(name: str, memory_format: torch.memory_format) -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(1)
+    x, dy = (torch.randn(24, 6, 5, 7).contiguous(memory_format=memory_format) for _ in range(2))
+    return LAYERS[name](6), x + torch.randn(24, 1, 1, 1) * 2, dy
+
+
+@ALL
+@FORMATS
+def test_the_number_of_threads_changes_nothing(
+    name: str, memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch, small_blocks: None, _threads: None
+) -> None:
+    monkeypatch.setattr(threads, "SMALLEST", 0)
+    found = []
+    for count in (1, 2, 5):
+        torch.set_num_threads(count)
+        found.append(step(*problem(name, memory_format)))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@ALL
+def test_several_models_at_once(name: str, monkeypatch: pytest.MonkeyPatch, small_blocks: None, _threads: None) -> None:
+    monkeypatch.setattr(threads, "SMALLEST", 0)
+    torch.set_num_threads(3)
+    expected = step(*problem(name, torch.contiguous_format))
+    problems = [problem(name, torch.contiguous_format) for _ in range(6)]
+    found: dict[int, list[Tensor]] = {}
+
+    def work(i: int) -> None:
+        torch.set_num_threads(3)  # torch's number is one for each thread
+        found[i] = step(*problems[i])
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    for i in range(6):
+        assert all(torch.equal(a, b) for a, b in zip(expected, found[i], strict=True))
+
+
+def test_parts_are_shared_out_and_errors_come_back(monkeypatch: pytest.MonkeyPatch, _threads: None) -> None:
+    torch.set_num_threads(4)
+    done: list[int] = []
+    in_parts(lambda first, last: done.extend(range(first, last)), count=11, size=threads.SMALLEST)
+    assert sorted(done) == list(range(11))
+
+    def fail(first: int, last: int) -> None:
+        if last == 11:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        in_parts(fail, count=11, size=threads.SMALLEST)
+
+
+def _in_child(results: "multiprocessing.Queue[bool]", expected: list[Tensor]) -> None:
+    torch.set_num_threads(1)  # torch's own threads do not survive a fork
+    threads.SMALLEST = 0
+    monkey = torch.get_num_threads
+    torch.get_num_threads = lambda: 3  # but ours do
+    found = step(*problem("mixture", torch.contiguous_format))
+    torch.get_num_threads = monkey
+    results.put(all(torch.equal(a, b) for a, b in zip(expected, found, strict=True)))
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = step(*problem("mixture", torch.contiguous_format))
+    monkeypatch.setattr(threads, "SMALLEST", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    step(*problem("mixture", torch.contiguous_format))  # starts the helpers
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    child = context.Process(target=_in_child, args=(results, expected))
+    child.start()
+    assert results.get(timeout=120)
+    child.join(60)
+
+
+class _Normalized(Dataset[Tensor]):
+    def __init__(self) -> None:
+        self.layer = ModeNorm(6, 2).eval()
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Tensor:
+        with torch.no_grad():
+            return self.layer(torch.full((2, 6, 3, 3), float(index)))
+
+
+@pytest.mark.processes
+def test_in_workers_of_a_data_loader() -> None:
+    data = _Normalized()
+    found = torch.cat(list(DataLoader(data, batch_size=None, num_workers=2)))
+    assert torch.equal(found, torch.cat([data[i] for i in range(4)]))
+
+
+# --- compiling ----------------------------------------------------------------------------------------------------
+
+ONE_STEP = """
+import sys, warnings, torch
+from mn_lightning import ModeNorm
+assert "numba" not in sys.modules
+layer, x = ModeNorm(4, 2), torch.randn(8, 4, 3, 3)
+layer(x).sum().backward()
+layer(x)
+"""
+
+
+def run(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_compiled_once_with_one_line(tmp_path: Path) -> None:
+    assert run(ONE_STEP, NUMBA_CACHE_DIR=str(tmp_path)).count("compiles its loops") == 1
+    assert list(tmp_path.rglob("*.nbi"))
+    assert "compiles" not in run(ONE_STEP, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+@pytest.mark.processes
+def test_without_numba_the_reference_serves_with_one_warning() -> None:
+    code = ONE_STEP.replace("import sys, warnings, torch", "import sys, warnings, torch\nsys.modules['numba'] = None")
+    code = code.replace('assert "numba" not in sys.modules\n', "")
+    assert run(code).count("numba cannot be imported") == 1
+
+
+# --- numbers ------------------------------------------------------------------------------------------------------
+
+
+def test_the_exponential() -> None:
+    from mn_lightning.kernels.cpu.loops.mixture import exponentials
+
+    x = np.concatenate([-np.geomspace(1e-8, 86, 100_000), [0.0]]).astype(np.float32)
+    found = x.copy()
+    exponentials(found)
+    np.testing.assert_allclose(found, np.exp(x.astype(np.float64)), rtol=2e-7)
+    far = np.array([-200, -np.inf, np.nan], np.float32)
+    exponentials(far)
+    assert (far < 1e-37).all()
+
+
+@pytest.mark.parametrize("count", [40, 3 * kmeans.SEED_ROWS])
+@pytest.mark.parametrize("in_planes", [True, False])
+def test_seeds_are_those_of_the_reference(count: int, in_planes: bool) -> None:
+    x = torch.randn(1, 4, 5, count // 4).mT if in_planes else torch.randn(1, 4, count // 4, 5)
+    x = x.double() + 7
+    assert rows.Rows(x).in_planes == in_planes
+    for number in range(20):
+        draws = seed_draws(torch.tensor(number), 4)
+        found, expected = (seed(x, 4, draws) for seed in (cpu.seed_centers, reference.seed_centers))
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b)
+        if count <= kmeans.SEED_ROWS:
+            chosen = kmeans_plus_plus(x.flatten(1, 2), 4, draws.candidates)
+            torch.testing.assert_close(found[0] + found[1], chosen)
+
+
+@FORMATS
+def test_a_mixture_far_from_the_rows(memory_format: torch.memory_format) -> None:
+    """Sums around means that are 10,000 standard deviations away would have no digits left."""
+    x = torch.randn(64, 5, 4, 4).contiguous(memory_format=memory_format)
+    mixture = Mixture(torch.tensor([0.5, 0.5]), torch.full((2, 5), 1e4), torch.ones(2, 5))
+    with select.use("cpu"):
+        y = mixture_norm(x, mixture, training=True)
+    with select.use("reference"):
+        expected = mixture_norm(x.double(), Mixture(*(values.double() for values in mixture)), training=True)
+    torch.testing.assert_close(y.double(), expected, atol=1e-3, rtol=1e-3)
+
+
+@ALL
+@FORMATS
+def test_what_is_not_finite_does_not_stop_it(name: str, memory_format: torch.memory_format) -> None:
+    layer, x, _ = problem(name, memory_format)
+    x[3, 2, 1, 1], x[5, 1, 2, 2] = float("nan"), float("inf")
+    assert layer(x).shape == x.shape
+    assert layer.eval()(x).isnan().any()
+
+
+@ALL
+@FORMATS
+@pytest.mark.parametrize("training", [True, False])
+def test_what_follows_may_write_in_place(name: str, memory_format: torch.memory_format, training: bool) -> None:
+    found = []
+    for in_place in (True, False):
+        layer, x, dy = problem(name, memory_format)
+        found.append(step(nn.Sequential(layer, nn.ReLU(inplace=in_place)).train(training), x, dy))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+# --- choice of the backend ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("activation", "backend"),
+    [
+        (None, cpu),
+        (nn.ReLU(), cpu),
+        (nn.LeakyReLU(0.2), cpu),
+        (F.relu, cpu),
+        (nn.Tanh(), reference),
+        (nn.PReLU(), reference),
+        (torch.sigmoid, reference),
+    ],
+)
+def test_activations(activation: object, backend: object) -> None:
+    assert select.backend_for_rows(torch.randn(1, 2, 3, 4), activation) is backend
+
+
+def test_an_activation_with_hooks_is_called() -> None:
+    seen: list[object] = []
+    activation = nn.ReLU()
+    activation.register_forward_hook(lambda *_: seen.append(None))
+    layer = MixtureNorm(3, activation=activation)
+    layer(torch.randn(8, 3, 4, 4))
+    assert seen
+
+
+def test_what_the_reference_computes() -> None:
+    x = torch.randn(1, 2, 3, 4)
+    assert select.backend_for_rows(x) is cpu
+    assert select.backend_for_rows(x.expand(2, -1, -1, -1)) is reference
+    assert select.backend_for_rows(x[:, :0]) is reference
+    assert select.backend_for_samples(x.to("meta")) is reference
+    with torch.autograd.forward_ad.dual_level():
+        assert select.backend_for_samples(x) is reference
+    assert torch.func.vmap(lambda row: torch.tensor(select.backend_for_samples(row) is reference))(x).all()
+
+
+def test_both_backends_fit_the_same_mixture() -> None:
+    x = torch.randn(50, 3, 4, 4, dtype=torch.float64)
+    found = []
+    for name in ("cpu", "reference"):
+        with select.use(name):
+            found.append(fit_mixture(x, 3, 6, torch.tensor(0)))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is counted by Linux")
+@ALL
+def test_training_keeps_nothing(name: str) -> None:
+    layer, x = LAYERS[name](512), torch.randn(256, 512, 2, 2)
+
+    def train(steps: int) -> int:
+        for _ in range(steps):
+            layer(x.requires_grad_()).sum().backward()
+            layer.zero_grad()
+            x.grad = None
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+        return int(line.split()[1])
+
+    before = train(5)
+    assert train(40) - before < 5_000  # KiB; one tensor of samples and channels a step would be 20,000
