@@ -186,7 +186,7 @@ def report_of(name: str, args: argparse.Namespace, rows: Sequence[Mapping[str, A
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(args),
         "versions": versions,
-        "settings": {key: value for key, value in vars(args).items() if key != "json"},
+        "settings": {key: value for key, value in vars(args).items() if not isinstance(value, Path)},
         "rows": list(rows),
     }
 
