@@ -9,11 +9,14 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
+
+from mn_lightning.kernels import select
 
 LEAST_SECONDS = 0.02
 """What takes less is called several times in a row for one measurement."""
@@ -60,6 +63,9 @@ def parser(name: str, text: str, rounds: int) -> argparse.ArgumentParser:
     result.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     result.add_argument("--rounds", type=int, default=rounds, help="how often everything is measured, %(default)s")
     result.add_argument("--threads", type=int, help="threads of the CPU, by default as many as torch takes")
+    result.add_argument(
+        "--backend", choices=get_args(select.BackendName), help="compute with this one, by default as the package does"
+    )
     result.add_argument("--quick", action="store_true", help="tiny inputs and one round: to see that it runs")
     result.add_argument("--json", type=Path, default=Path(__file__).parent / "out" / f"{name}.json", metavar="PATH")
     return result
@@ -78,6 +84,11 @@ def parse(options: argparse.ArgumentParser, arguments: Sequence[str] | None) -> 
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     return args
+
+
+def computing(backend: select.BackendName | None) -> AbstractContextManager[None]:
+    """Compute with a backend inside the context; with None, with those that the package picks."""
+    return nullcontext() if backend is None else select.use(backend)
 
 
 def seconds(call: Callable[[], object], device: str, times: int = 1) -> float:
@@ -157,17 +168,25 @@ def _cpu_model() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def version(package: str) -> str | None:
+    """Return an installed package's version; None if it is not, and run from its repository for example."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def report_of(name: str, args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Make the result of benchmark ``name``: its rows, and where, with what and when they were measured."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
-        versions[package] = importlib.metadata.version(package)
+        versions[package] = version(package)
     return {
         "benchmark": name,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(args),
         "versions": versions,
-        "settings": {key: value for key, value in vars(args).items() if key != "json"},
+        "settings": {key: value for key, value in vars(args).items() if not isinstance(value, Path)},
         "rows": list(rows),
     }
 

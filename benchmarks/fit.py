@@ -108,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _timing.parser("fit", __doc__ or "", rounds=11)
     parser.add_argument("--iterations", type=int, default=20, help="of EM, %(default)s")
     args = _timing.parse(parser, arguments)
-    row = measure(args, *((256, 8) if args.quick else (16384, 128)))
+    with _timing.computing(args.backend):
+        row = measure(args, *((256, 8) if args.quick else (16384, 128)))
     line = (
         f"{row['rows']}x{row['features']}, K={K}, {row['iterations']} iterations",
         f"{row['sklearn_ms']:.4g}",

@@ -1,6 +1,6 @@
 """The norm layers' time against torch's own layers on the same input, forward and backward, and in evaluation.
 
-    python -m benchmarks.layers [--device cuda] [--shapes 256x64x32x32 ...]
+    python -m benchmarks.layers [--device cuda] [--shapes 256x64x32x32 ...] [--backends reference triton compile]
 
 A ratio is the layer's time over that of the layer it is compared with, the median over the rounds; everything is
 measured in turn within a round. Training is forward and backward with gradients for input and parameters; evaluation
@@ -12,13 +12,16 @@ one reading more for each iteration of its fit if that sees all rows; evaluation
 ``copy_`` of a tensor of this size reaches in the same rounds, and "of floor" is the time that the bytes of these passes
 take at this bandwidth over the time of the layer. A small tensor is copied within the cache: more than memory can.
 
+With several ``--backends``, everything is measured with each in turn; ``compile`` is torch.compile of our layers.
+
 "official ModeNorm" is Algorithm 1 of Deecke, Murray & Bilen (arXiv:1810.05466) written down as it is printed, with
 torch's operations and autograd: see :class:`OfficialModeNorm`. Its ratio is its time over that of ours.
 """
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +29,13 @@ from torch import Tensor, nn
 from benchmarks import _timing
 from benchmarks._timing import Target, Times, targets
 from mn_lightning import MixtureNorm, ModeGroupNorm, ModeNorm
+from mn_lightning.kernels import select
 from mn_lightning.utils.tables import print_table
 
 SHAPES = ("256x64x32x32", "256x128x16x16", "256x128x8x8", "128x768x7x7")
 QUICK_SHAPES = ("4x8x3x3",)
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+COMPILE = "compile"
 EM_ITERS = 2
 FIT_ROWS = 8192
 TRAINING_PASSES = 3 + 5
@@ -164,24 +169,31 @@ def evaluation(layer: nn.Module, x: Tensor) -> Callable[[], object]:
     return call
 
 
-def measure(cases: Sequence[Case], mode: str, x: Tensor, args: Namespace) -> Times:
-    """Measure all layers of ``cases`` and ``copy_``."""
+def measure(cases: Sequence[Case], mode: str, x: Tensor, args: Namespace, compiled: bool) -> Times:
+    """Measure all layers of ``cases`` and ``copy_``; ours ``compiled`` or as they are."""
     dy, copy = torch.randn_like(x), torch.empty_like(x)
     names = dict.fromkeys(name for case in cases for name in (case.against, case.name) if name in LAYERS)
     calls: dict[str, Callable[[], object]] = {"copy_": lambda: copy.copy_(x.detach())}
     for name in names:
         layer = LAYERS[name](x.shape[1]).to(x.device)
-        calls[name] = evaluation(layer, x) if mode == "evaluation" else training(layer, x, dy)
+        prepare = evaluation if mode == "evaluation" else partial(training, dy=dy)
+        calls[name] = prepare(layer, x)
+        if compiled and name.startswith(("Mode", "Mixture")):
+            layer.compile()
     return _timing.side_by_side(calls, args)
 
 
-def rows_of(shape: str, layout: str, args: Namespace) -> list[dict[str, Any]]:
+def rows_of(shape: str, layout: str, backend: str | None, args: Namespace) -> list[dict[str, Any]]:
     """Measure all layers on one input."""
     x = clustered([int(size) for size in shape.split("x")], FORMATS[layout], args.device).requires_grad_()
     size = x.numel() * x.element_size()
     rows = []
     for mode, cases in (("training", TRAINING_CASES), ("training", OFFICIAL_CASES), ("evaluation", EVALUATION_CASES)):
-        times = measure(cases, mode, x, args)
+        cases = [case for case in cases if args.layers is None or case.name in args.layers]
+        if not cases:
+            continue
+        with _timing.computing(None if backend == COMPILE else backend):
+            times = measure(cases, mode, x, args, backend == COMPILE)
         copy_ms = _timing.median_ms(times, "copy_")
         for case in cases:
             target = case.limits[args.device] if case.limits else None
@@ -192,6 +204,7 @@ def rows_of(shape: str, layout: str, args: Namespace) -> list[dict[str, Any]]:
                     "mode": mode,
                     "shape": shape,
                     "format": layout,
+                    "backend": backend,
                     "against": case.against,
                     "reference_ms": _timing.median_ms(times, case.against),
                     "layer_ms": layer_ms,
@@ -209,6 +222,7 @@ def _line(row: dict[str, Any]) -> tuple[object, ...]:
     return (
         row["layer"] + (", eval" if row["mode"] == "evaluation" else ""),
         row["shape"] + (" NHWC" if row["format"] == "channels_last" else ""),
+        row["backend"] or "",
         row["against"].replace("BatchNorm2d", "BN"),
         f"{row['reference_ms']:.4g}",
         f"{row['layer_ms']:.4g}",
@@ -223,10 +237,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _timing.parser("layers", __doc__ or "", rounds=11)
     parser.add_argument("--shapes", nargs="+", metavar="NxCxHxW", help="instead of the targets' four")
     parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
+    parser.add_argument("--layers", nargs="+", choices=list(LAYERS), help="of ours, these alone")
+    parser.add_argument("--backends", nargs="+", choices=[*get_args(select.BackendName), COMPILE])
     args = _timing.parse(parser, arguments)
     shapes = args.shapes or (QUICK_SHAPES if args.quick else SHAPES)
-    rows = [row for shape in shapes for layout in args.formats for row in rows_of(shape, layout, args)]
-    header = ("layer", "input", "against", "its ms", "layer ms", "ratio", "target", "", "of floor")
+    rows = [
+        row
+        for backend in args.backends or [args.backend]
+        for shape in shapes
+        for layout in args.formats
+        for row in rows_of(shape, layout, backend, args)
+    ]
+    header = ("layer", "input", "backend", "against", "its ms", "layer ms", "ratio", "target", "", "of floor")
     print_table(_timing.title("Norm layers", args), header, map(_line, rows))
     _timing.write(args.json, _timing.report_of("layers", args, rows))
 

@@ -14,7 +14,17 @@ import yaml
 from helpers.data_files import write_fashion_mnist
 from lightning import Trainer
 
-from benchmarks import data, epochs, evaluation_moments, fit, generator_refits, layers, scaling
+from benchmarks import (
+    data,
+    epochs,
+    evaluation_moments,
+    fit,
+    generator_refits,
+    gpu,
+    layers,
+    scaling,
+    trainer_steps,
+)
 from benchmarks._timing import Target, cells, judged, ratio
 from mn_lightning import ModeNorm
 from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
@@ -70,6 +80,41 @@ def test_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert row["reference_ms"] > 0
         # With one round, the median of the ratios is the ratio of the medians.
         assert row["ratio"] == pytest.approx(row["layer_ms"] / row["reference_ms"])
+
+
+def test_layers_with_several_backends(tmp_path: Path) -> None:
+    rows = result_of(layers, tmp_path, "--backends", "reference", "cpu", "--layers", "ModeNorm K=2")["rows"]
+    assert {row["backend"] for row in rows} == {"reference", "cpu"}
+    assert {row["layer"] for row in rows} == {"ModeNorm K=2"}
+
+
+def test_trainer_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = result_of(trainer_steps, tmp_path)["rows"]
+    assert one_table(capsys.readouterr().out)
+    assert [row["what"].partition(",")[0] for row in rows] == ["ResNet20", "ResNet18", "DCGAN"]
+    for row in rows:
+        assert row["ratio"] == pytest.approx(row["ours_ms"] / row["batchnorm_ms"])
+        assert row["ours_mib"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_gpu(tmp_path: Path) -> None:
+    """On a CPU, to see that every part runs."""
+    gpu.main(["--device", "cpu", "--quick", "--minutes", "8", "--out", str(tmp_path)])
+    steps = json.loads((tmp_path / "summary.json").read_text())["steps"]
+    assert [step["name"] for step in steps] == [step.name for step in gpu.STEPS]
+    assert {step["name"]: step["status"] for step in steps} == dict.fromkeys((step.name for step in gpu.STEPS), "done")
+    report = json.loads((tmp_path / "machine.json").read_text())
+    assert all(row["agrees"] for row in report["rows"])
+    for name in ("layers", "compiled", "epochs", "trainer_steps", "fit"):
+        assert json.loads((tmp_path / f"{name}.json").read_text())["rows"]
+
+
+def test_gpu_stops_in_time(tmp_path: Path) -> None:
+    gpu.main(["--device", "cpu", "--quick", "--minutes", "0.002", "--out", str(tmp_path), "--parts", "e"])
+    (step,) = json.loads((tmp_path / "summary.json").read_text())["steps"]
+    assert step["status"].startswith("stopped")
 
 
 def test_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

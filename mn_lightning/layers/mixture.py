@@ -243,7 +243,9 @@ class MixtureNorm(nn.Module):
             if processes.size == 1:
                 check_rows("MixtureNorm", input)
             again = is_recomputing()
-            step = self.num_batches_tracked if again else self.num_batches_tracked + 1
+            if not again:
+                self.num_batches_tracked.add_(1)
+            step = self.num_batches_tracked
             mixture = FitOptions(self.n_components, self.em_iters, step, self.fit_rows)
         weight = self.weight if self.log_weight is None else self.log_weight.exp()
         affine = self.affine or "output"
@@ -259,7 +261,6 @@ class MixtureNorm(nn.Module):
             if self.fit_rows is not None:
                 finite = finite & input.detach().sum().isfinite()
             self.queue.push(input, step, finite)
-            self.num_batches_tracked.copy_(step)
         return y
 
     @torch.no_grad()

@@ -20,6 +20,7 @@ from mn_lightning.layers.queue import BatchQueue
 from mn_lightning.utils.random import Stream, stratified, uniform
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 LAYOUTS = ["NCHW", "NHWC"]
 TYPES = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 SHAPES = [(3, 5, 3, 3), (4, 3, 2), (9, 4), (2, 3, 2, 2, 2), (2, 1, 3, 5)]

@@ -59,7 +59,9 @@ class Rows:
         """A tensor like ``x`` to write to, and its array."""
         # No view: what follows may write into it in place.
         dense = self.in_planes or x.is_contiguous()
-        result = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype) if dense else torch.empty(x.shape, dtype=x.dtype)
+        result = (
+            torch.empty_strided(x.shape, x.stride(), dtype=x.dtype) if dense else torch.empty(x.shape, dtype=x.dtype)
+        )
         return result, self.array(result)
 
     def empty_posteriors(self, components: int) -> Tensor:

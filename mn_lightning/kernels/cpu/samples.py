@@ -52,7 +52,11 @@ class _Samples:
     def empty(self, x: Tensor) -> tuple[Tensor, np.ndarray]:
         """A tensor like ``x`` to write to, and its array."""
         # No view: what follows may write into it in place.
-        result = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype) if self.dense else torch.empty(x.shape, dtype=x.dtype)
+        result = (
+            torch.empty_strided(x.shape, x.stride(), dtype=x.dtype)
+            if self.dense
+            else torch.empty(x.shape, dtype=x.dtype)
+        )
         return result, self.array(result)
 
     def each(self, values: Tensor) -> np.ndarray:

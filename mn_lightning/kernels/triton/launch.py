@@ -1,10 +1,13 @@
 """Starting a kernel, in as little time of the host as possible: small activations cost nothing else."""
 
-from collections.abc import Hashable
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
 TYPES = {torch.float32, torch.bfloat16, torch.float16}
@@ -12,6 +15,10 @@ MOST_FEATURES = 4096
 MOST_COMPONENTS = 16
 PROGRAMS_OFF_GPU = 3
 """In Triton's interpreter: enough of them that their sums have to be added up."""
+
+_KNOWN_SINCE = (3, 6)
+"""Triton's version since which a compiled kernel is known to take what :func:`_run` passes."""
+_IS_KNOWN = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= _KNOWN_SINCE
 
 _compiled: dict[Hashable, Any] = {}
 
@@ -32,7 +39,7 @@ def power_of_2(number: int) -> int:
 
 
 def launch(
-    kernel: Any, grid: tuple[int, int], tensors: tuple[Tensor | None, ...], numbers: tuple[Any, ...], warps: int = 8
+    kernel: Any, grid: tuple[int, int], tensors: Sequence[Tensor | None], numbers: tuple[Any, ...], warps: int = 8
 ) -> None:
     """Run ``kernel[grid](*tensors, *numbers)``.
 
@@ -42,37 +49,46 @@ def launch(
     Args:
         kernel: made by ``triton.jit``.
         grid: how many programs in each direction.
-        tensors: its first arguments, all on one device.
+        tensors: its first arguments, all on one device, the first never None.
         numbers: the rest of its arguments: sizes and constants.
         warps: for each program.
     """
-    device = tensors[0].device if tensors[0] is not None else None
-    if device is None or device.type != "cuda":  # the interpreter
+    device = tensors[0].device  # type: ignore[union-attr]
+    if device.type != "cuda":  # the interpreter
         kernel[grid](*tensors, *numbers)
-        return
-    key = (
-        kernel,
-        device.index,
-        numbers,
-        *(None if t is None else (t.dtype, t.data_ptr() % 16) for t in tensors),
-    )
-    if device.index == torch.cuda.current_device():
-        _launch(kernel, grid, tensors, numbers, warps, key)
+    elif device.index == torch._C._cuda_getDevice():
+        _run(kernel, grid, tensors, numbers, warps, device.index)
     else:
         with torch.cuda.device(device):
-            _launch(kernel, grid, tensors, numbers, warps, key)
+            _run(kernel, grid, tensors, numbers, warps, device.index)
 
 
-def _launch(
+def _run(
     kernel: Any,
     grid: tuple[int, int],
-    tensors: tuple[Tensor | None, ...],
+    tensors: Sequence[Tensor | None],
     numbers: tuple[Any, ...],
     warps: int,
-    key: Hashable,
+    device: int,
 ) -> None:
+    pointers = [None if t is None else t.data_ptr() for t in tensors]
+    key = (
+        kernel,
+        device,
+        numbers,
+        *[None if t is None else t.dtype for t in tensors],
+        *[p is not None and p % 16 for p in pointers],
+    )
     compiled = _compiled.get(key)
     if compiled is None:
-        _compiled[key] = kernel[grid](*tensors, *numbers, num_warps=warps)
-    else:
-        compiled[(grid[0], grid[1], 1)](*tensors, *numbers)
+        compiled = kernel[grid](*tensors, *numbers, num_warps=warps)
+        if _IS_KNOWN:
+            _compiled[key] = compiled
+        return
+    # Addresses, not tensors: of these Triton would ask the driver where they are.
+    stream = torch._C._cuda_getCurrentRawStream(device)
+    compiled.run(
+        *(grid[0], grid[1], 1, stream, compiled.function, compiled.packed_metadata, None, None, None),
+        *pointers,
+        *numbers,
+    )

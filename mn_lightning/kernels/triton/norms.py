@@ -5,15 +5,16 @@ Activations are float32, bfloat16 or float16; everything is computed in float32.
 
 from __future__ import annotations
 
-from torch import Tensor, nn, relu
+import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from mn_lightning.kernels.inner_graph import wants_gradients
-from mn_lightning.kernels.triton import mixture, ops
+from mn_lightning.kernels.triton import mixture, ops, samples
 from mn_lightning.kernels.triton.launch import MOST_COMPONENTS, MOST_FEATURES, TYPES
 from mn_lightning.kernels.types import Activation, Mixture, NormOptions
 
-_RELUS = (relu, functional.relu)
+_RELUS = (torch.relu, functional.relu)
 
 
 def takes(x: Tensor, features: int, components: int) -> bool:
@@ -31,8 +32,7 @@ def fit(
 ) -> mixture.Moments:
     """:func:`mn_lightning.functional.fit_mixture`."""
     n_em = n_iter // 2
-    found: mixture.Moments = ops.fit(x.detach(), step, n_components, n_iter - n_em, n_em, eps, fit_rows)
-    return found
+    return mixture.fit(x.detach(), step, n_components, n_iter - n_em, n_em, eps, fit_rows)
 
 
 def lloyd(x: Tensor, centers: Tensor, n_iter: int, origin: Tensor | None) -> Mixture:
@@ -50,8 +50,7 @@ def em(x: Tensor, start: Mixture, n_iter: int, eps: float, origin: Tensor | None
 
 def mixture_moments(x: Tensor, start: Mixture, eps: float, min_weight: float) -> mixture.Moments:
     """:func:`mn_lightning.functional.mixture_moments`."""
-    found: mixture.Moments = ops.moments(x.detach(), *_float(start), eps, min_weight)
-    return found
+    return mixture.posteriors_and_moments(x.detach(), _float(start), eps, min_weight)[1]
 
 
 def mixture_norm(x: Tensor, start: Mixture, gamma: Tensor | None, beta: Tensor | None, options: NormOptions) -> Tensor:
@@ -59,21 +58,20 @@ def mixture_norm(x: Tensor, start: Mixture, gamma: Tensor | None, beta: Tensor |
     leak = None if options.activation is None else _leak(options.activation)
     how = gamma, beta, options.eps, options.affine == "component", options.scale == "sqrt", leak
     if options.training:
-        y: Tensor = ops.mixture_norm_training(x, *_float(start), options.min_weight, *how)[0]
-        return y
-    y = ops.mixture_norm_evaluation(x, *_float(start), wants_gradients(x, gamma, beta), *how)[0]
-    return y
+        return ops.train_mixture(x, *_float(start), options.min_weight, *how)[0]
+    if wants_gradients(x, gamma, beta):
+        return ops.evaluate_mixture(x, *_float(start), True, *how)[0]
+    return mixture.apply(x, None, _float(start), *how)[0]
 
 
 def all_finite(of: Mixture) -> Tensor:
     """Whether all numbers of a mixture are finite: 0-d bool."""
-    finite: Tensor = ops.all_finite(of.means, of.variances)
-    return finite
+    return mixture.all_finite(of.means, of.variances)
 
 
 def push(x: Tensor, step: Tensor, finite: Tensor, pushes: Tensor, rows: Tensor, counts: Tensor) -> None:
     """Copy rows of ``x``, if it is ``finite``, into slot ``pushes`` of a ring ``rows (size, capacity, C)``."""
-    ops.push(x.detach(), step, finite, pushes, rows, counts)
+    mixture.push(x.detach(), step, finite, pushes, rows, counts)
 
 
 def mode_norm(
@@ -89,22 +87,22 @@ def mode_norm(
 ) -> Tensor:
     """:func:`mn_lightning.functional.mode_norm`."""
     given = (None, None) if training or running is None else running
-    y, *found = ops.mode_norm(x, gate_weight, gate_bias, *given, gamma, beta, eps)
+    y, mean, var, *_ = ops.normalize_modes(x, gate_weight, gate_bias, *given, gamma, beta, eps)
     if training and running is not None:
-        ops.average(*running, *found[:2], momentum, x.shape[0] * x.shape[2:].numel())
-    normalized: Tensor = y
-    return normalized
+        samples.average(running, (mean, var), momentum, x.shape[0] * x.shape[2:].numel())
+    return y
 
 
 def mode_group_norm(
     x: Tensor, gate_weight: Tensor, gate_bias: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
 ) -> Tensor:
     """:func:`mn_lightning.functional.mode_group_norm`."""
-    y: Tensor = ops.mode_group_norm(x, gate_weight, gate_bias, gamma, beta, eps)[0]
-    return y
+    return ops.normalize_groups(x, gate_weight, gate_bias, gamma, beta, eps)[0]
 
 
 def _float(of: Mixture) -> Mixture:
+    if all(value.dtype == torch.float32 and value.is_contiguous() for value in of):
+        return of
     return Mixture(*(value.float().contiguous() for value in of))
 
 

@@ -1,12 +1,14 @@
 """The kernels as operations of torch, with shapes for tensors without values and with gradients.
 
-So compilers take each as one step and need not look inside. Gradients that are to be differentiated again (gradient
+So compilers and exports can take each as one step and need not look inside. What is computed here and now calls what
+stands behind the operations. Gradients that are to be differentiated again (gradient
 penalties) are those of the plain formulas.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,8 +32,28 @@ def _define(schema: str, function: Callable[..., Any], fake: Callable[..., Any])
     return getattr(torch.ops.mn_lightning, name).default
 
 
-def _differentiable(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
-    torch.library.register_autograd(f"mn_lightning::{name}", backward, setup_context=setup, lib=_library)
+def _differentiable(
+    name: str,
+    forward: Callable[..., Any],
+    setup: Callable[..., None],
+    gradients: Callable[..., Gradients],
+    backward: tuple[Callable[..., Any], Callable[..., Any]],
+) -> Callable[..., tuple[Tensor, ...]]:
+    """Give an operation gradients; and return the same without torch's dispatcher, which would only cost time.
+
+    Args:
+        name: of the operation.
+        forward: what it calls.
+        setup: keeps what the gradients need.
+        gradients: called with one of ``backward`` first.
+        backward: operation and function that compute them.
+    """
+    operation, function = (partial(gradients, call) for call in backward)
+    torch.library.register_autograd(f"mn_lightning::{name}", operation, setup_context=setup, lib=_library)
+    methods = {"forward": forward, "setup_context": setup, "backward": function}
+    made: Any = type(name, (torch.autograd.Function,), {key: staticmethod(value) for key, value in methods.items()})
+    applied: Callable[..., tuple[Tensor, ...]] = made.apply
+    return applied
 
 
 def _new(like: Tensor, *shape: int) -> Tensor:
@@ -146,7 +168,7 @@ def _keep_evaluation(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ..
     ctx.through_moments = False
 
 
-def _mixture_gradients(ctx: Any, dy: Tensor | None, *_: Any) -> Gradients:
+def _mixture_gradients(call: Callable[..., Any], ctx: Any, dy: Tensor | None, *_: Any) -> Gradients:
     x, gamma, beta, nu, *moments_ = ctx.saved_tensors
     if dy is None:
         return (None,) * 11
@@ -154,7 +176,7 @@ def _mixture_gradients(ctx: Any, dy: Tensor | None, *_: Any) -> Gradients:
         y = _plain_mixture_norm(x, gamma, beta, nu, Mixture(*moments_), ctx.options, ctx.through_moments)
         dx, dgamma, dbeta = differentiable_gradients(y, dy, (x, gamma, beta))
     else:
-        dx, dgamma, dbeta = mixture_norm_backward(dy, x, nu, *moments_, ctx.through_moments, gamma, beta, *ctx.options)
+        dx, dgamma, dbeta = call(dy, x, nu, *moments_, ctx.through_moments, gamma, beta, *ctx.options)
         dgamma, dbeta = _cast(dgamma, gamma), _cast(dbeta, beta)
     return dx, None, None, None, None, dgamma, dbeta, None, None, None, None
 
@@ -186,8 +208,9 @@ def _plain_mixture_norm(
     return y.squeeze(0).mT.reshape(x.shape).to(x.dtype)
 
 
-_differentiable("mixture_norm_training", _keep_training, _mixture_gradients)
-_differentiable("mixture_norm_evaluation", _keep_evaluation, _mixture_gradients)
+_MIXTURE = mixture_norm_backward, _mixture_backward
+train_mixture = _differentiable("mixture_norm_training", _train, _keep_training, _mixture_gradients, _MIXTURE)
+evaluate_mixture = _differentiable("mixture_norm_evaluation", _evaluate, _keep_evaluation, _mixture_gradients, _MIXTURE)
 
 all_finite = _define(
     "all_finite(Tensor means, Tensor variances) -> Tensor",
@@ -257,7 +280,7 @@ def _keep_modes(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -
     ctx.set_materialize_grads(False)
 
 
-def _mode_gradients(ctx: Any, dy: Tensor | None, *_: Any) -> Gradients:
+def _mode_gradients(call: Callable[..., Any], ctx: Any, dy: Tensor | None, *_: Any) -> Gradients:
     x, gate_weight, gate_bias, gamma, beta, *kept = ctx.saved_tensors
     if dy is None:
         return (None,) * 8
@@ -265,7 +288,7 @@ def _mode_gradients(ctx: Any, dy: Tensor | None, *_: Any) -> Gradients:
         y = _plain_mode_norm(x, gate_weight, gate_bias, None if ctx.through_moments else kept[:2], gamma, beta, ctx.eps)
         found: Sequence[Tensor | None] = differentiable_gradients(y, dy, (x, gate_weight, gate_bias, gamma, beta))
     else:
-        dx, *found = mode_norm_backward(dy, x, gate_weight, gamma, *kept, ctx.eps, ctx.through_moments)
+        dx, *found = call(dy, x, gate_weight, gamma, *kept, ctx.eps, ctx.through_moments)
         found = dx, *map(_cast, found, (gate_weight, gate_bias, gamma, beta))
     return *found[:3], None, None, *found[3:], None
 
@@ -296,7 +319,9 @@ def _affine(y: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
     return y if beta is None else y + beta.float().unsqueeze(1)
 
 
-_differentiable("mode_norm", _keep_modes, _mode_gradients)
+normalize_modes = _differentiable(
+    "mode_norm", _mode_norm, _keep_modes, _mode_gradients, (mode_norm_backward, samples.mode_norm_backward)
+)
 
 average = _define(
     "average(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor mean, Tensor var, float momentum, int rows) -> ()",
@@ -338,14 +363,14 @@ def _keep_groups(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
     ctx.set_materialize_grads(False)
 
 
-def _group_gradients(ctx: Any, dy: Tensor | None, *_: Any) -> Gradients:
+def _group_gradients(call: Callable[..., Any], ctx: Any, dy: Tensor | None, *_: Any) -> Gradients:
     x, gate_weight, gate_bias, gamma, beta, *kept = ctx.saved_tensors
     if dy is None:
         return (None,) * 6
     if torch.is_grad_enabled():
         y = _plain_mode_group_norm(x, gate_weight, gate_bias, gamma, beta, ctx.eps)
         return *differentiable_gradients(y, dy, (x, gate_weight, gate_bias, gamma, beta)), None
-    dx, *found = mode_group_norm_backward(dy, x, gate_weight, gate_bias, gamma, *kept, ctx.eps)
+    dx, *found = call(dy, x, gate_weight, gate_bias, gamma, *kept, ctx.eps)
     return dx, *map(_cast, found, (gate_weight, gate_bias, gamma, beta)), None
 
 
@@ -361,4 +386,10 @@ def _plain_mode_group_norm(
     return _affine(y, gamma, beta).reshape(x.shape).to(x.dtype)
 
 
-_differentiable("mode_group_norm", _keep_groups, _group_gradients)
+normalize_groups = _differentiable(
+    "mode_group_norm",
+    samples.mode_group_norm,
+    _keep_groups,
+    _group_gradients,
+    (mode_group_norm_backward, samples.mode_group_norm_backward),
+)
