@@ -5,10 +5,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from mn_lightning.compare.check import check_study
 from mn_lightning.compare.report.report import print_report, write_report
-from mn_lightning.compare.runs.jobs import INCOMPLETE, become, train_all, train_in_own_process
+from mn_lightning.compare.runs.engines import ALONE, Backend, Request, connect
+from mn_lightning.compare.runs.jobs import INCOMPLETE, become, train_all
 from mn_lightning.compare.runs.run import Run, preparations, runs_in
 from mn_lightning.compare.runs.train import configuration
 from mn_lightning.compare.study.folder import Limits, StudyFolder
@@ -58,20 +60,24 @@ def _run(folder: StudyFolder, options: argparse.Namespace) -> int:
     folder.open(fresh=options.fresh)
     if options.prepare is not None:
         become(next(run for run in prepared if run.variant == options.prepare))
-    for run in prepared:
-        if not run.finished:
-            print(f"── preparation: {run.variant}", flush=True)
-            status = train_in_own_process(run)
-            if status:
+    with connect(_request(options)) as engine:
+        status = train_all(prepared, engine)
+        for run in prepared:
+            if not run.finished:
                 sys.stderr.write(f"mn-lightning compare: without the preparation {run.variant} there are no runs\n")
-                return status
+                return status or INCOMPLETE
+        if not alone:
+            status = train_all(chosen, engine)
     if alone:
         become(chosen[0])
-    status = train_all(chosen)
     if status:
         return status
     _report(folder)
     return 0 if all(run.finished for run in chosen) else INCOMPLETE
+
+
+def _request(options: argparse.Namespace) -> Request:
+    return Request(options.jobs, options.gpus_per_job, options.backend, options.address)
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
@@ -90,6 +96,16 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="run nothing, report what has finished")
     parser.add_argument("--dry-run", action="store_true", help="run nothing, print each run's whole configuration")
     parser.add_argument("--fresh", action="store_true", help="put earlier results aside and start anew")
+    parser.add_argument(
+        "--jobs",
+        type=_jobs,
+        default=ALONE,
+        metavar="N",
+        help="train N runs at the same time; auto: one for each GPU, or for two CPU cores",
+    )
+    parser.add_argument("--gpus_per_job", type=float, metavar="N", help="GPUs of each run, or a share of one as 0.25")
+    parser.add_argument("--backend", choices=get_args(Backend), default="local", help="this machine, or a cluster's")
+    parser.add_argument("--address", help="the cluster's: auto or ray://host:10001, tcp://host:8786 of Dask")
     parser.add_argument("--limit_epochs", type=_positive, metavar="N", help="train N epochs at most")
     parser.add_argument("--limit_samples", type=_positive, metavar="N", help="use N training samples an epoch at most")
     return parser.parse_args(args)
@@ -100,6 +116,10 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is given; it takes 1 or more")
     return number
+
+
+def _jobs(text: str) -> int | None:
+    return None if text == "auto" else _positive(text)
 
 
 def _check_selection(study: Study, options: argparse.Namespace) -> None:

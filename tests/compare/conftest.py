@@ -2,6 +2,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from helpers.study_parts import Stumble
@@ -10,6 +11,7 @@ from mn_lightning.compare import command
 from mn_lightning.compare.runs import __main__ as run_process
 from mn_lightning.compare.runs import jobs
 from mn_lightning.compare.runs.run import Run
+from mn_lightning.compare.runs.supervise import Task
 
 
 @pytest.fixture(autouse=True)
@@ -26,12 +28,15 @@ def started(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
     """Make runs in this process, and return those that were started."""
     begun: list[str] = []
 
-    def in_this_process(run: Run) -> int:
-        begun.append(str(run.folder.relative_to(run.root)).removeprefix("runs/"))
-        return run_process.main([str(run.root), *run.key])
+    def in_this_process(task: Task) -> tuple[int, int]:
+        root, *names = task.arguments
+        begun.append("/seed-".join(names) if len(names) == 2 else f"prepare/{names[0]}")
+        return task.number, run_process.main([root, *names])
+
+    def become(run: Run) -> NoReturn:
+        sys.exit(run_process.main([str(run.root), *run.key]))
 
     if "processes" not in request.keywords:
-        monkeypatch.setattr(jobs, "train_in_own_process", in_this_process)
-        monkeypatch.setattr(command, "train_in_own_process", in_this_process)
-        monkeypatch.setattr(command, "become", lambda run: sys.exit(run_process.main([str(run.root), *run.key])))
+        monkeypatch.setattr(jobs, "supervise", in_this_process)
+        monkeypatch.setattr(command, "become", become)
     return begun

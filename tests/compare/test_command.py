@@ -20,7 +20,8 @@ from helpers.study_parts import Stumble, Witness
 
 from mn_lightning.compare import command
 from mn_lightning.compare.runs import __main__ as run_process
-from mn_lightning.compare.runs.jobs import INCOMPLETE, INTERRUPTED
+from mn_lightning.compare.runs.jobs import INCOMPLETE
+from mn_lightning.compare.runs.supervise import INTERRUPTED
 from mn_lightning.compare.study.folder import Limits, StudyFolder
 from mn_lightning.compare.study.load import load_study
 from mn_lightning.data import DigitsDataModule
@@ -42,7 +43,7 @@ def test_a_study(started: list[str], capsys: pytest.CaptureFixture[str]) -> None
     assert files("runs/*/*/lightning_logs/version_0/config.yaml")
 
     printed = capsys.readouterr().out
-    for part in ("run 1 of 4: BN, seed 0", "run 4 of 4: MN, seed 1 · about 0:0", "To the best of BN", "2 of 2"):
+    for part in ("run 1 of 4: BN, seed 0", "run 4 of 4: MN, seed 1 · finished in 0:0", "To the best of BN", "2 of 2"):
         assert part in printed
 
     with Path("studies/mine/results.csv").open(newline="") as file:
@@ -295,7 +296,7 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(capsys: pytest.CaptureFi
     Stumble.times, Stumble.error = 1, KeyboardInterrupt()
     handler = signal.getsignal(signal.SIGINT)
     try:
-        status = call("mine.yaml")
+        status = call("mine.yaml", "--only", "MN", "--seed", "0")
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning ignores it from here on
     assert status == INTERRUPTED

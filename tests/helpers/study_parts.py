@@ -1,7 +1,9 @@
 """What the studies of the tests name by class path."""
 
 import os
+import signal
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -53,6 +55,26 @@ class WaitAfterFirstEpoch(Callback):
             deadline = time.monotonic() + 120
             while not trainer._signal_connector.received_sigterm and time.monotonic() < deadline:
                 time.sleep(0.05)
+
+
+class WaitForFile(Callback):
+    """Waits after the first epoch until a file called ``go`` is in the folder, or for the signal to end."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            deadline = time.monotonic() + 240
+            while not (Path("go").exists() or trainer._signal_connector.received_sigterm):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
+class KillOnce(Callback):
+    """Kills its own process in the second epoch, the first time."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch == 1 and batch_idx == 2 and not Path("killed").exists():
+            Path("killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class FailInTraining(Callback):

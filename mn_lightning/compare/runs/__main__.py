@@ -1,14 +1,15 @@
 """``python -m mn_lightning.compare.runs FOLDER VARIANT SEED`` is the process of one run.
 
-``FOLDER NAME`` is that of a preparation. Everything else is read from the study's folder, so that a process on another
-machine needs nothing but the folder.
+``FOLDER NAME`` is that of a preparation, and ``--leash`` comes from :func:`supervise`. Everything else is read from the
+study's folder, so that a process on another machine needs nothing but the folder.
 """
 
 import sys
 from pathlib import Path
 
-from mn_lightning.compare.runs.jobs import INCOMPLETE, INTERRUPTED
+from mn_lightning.compare.runs.jobs import INCOMPLETE
 from mn_lightning.compare.runs.run import BusyError, Preparation, Run
+from mn_lightning.compare.runs.supervise import GRACE, INTERRUPTED, LEASH, end_with_standard_input
 from mn_lightning.compare.runs.train import train
 from mn_lightning.compare.study.folder import Limits, StudyFolder
 
@@ -22,16 +23,20 @@ def main(args: list[str]) -> int:
     Returns:
         The exit status.
     """
-    root, name, *seed = args
+    supervised = LEASH in args
+    if supervised:
+        end_with_standard_input()
+    root, name, *seed = (arg for arg in args if arg != LEASH)
     folder = StudyFolder.read(Path(root))
     try:
         if seed:
             run = Run(folder.study, name, int(seed[0]), folder.root)
-            outcome = train(run, folder.limits)
+            # After the loss of a supervisor, its process may need a moment to end.
+            outcome = train(run, folder.limits, wait=4 * GRACE if supervised else 0)
         else:
             # Limits are for the runs: all of them need the same preparation. Several processes may wait for it.
             run = Preparation(folder.study, name, 0, folder.root)
-            outcome = train(run, Limits(), wait=True)
+            outcome = train(run, Limits(), wait=-1)
     except BusyError as error:
         sys.stderr.write(f"mn-lightning compare: {error}\n")
         return INCOMPLETE

@@ -1,87 +1,154 @@
-"""Where runs execute: each in a process of its own, which starts with a clean memory and random state."""
+"""Execute runs, several at the same time, each in a process of its own with a clean memory and random state."""
 
 import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
+from joblib import Parallel, delayed, parallel_config
+
+from mn_lightning.compare.runs.display import Display
+from mn_lightning.compare.runs.engines import Engine
 from mn_lightning.compare.runs.run import Outcome, Run
+from mn_lightning.compare.runs.session import Session, answer_probe
+from mn_lightning.compare.runs.supervise import GRACE, INTERRUPTED, LOST, Task, supervise
+from mn_lightning.compare.study.fit import in_one_line
+from mn_lightning.compare.study.study import StudyError
+from mn_lightning.utils.files import write_atomically
 
 INCOMPLETE = 1
-INTERRUPTED = 130
-"""Exit statuses: a run failed or is not finished, Ctrl-C."""
+"""The exit status if a run failed or is not finished."""
+
+_TICK = 0.5
+_ATTEMPTS = 3
 
 
-def train_all(runs: Sequence[Run]) -> int:
-    """Train one after the other those that have not finished.
+def train_all(runs: Sequence[Run], engine: Engine) -> int:
+    """Train the runs that have not finished. What happens to one of them does not concern the others.
+
+    Args:
+        runs: of one study.
+        engine: executes them.
 
     Returns:
-        :data:`INTERRUPTED` after Ctrl-C, 0 otherwise. How each run ended is in its folder.
+        0; 130 after Ctrl-C and 143 after SIGTERM, which end the processes of all runs. How each run ended is in its
+        folder.
+
+    Raises:
+        StudyError: a worker of the engine does not share the study's folder.
     """
-    for position, run in enumerate(runs, 1):
-        if run.finished:
-            continue
-        left = _time_left(runs[position - 1 :], runs)
-        print(f"── run {position} of {len(runs)}: {run.label} · {left}", flush=True)
-        started = time.monotonic()
-        status = train_in_own_process(run)
-        if status == INTERRUPTED:
-            print("interrupted; the same command goes on from the last whole epoch")
-            return INTERRUPTED
-        if status not in (0, INCOMPLETE):
-            how = f"signal {-status}" if status < 0 else f"exit status {status}"
-            run.set_outcome(Outcome("failed", f"the process ended with {how}", time.monotonic() - started))
-    return 0
-
-
-def train_in_own_process(run: Run) -> int:
-    """Train, and return the exit status."""
-    signal.signal(signal.SIGTERM, _terminate)
-    process = subprocess.Popen(_command(run))
+    waiting = [run for run in runs if not run.finished]
+    if not waiting:
+        return 0
+    probe(engine, waiting[0].root)
+    session = Session(waiting[0].root)
+    tasks = [_task(number, run, engine, session) for number, run in enumerate(waiting)]
+    display = Display(runs, engine.jobs)
+    execution = threading.Thread(target=_execute, args=(engine, tasks, waiting, session), daemon=True)
     try:
-        return process.wait()
-    except KeyboardInterrupt:
-        # The terminal has sent it to the run's process too, which ends without a further checkpoint.
-        process.wait()
-        return INTERRUPTED
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
+        with _exit_on_sigterm(), display:
+            execution.start()
+            while execution.is_alive():
+                session.beat()
+                display.update()
+                execution.join(_TICK)
+            display.update()
+        return 0
+    except (KeyboardInterrupt, SystemExit) as error:
+        session.stop()
+        execution.join(3 * GRACE)
+        print("interrupted; the same command goes on from the last whole epoch")
+        return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else INTERRUPTED
+    finally:
+        session.close()
 
 
 def become(run: Run) -> NoReturn:
     """Go on as the run's process, so that the signals of a scheduler reach it."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, _command(run))
+    os.execv(sys.executable, [sys.executable, "-m", "mn_lightning.compare.runs", *_arguments(run)])
 
 
-def _command(run: Run) -> list[str]:
-    return [sys.executable, "-m", "mn_lightning.compare.runs", str(run.root), *run.key]
+def probe(engine: Engine, folder: Path) -> None:
+    """Have every worker of a cluster read a file of the study's folder, and write one.
+
+    Raises:
+        StudyError: one of them could not.
+    """
+    if engine.on_every_worker is None:
+        return
+    token = uuid.uuid4().hex[:12]
+    question = folder.absolute() / f".probe-{token}"
+    write_atomically(question, token)
+    try:
+        failed = [answer for answer in engine.on_every_worker(partial(answer_probe, question, token)) if answer]
+        written = len(list(question.parent.glob(f"{question.name}-*")))
+        if failed or not written:
+            why = failed[0] if failed else "what they wrote is not there"
+            where = folder.absolute()
+            raise StudyError(f"{where} is not on storage that all workers share ({why}); give a --folder that is")
+        print(f"{engine.label} shares {folder.absolute()}; {engine.jobs} runs at the same time")
+    finally:
+        for path in question.parent.glob(f"{question.name}*"):
+            path.unlink(missing_ok=True)
 
 
-def _terminate(signum: int, frame: object) -> NoReturn:
-    sys.exit(128 + signum)
+def _arguments(run: Run) -> tuple[str, ...]:
+    return (str(run.root.absolute()), *run.key)
 
 
-def _time_left(waiting: Sequence[Run], runs: Sequence[Run]) -> str:
-    """Estimate from the runs that have finished, of the same variant where there is one."""
-    seconds: dict[str, list[float]] = {}
-    for run in runs:
-        outcome = run.outcome()
-        if outcome is not None and outcome.status == "finished":
-            seconds.setdefault(run.variant, []).append(outcome.seconds)
-    if not seconds:
-        return "time left is not known before the first has finished"
-    every = [value for values in seconds.values() for value in values]
-    total = 0.0
-    for run in waiting:
-        if run.outcome() is None:
-            like = seconds.get(run.variant, every)
-            total += sum(like) / len(like)
-    minutes, rest = divmod(round(total), 60)
-    return f"about {minutes}:{rest:02} min left"
+def _task(number: int, run: Run, engine: Engine, session: Session) -> Task:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    run.progress_path.unlink(missing_ok=True)
+    log, contact = run.log_path.absolute(), session.path.absolute()
+    return Task(number, _arguments(run), log, contact, Path.cwd(), engine.environment, engine.slots)
+
+
+def _execute(engine: Engine, tasks: Sequence[Task], runs: Sequence[Run], session: Session) -> None:
+    """Have the tasks executed, no more at a time than the engine's jobs, and note the ends that the runs did not."""
+    left = {task.number: task for task in tasks}
+    for _ in range(_ATTEMPTS):
+        try:
+            with parallel_config(**engine.joblib):
+                # Tasks are dispatched one by one, as places become free: runs differ in length.
+                parallel = Parallel(batch_size=1, pre_dispatch=engine.jobs, return_as="generator_unordered")
+                for ended in parallel([delayed(supervise)(task) for task in left.values()]):
+                    if ended is not LOST:
+                        number, status = ended
+                        del left[number]
+                        _note(runs[number], status)
+            break
+        except Exception as error:
+            # The engine itself, as a worker that was killed: the runs go on from their checkpoints.
+            sys.stderr.write(f"mn-lightning compare: {engine.label}: {type(error).__name__}: {in_one_line(error)}\n")
+    if not session.stopped:
+        for number in left:
+            runs[number].set_outcome(
+                Outcome("failed", "its machine, or the worker on it, was lost", runs[number].seconds)
+            )
+
+
+def _note(run: Run, status: int) -> None:
+    """Write down that a process was ended from outside; otherwise it has written down itself how the run ended."""
+    if status not in (0, INCOMPLETE, INTERRUPTED):
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        run.set_outcome(Outcome("failed", f"the process ended with {how}", run.seconds))
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    def exit_(signum: int, frame: object) -> NoReturn:
+        sys.exit(128 + signum)
+
+    before = signal.signal(signal.SIGTERM, exit_)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -76,6 +76,16 @@ class Run:
         """The checkpoint of the last whole epoch."""
         return self.folder / "checkpoints" / "last.ckpt"
 
+    @property
+    def progress_path(self) -> Path:
+        """The file of :class:`~mn_lightning.compare.runs.progress.ProgressWriter`."""
+        return self.folder / "progress.json"
+
+    @property
+    def log_path(self) -> Path:
+        """What the run's processes have printed."""
+        return self.folder / "log.txt"
+
     def rows(self) -> list[Row]:
         """Read what the run has recorded so far."""
         return from_csv(self.metrics_path.read_text(encoding="utf-8")) if self.metrics_path.exists() else []
@@ -105,13 +115,13 @@ class Run:
             write_atomically(path, json.dumps(outcome._asdict()))
 
     @contextmanager
-    def taken(self, wait: bool = False) -> Iterator[None]:
+    def taken(self, wait: float = 0) -> Iterator[None]:
         """Keep other processes, on this machine or another with the same folder, from training the run too.
 
         The lock is the operating system's: it ends with the process, however that ends.
 
         Args:
-            wait: for the process that has the run.
+            wait: seconds for which to wait for the process that has the run; -1 for as long as it takes.
 
         Raises:
             BusyError: another process has the run.
@@ -122,7 +132,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / "lock")
         try:
-            lock.acquire(blocking=wait)
+            lock.acquire(timeout=wait)
         except Timeout:
             raise BusyError(f"{self.label} is being run by another process") from None
         try:

@@ -8,6 +8,7 @@ import warnings
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mn_lightning.compare.runs.best import BestKeeper
+from mn_lightning.compare.runs.progress import ProgressWriter
 from mn_lightning.compare.runs.recorder import RunRecorder
 from mn_lightning.compare.runs.run import Outcome, Run, is_main_process
 from mn_lightning.compare.study.fit import StudyCLI, Until
@@ -15,13 +16,13 @@ from mn_lightning.compare.study.folder import Limits
 from mn_lightning.compare.study.study import StudyError, variant_label
 
 
-def train(run: Run, limits: Limits, wait: bool = False) -> Outcome:
+def train(run: Run, limits: Limits, wait: float = 0) -> Outcome:
     """Train from the start, or from the checkpoint of a run that was interrupted. A failure is an outcome too.
 
     Args:
         run: is not trained again if it has finished.
         limits: for small machines.
-        wait: for another process that has the run.
+        wait: seconds for which to wait for another process that has the run; -1 for as long as it takes.
 
     Raises:
         BusyError: another process has the run.
@@ -81,12 +82,13 @@ class _RunCLI(StudyCLI):
             save_on_train_epoch_end=True,
         )
         recorder = RunRecorder(run.metrics_path)
+        progress = ProgressWriter(run.progress_path, recorder, run.study.metric)
         best = BestKeeper(recorder, run.folder, run.study.metric, run.study.mode)
         super().__init__(
             variant_label(run.study, run.variant),
             arguments,
             until,
-            trainer_defaults={"callbacks": [recorder, best, checkpoint]},
+            trainer_defaults={"callbacks": [recorder, progress, best, checkpoint]},
             save_config_kwargs={"overwrite": True},
         )
 

@@ -1,0 +1,87 @@
+"""How a command reaches the processes of its runs on any machine: files in the study's folder, which they share.
+
+Only the standard library is used: whoever supervises a run imports this.
+"""
+
+import os
+import socket
+import time
+import uuid
+from pathlib import Path
+
+PATIENCE = 60.0
+"""Seconds without a sign of life from the command, after which its runs end."""
+
+_STOP = "stop"
+
+
+class Session:
+    """The command's side of the file.
+
+    Args:
+        folder: the study's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f".session-{uuid.uuid4().hex[:12]}"
+        self.stopped = False
+        self._beats = 0
+        self.beat()
+
+    def beat(self) -> None:
+        """Show that the command lives; to be called every few seconds."""
+        self._beats += 1
+        self.path.write_text(f"go {self._beats}")
+
+    def stop(self) -> None:
+        """Let all runs end."""
+        self.stopped = True
+        self.path.write_text(_STOP)
+
+    def close(self) -> None:
+        """Remove the file, and those beside it; runs that are left end too."""
+        for path in self.path.parent.glob(f"{self.path.name}*"):
+            path.unlink(missing_ok=True)
+
+
+class Watch:
+    """The side of a run's supervisor.
+
+    Args:
+        path: of the session's file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._content = ""
+        self._changed = time.monotonic()
+
+    def is_stopped(self) -> bool:
+        """Whether the run has to end."""
+        try:
+            # The file is opened anew each time: network file systems look for a new content when a file is opened.
+            content = self.path.read_text()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            content = self._content  # a network file system that is away for a while
+        if content != self._content:
+            self._content, self._changed = content, time.monotonic()
+        # Nothing about clocks of other machines: what counts is that the content changes.
+        return content == _STOP or time.monotonic() - self._changed > PATIENCE
+
+
+def answer_probe(question: Path, token: str) -> str:
+    """Read a file of the command's from another machine, and write one beside it.
+
+    Returns:
+        What went wrong, or nothing.
+    """
+    where = f"{socket.gethostname()}-{os.getpid()}"
+    try:
+        if question.read_text() != token:
+            return f"{where} reads another file"
+        question.with_name(f"{question.name}-{where}").write_text(token)
+    except OSError as error:
+        return f"{where}: {error}"
+    return ""

@@ -1,0 +1,160 @@
+"""Start the process of one run, and see to it that it ends: the function that joblib's workers execute.
+
+Only the standard library and filelock are used, so that a worker starts fast and needs little memory.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from mn_lightning.compare.runs.session import Watch
+
+INTERRUPTED = 130
+"""The status of a run that was told to end."""
+
+LOST = None
+"""In place of a number and a status: the machine, or the worker on it, is gone."""
+
+LEASH = "--leash"
+"""The argument with which a run's process ends as soon as its standard input is closed."""
+
+GRACE = 5.0
+"""Seconds between the request to end and the end."""
+
+_POLL = 0.2
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A share of this machine.
+
+    Attributes:
+        cores: of the CPU.
+        gpus: as ``CUDA_VISIBLE_DEVICES`` has them; None leaves all to the run.
+    """
+
+    cores: tuple[int, ...]
+    gpus: str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run, and how its process is started.
+
+    Attributes:
+        number: to know the run by.
+        arguments: of ``python -m mn_lightning.compare.runs``.
+        log: file that the process's output is added to.
+        session: file of the :class:`~mn_lightning.compare.runs.session.Session`.
+        cwd: the folder to start in, where a user's own modules are found.
+        environment: variables to set.
+        slots: shares of this machine, of which the run takes one that is free; none on a cluster, whose scheduler
+            shares the machines out.
+    """
+
+    number: int
+    arguments: tuple[str, ...]
+    log: Path
+    session: Path
+    cwd: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    slots: tuple[Slot, ...] = ()
+
+
+def supervise(task: Task) -> tuple[int, int]:
+    """Start the run's process, wait for its end, and end it if the session ends.
+
+    Returns:
+        The task's number, and the exit status of the process: the negative number of a signal that killed it, and
+        :data:`INTERRUPTED` if the session has ended.
+    """
+    return task.number, _run(task)
+
+
+def _run(task: Task) -> int:
+    if threading.current_thread() is threading.main_thread():  # of a joblib worker
+        # Ctrl-C reaches all processes of a terminal. The command alone answers it, and ends the session.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    watch = Watch(task.session)
+    if watch.is_stopped():
+        return INTERRUPTED
+    with _free_slot(task) as slot, task.log.open("ab") as log:
+        environment = {**os.environ, **task.environment}
+        if slot is not None and slot.gpus is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = slot.gpus
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mn_lightning.compare.runs", *task.arguments, LEASH],
+            stdin=subprocess.PIPE,  # closes with this process, however that ends
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=task.cwd if task.cwd.is_dir() else task.session.parent,  # which all machines have
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            if slot is not None and hasattr(os, "sched_setaffinity"):
+                os.sched_setaffinity(process.pid, slot.cores)
+            while process.poll() is None:
+                if watch.is_stopped():
+                    _end(process)
+                    return INTERRUPTED
+                time.sleep(_POLL)
+            return process.returncode
+        finally:
+            _end(process)
+
+
+def end_with_standard_input() -> None:
+    """Let this process end when its standard input is closed: whoever supervised it is gone."""
+
+    def wait() -> None:
+        while os.read(0, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with the workers of its data loaders
+        process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+@contextlib.contextmanager
+def _free_slot(task: Task) -> Iterator[Slot | None]:
+    """Take a slot that no other run of the session has; there are as many as runs at the same time."""
+    if not task.slots:
+        yield None
+        return
+    while True:
+        for number, slot in enumerate(task.slots):
+            lock = FileLock(f"{task.session}.slot-{number}")
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                continue
+            try:
+                yield slot
+            finally:
+                lock.release()
+            return
+        time.sleep(_POLL)

@@ -1,0 +1,83 @@
+"""Runs at the same time on this machine: joblib's loky, and real processes."""
+
+import csv
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.cluster_cases import (
+    checkpoint,
+    kill_group,
+    processes_of_runs,
+    start,
+    wait_until,
+    write_waiting_study,
+)
+from helpers.study_calls import call, swap, write
+
+from mn_lightning.compare.runs import __main__ as run_process
+from mn_lightning.compare.study.folder import Limits, StudyFolder
+from mn_lightning.compare.study.load import load_study
+
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
+
+def scores(folder: str) -> list[list[str]]:
+    """Everything that was measured, but the seconds."""
+    with Path(folder, "results.csv").open(newline="") as file:
+        return [[value for key, value in row.items() if key != "seconds"] for row in csv.DictReader(file)]
+
+
+def test_results_do_not_depend_on_the_number_of_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs at the same time against the same runs in this process, one after the other; one is killed once."""
+    norm = swap("mixture", n_components=2)
+    variants: dict[str, Any] = {"BN": None, "MN": {"trainer.callbacks+": [norm, "helpers.study_parts.KillOnce"]}}
+    write(variants=variants, seeds=[0])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    process = start("--jobs", "2")
+    try:
+        assert process.wait(280) == 1, Path("printed.txt").read_text()
+        outcome = json.loads(Path("studies/mine/runs/MN/seed-0/outcome.json").read_text())
+        assert (outcome["status"], outcome["error"]) == ("failed", "the process ended with signal 9")
+        printed = Path("printed.txt").read_text()
+        assert "MN, seed 0 failed: the process ended with signal 9" in printed
+        assert "BN, seed 0 · finished" in printed
+        assert "max_epochs=3" in Path("studies/mine/runs/BN/seed-0/log.txt").read_text()
+        process = start("--jobs", "2")
+        assert process.wait(280) == 0, Path("printed.txt").read_text()
+    finally:
+        kill_group(process)
+    assert "Restoring states from the checkpoint" in Path("studies/mine/runs/MN/seed-0/log.txt").read_text()
+    StudyFolder(Path("alone"), load_study("mine.yaml"), Limits()).open()
+    for variant in variants:
+        assert run_process.main(["alone", variant, "0"]) == 0
+    assert call("mine.yaml", "--folder", "alone", "--report") == 0
+    assert scores("studies/mine") == scores("alone")
+    assert len(scores("alone")) == 6
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_all_runs_within_seconds(number: int, status: int) -> None:
+    write_waiting_study()
+    process = start("--jobs", "2")
+    try:
+        wait_until(lambda: checkpoint("A").exists() and checkpoint("B").exists())
+        started = time.monotonic()
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does
+        else:
+            process.send_signal(number)
+        assert process.wait(60) == status
+        passed = time.monotonic() - started
+    finally:
+        kill_group(process)
+    wait_until(lambda: not processes_of_runs(), 10)
+    assert passed < 60
+    assert "the same command goes on" in Path("printed.txt").read_text()
+    assert "Traceback" not in Path("printed.txt").read_text()
+    assert not list(Path("studies/mine").glob(".session*"))
+    assert not list(Path("studies/mine/runs").glob("*/*/outcome.json"))
