@@ -1,6 +1,7 @@
 """Real images of any source, as bytes."""
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from mn_lightning.utils.checks import describe, sized_dataset
 
 ValueRange = tuple[float, float]
 
+PIPELINE = 1
+"""Version of what happens between a source of images and their features; raise it with every change of values."""
+
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 
@@ -28,6 +32,42 @@ def to_bytes(images: Tensor, value_range: ValueRange) -> Tensor:
         return images
     low, high = value_range
     return ((images.float() - low) * (255 / (high - low))).round().clamp(0, 255).to(torch.uint8)
+
+
+def generated_bytes(images: Any, count: int, value_range: ValueRange) -> Tensor:
+    """Check what a model gave as ``count`` generated images, and return them as :func:`to_bytes` does.
+
+    A generator may overshoot ``value_range`` a little, and is then clamped; values that are further beyond it than
+    black is from white are of another range. NaN and infinity are let through, where a byte cannot say what they are.
+
+    Raises:
+        ValueError: another shape, dtype or range.
+    """
+    if not isinstance(images, Tensor) or images.dim() != 4 or len(images) != count:
+        raise ValueError(f"asked for {count} samples, the model gave {describe(images)}; it has to give (n, C, H, W)")
+    _check_values(images, value_range, "generated images", slack=value_range[1] - value_range[0])
+    return to_bytes(images, value_range)
+
+
+def _check_values(images: Tensor, value_range: ValueRange, what: str, slack: float) -> None:
+    """Refuse dtypes that are no images, and finite values that are more than ``slack`` beyond ``value_range``."""
+    if images.dtype == torch.uint8:
+        return
+    if not images.is_floating_point():
+        raise ValueError(
+            f"{what} have dtype {images.dtype}; give floating point with black and white at value_range "
+            f"{value_range}, or uint8 from 0 to 255"
+        )
+    finite = images[images.isfinite()]
+    if not finite.numel():
+        return
+    low, high = value_range
+    least, most = float(finite.min()), float(finite.max())
+    if least < low - slack or most > high + slack:
+        raise ValueError(
+            f"{what} have values from {least:.4g} to {most:.4g}, beyond value_range {value_range}; give the values of "
+            "black and white as value_range, or other images"
+        )
 
 
 class ImageFolder(Dataset[Tensor]):
@@ -80,6 +120,7 @@ class RealImages:
 
     def __init__(self, source: DataLoader[Any] | str, value_range: ValueRange, batch_size: int) -> None:
         self.value_range = value_range
+        self._has_warned = False
         if isinstance(source, str):
             self._dataset: Any = ImageFolder(source)
             self._options: dict[str, Any] = {}
@@ -98,8 +139,18 @@ class RealImages:
     def __len__(self) -> int:
         return len(self._dataset)
 
+    def shape(self) -> tuple[int, int, int]:
+        """Read the first image and return its shape ``(C, H, W)``."""
+        channels, height, width = next(self._read([0])).shape[1:]
+        return channels, height, width
+
     def batches(self, indices: Sequence[int]) -> Iterator[Tensor]:
         """Return the images at ``indices`` in that order, as uint8 batches ``(N, C, H, W)`` on the CPU."""
+        for images in self._read(indices):
+            self._check(images)
+            yield to_bytes(images, self.value_range).cpu()  # a data set can lie on a GPU
+
+    def _read(self, indices: Sequence[int]) -> Iterator[Tensor]:
         # Lightning and users give loaders random or distributed samplers; which image is read must not depend on them.
         for batch in DataLoader(self._dataset, sampler=indices, **self._options):
             images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
@@ -108,19 +159,21 @@ class RealImages:
                     f"a batch of real images has {describe(images)}; it takes images (N, C, H, W), or a tuple of them "
                     "and more"
                 )
-            self._check_values(images)
-            yield to_bytes(images, self.value_range).cpu()  # a data set can lie on a GPU
+            yield images
 
-    def _check_values(self, images: Tensor) -> None:
-        if images.dtype == torch.uint8:
-            return
+    def _check(self, images: Tensor) -> None:
         low, high = self.value_range
-        least, most = float(images.min()), float(images.max())
-        rounding = 0.5 * (high - low) / 255
-        if not (least >= low - rounding and most <= high + rounding):  # NaN is refused too
-            raise ValueError(
-                f"real images have values from {least:.4g} to {most:.4g}, beyond value_range {self.value_range}; give "
-                "the values of black and white as value_range, or other images as `real`"
+        _check_values(images, self.value_range, "real images", slack=0.5 * (high - low) / 255)  # rounding errors
+        if not images.is_floating_point():
+            return
+        if not images.isfinite().all():
+            raise ValueError("real images have values that are not finite; mend or leave out those images")
+        if low < 0 <= float(images.min()) and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"a batch of real images has no value below 0, where value_range {self.value_range} has black at "
+                f"{low:g}; if black is at 0, give value_range=(0, {high:g})",
+                stacklevel=2,
             )
 
 
