@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,7 +101,7 @@ class FIDCallback(Callback):
         every_n_steps: int | None = None,
         every_n_epochs: int | None = None,
         num_samples: int = 10_000,
-        real: DataLoader[Any] | str | None = None,
+        real: DataLoader[Any] | str | Path | None = None,
         value_range: tuple[float, float] = (-1.0, 1.0),
         feature_extractor: nn.Module | str = INCEPTION,
         weights_path: str | None = None,

@@ -1,3 +1,5 @@
+"""Numbers about mixtures and gates after each epoch of a training."""
+
 import math
 from typing import Any, cast
 
@@ -82,7 +84,7 @@ class MixtureMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the layers, and watch the gates."""
-        self._remove_hooks()  # after an error there was no teardown
+        self._remove_hooks()
         modules = dict(pl_module.named_modules())
         self._mixtures = {name: layer for name, layer in modules.items() if isinstance(layer, MixtureNorm)}
         self._gated = {name: layer for name, layer in modules.items() if isinstance(layer, Gated)}
@@ -112,6 +114,10 @@ class MixtureMonitor(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record, unless a validation has been the occasion."""
         self._record(trainer, pl_module, after_epoch=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Undo what was done to the module: after an error or Ctrl-C, Lightning calls no ``teardown``."""
+        self._remove_hooks()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Undo what was done to the module."""

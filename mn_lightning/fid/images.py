@@ -1,6 +1,7 @@
 """Real images of any source, as bytes."""
 
 import hashlib
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -8,19 +9,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as v2
 
 from mn_lightning.utils.checks import describe, sized_dataset
+from mn_lightning.utils.distributed import all_processes
+from mn_lightning.utils.image_files import SUFFIXES, list_images, read_rgb
 
 ValueRange = tuple[float, float]
 
 PIPELINE = 1
 """Version of what happens between a source of images and their features; raise it with every change of values."""
-
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 
 def to_bytes(images: Tensor, value_range: ValueRange) -> Tensor:
@@ -74,32 +74,40 @@ class ImageFolder(Dataset[Tensor]):
     """All images in a folder and the folders in it, in the order of their paths, as uint8 RGB ``(3, H, W)``.
 
     Args:
-        folder: holds png, jpg, jpeg, bmp or webp files of one size.
+        folder: holds images of one size, as :func:`~mn_lightning.utils.image_files.list_images` finds them.
 
     Raises:
-        ValueError: if there are no images in ``folder``; when an image is read that has another size than the first.
+        ValueError: if there are no images in ``folder``; when read, names an image that has another size than the
+            first, or that :func:`~mn_lightning.utils.image_files.read_rgb` refuses.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str | Path) -> None:
         root = Path(folder).expanduser()
-        self.paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES)
-        if not self.paths:
-            raise ValueError(f"{root} holds no images; it takes a folder with {', '.join(sorted(_SUFFIXES))} files")
-        with Image.open(self.paths[0]) as first:
-            self.size = first.size
+        paths, left_out = list_images(root) if root.is_dir() else ([], [])
+        if not paths:
+            raise ValueError(f"{root} holds no images; it takes a folder with {', '.join(SUFFIXES)} files")
+        if left_out and all_processes().rank == 0:
+            warnings.warn(
+                f"{root} holds {len(left_out)} files that are no images by their name, such as {left_out[0]}; they are "
+                "left out",
+                stacklevel=2,
+            )
+        # No list: worker processes would copy many strings one by one, as reading one changes its reference count.
+        self.paths = np.array([os.fsencode(path) for path in paths])
+        self.size = read_rgb(paths[0]).size
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
         """Return one image."""
-        with Image.open(self.paths[index]) as image:
-            if image.size != self.size:
-                raise ValueError(
-                    f"{self.paths[index]} has size {image.size}, the first image of its folder {self.size}; "
-                    "resize them to one size"
-                )
-            pixels: Tensor = v2.pil_to_tensor(image.convert("RGB"))
+        path = os.fsdecode(self.paths[index])
+        image = read_rgb(path)
+        if image.size != self.size:
+            raise ValueError(
+                f"{path} has size {image.size}, the first image of its folder {self.size}; resize them to one size"
+            )
+        pixels: Tensor = v2.pil_to_tensor(image)
         return pixels
 
 
@@ -118,10 +126,10 @@ class RealImages:
         ValueError: if ``source`` is neither; when read, if a batch holds no images, or values beyond ``value_range``.
     """
 
-    def __init__(self, source: DataLoader[Any] | str, value_range: ValueRange, batch_size: int) -> None:
+    def __init__(self, source: DataLoader[Any] | str | Path, value_range: ValueRange, batch_size: int) -> None:
         self.value_range = value_range
         self._has_warned = False
-        if isinstance(source, str):
+        if isinstance(source, (str, Path)):
             self._dataset: Any = ImageFolder(source)
             self._options: dict[str, Any] = {}
         else:
