@@ -1,3 +1,5 @@
+"""What goes into ``Trainer(callbacks=[...])``."""
+
 from mn_lightning.callbacks.fid import FIDCallback
 from mn_lightning.callbacks.gmm_refit import GMMRefitCallback
 from mn_lightning.callbacks.mixture_monitor import MixtureMonitor

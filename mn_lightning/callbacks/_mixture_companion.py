@@ -1,3 +1,5 @@
+"""What the callbacks share that mixture layers need: which of them is missing, and what a checkpoint may bring."""
+
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -47,6 +49,10 @@ class MixtureCompanion(Callback):
                     f"The model holds MixtureNorm layers, but the trainer has no {needed.__name__}: {needed.purpose}. "
                     f"Add {needed.__name__}() to the trainer's callbacks."
                 )
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Undo what was done to the module: after an error or Ctrl-C, Lightning calls no ``teardown``."""
+        self._remove_check()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Undo what was done to the module."""

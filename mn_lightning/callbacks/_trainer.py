@@ -5,17 +5,49 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
 from tqdm.auto import tqdm  # type: ignore[import-untyped, unused-ignore]
+
+from mn_lightning.layers.refit import copy_mixtures
+
+
+def optimizer_steps(trainer: Trainer) -> int:
+    """Return ``trainer.global_step``, or the number of batches where that stands still.
+
+    In manual optimization, Lightning does not see the steps of an optimizer that is not one of its own wrappers.
+    """
+    if trainer.global_step == 0 and not trainer.lightning_module.automatic_optimization:
+        return batches(trainer)
+    return trainer.global_step
 
 
 def training_steps(trainer: Trainer) -> int:
     """Return the optimizer steps of the training so far: the generator's alone, where the module counts those.
 
-    ``trainer.global_step`` counts the steps of all optimizers of a GAN; papers count ``module.generator_steps``.
+    :func:`optimizer_steps` counts the steps of all optimizers of a GAN; papers count ``module.generator_steps``.
     """
-    steps: int = getattr(trainer.lightning_module, "generator_steps", trainer.global_step)
+    steps: int = getattr(trainer.lightning_module, "generator_steps", optimizer_steps(trainer))
     return steps
+
+
+def batches(trainer: Trainer) -> int:
+    """Return the number of training batches so far, with the one that is being trained on."""
+    return trainer.fit_loop.epoch_loop.batch_progress.total.ready
+
+
+def is_new_fit(trainer: Trainer, stage: str) -> bool:
+    """Whether a fit begins, in ``setup``, that does not go on with an earlier one of the same trainer.
+
+    What a checkpoint brings is loaded after ``setup``.
+    """
+    return stage == "fit" and batches(trainer) == 0
+
+
+def is_validation_of_fit(trainer: Trainer) -> bool:
+    """Whether a validation is one of those during a training, and not the check before it."""
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
 
 
 def log_now(trainer: Trainer, values: dict[str, float], after_epoch: bool = False) -> None:
@@ -53,3 +85,74 @@ def progress_bar(trainer: Trainer, total: int, title: str, unit: str) -> Iterato
     hidden = not trainer.is_global_zero or bar is None or not bar.is_enabled
     with tqdm(total=total, desc=title, unit=unit, leave=False, disable=hidden) as shown:
         yield shown.update
+
+
+def check_behind_averages(trainer: Trainer, callback: Callback) -> None:
+    """Refuse a callback that stands before one that averages weights: it would see the average of an earlier batch.
+
+    Raises:
+        ValueError: says which callbacks to exchange.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for other in callbacks[callbacks.index(callback) :]:
+        if isinstance(other, (WeightAveraging, StochasticWeightAveraging)):
+            one, average = type(callback).__name__, type(other).__name__
+            raise ValueError(
+                f"{one} stands before {average} in the trainer's callbacks and would not see the averaged weights; "
+                f"put {average} first"
+            )
+
+
+def averages_at_the_end(trainer: Trainer) -> bool:
+    """Whether the weights are replaced by an average once the training is over, as StochasticWeightAveraging does."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks)
+
+
+@contextmanager
+def saved_weights(trainer: Trainer, module: LightningModule) -> Iterator[None]:
+    """Put the weights into ``module`` that a checkpoint would hold as the model's, and put the others back afterwards.
+
+    They are the module's own, or the average that a WeightAveraging callback keeps.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    averages = [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
+    if not averages or averages[-1]._average_model is None:
+        yield
+        return
+    (*_, average) = averages
+    assert average._average_model is not None
+    copy_mixtures(module, average._average_model.module)
+    average._swap_models(module)
+    try:
+        yield
+    finally:
+        average._swap_models(module)
+
+
+def saves_by(trainer: Trainer, names: tuple[str, ...], hook: str) -> bool:
+    """Whether a ModelCheckpoint that monitors one of ``names``, or a value below it, is about to save.
+
+    Args:
+        trainer: with checkpoint callbacks, which Lightning calls after all others.
+        names: of logged values; ``fid`` stands for ``fid/best`` too.
+        hook: the hook of callbacks that is being called.
+    """
+    return any(
+        isinstance(callback, ModelCheckpoint)
+        and callback.monitor is not None
+        and callback.monitor.split("/")[0] in names
+        and not callback._should_skip_saving_checkpoint(trainer)
+        and _is_due(callback, trainer, hook)
+        for callback in trainer.checkpoint_callbacks
+    )
+
+
+def _is_due(callback: ModelCheckpoint, trainer: Trainer, hook: str) -> bool:
+    if hook == "on_train_batch_end":
+        return callback._every_n_train_steps >= 1 and trainer.global_step % callback._every_n_train_steps == 0
+    if callback._should_save_on_train_epoch_end(trainer) != (hook == "on_train_epoch_end"):
+        return False
+    if hook == "on_validation_end" and callback._defer_save_until_validation:
+        return True
+    return callback._every_n_epochs >= 1 and (trainer.current_epoch + 1) % callback._every_n_epochs == 0

@@ -1,8 +1,10 @@
 """The Fréchet distance while a generator trains: when it is measured, where it is logged, what a checkpoint keeps."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,10 +12,21 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mn_lightning.callbacks._trainer import is_last_epoch, log_now, progress_bar, training_steps
+from mn_lightning.callbacks._trainer import (
+    averages_at_the_end,
+    check_behind_averages,
+    is_last_epoch,
+    is_new_fit,
+    is_validation_of_fit,
+    log_now,
+    progress_bar,
+    saved_weights,
+    saves_by,
+    training_steps,
+)
 from mn_lightning.fid.evaluation import METRICS, Evaluation
 from mn_lightning.fid.extractors import INCEPTION, FidelityFeatures
-from mn_lightning.fid.images import RealImages, to_bytes
+from mn_lightning.fid.images import RealImages, generated_bytes
 from mn_lightning.layers.refit import refit_mixtures
 from mn_lightning.utils.checks import check_at_least, check_choice
 from mn_lightning.utils.distributed import all_processes
@@ -88,7 +101,7 @@ class FIDCallback(Callback):
         every_n_steps: int | None = None,
         every_n_epochs: int | None = None,
         num_samples: int = 10_000,
-        real: DataLoader[Any] | str | None = None,
+        real: DataLoader[Any] | str | Path | None = None,
         value_range: tuple[float, float] = (-1.0, 1.0),
         feature_extractor: nn.Module | str = INCEPTION,
         weights_path: str | None = None,
@@ -115,8 +128,11 @@ class FIDCallback(Callback):
             raise ValueError(f"FIDCallback got metrics={list(metrics)}; 'fid' has to be among them")
         if "isc" in metrics and feature_extractor != INCEPTION:
             raise ValueError(f"FIDCallback got metrics={list(metrics)}; 'isc' needs feature_extractor={INCEPTION!r}")
-        if not value_range[0] < value_range[1]:
-            raise ValueError(f"FIDCallback got value_range={value_range}; it takes the values of black and white")
+        if not -math.inf < value_range[0] < value_range[1] < math.inf:
+            raise ValueError(
+                f"FIDCallback got value_range={value_range}; it takes the values of black and white, two finite "
+                "numbers of which black is the smaller one"
+            )
         if weights_path is not None and not isinstance(feature_extractor, str):
             raise ValueError("FIDCallback got weights_path and a module; weights_path is for a named extractor")
         self.every_n_steps = every_n_steps
@@ -161,9 +177,12 @@ class FIDCallback(Callback):
         self.steps_to_best = state_dict["steps_to_best"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make the extractor before anything is trained, so that missing weights are noticed now."""
+        """Begin anew, and make the extractor before anything is trained, so that missing weights are noticed now."""
         if stage != "fit":
             return
+        if is_new_fit(trainer, stage):
+            self.best, self.steps_to_best = float("inf"), 0
+        check_behind_averages(trainer, self)
         if not callable(getattr(pl_module, self.sample_method, None)):
             raise ValueError(
                 f"FIDCallback got sample_method={self.sample_method!r}; {type(pl_module).__name__} has no such method, "
@@ -186,22 +205,33 @@ class FIDCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Evaluate if the generator steps have reached a multiple of ``every_n_steps``."""
+        """Evaluate if the generator steps have reached a multiple of ``every_n_steps``, or a checkpoint is due."""
         steps, before = training_steps(trainer), self._steps_seen
         self._steps_seen = steps
         # Steps are the same in all processes, and so is this decision.
-        if self.every_n_steps and steps // self.every_n_steps > before // self.every_n_steps:
+        due = self.every_n_steps and steps // self.every_n_steps > before // self.every_n_steps
+        if due or self._is_saved_by(trainer, "on_train_batch_end"):
             self._evaluate(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate if the epoch ends with this validation, or a checkpoint is due: those callbacks look next."""
+        if not is_validation_of_fit(trainer):
+            return
+        due = trainer.is_last_batch and self._is_due(trainer)
+        if self._in_any_process(trainer, due or self._is_saved_by(trainer, "on_validation_end")):
+            with torch.inference_mode(False), torch.no_grad():  # the extractor has to survive the validation
+                self._evaluate(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate every so manieth epoch, and in the last, before checkpoint callbacks look."""
-        due = self.every_n_epochs is not None and (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        # Whatever asks for a stop may do so in some processes first.
-        if trainer.strategy.reduce_boolean_decision(due or is_last_epoch(trainer), all=False):
+        due = self._is_due(trainer) or self._is_saved_by(trainer, "on_train_epoch_end")
+        if self._in_any_process(trainer, due):
             self._evaluate(trainer, pl_module, after_epoch=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate if something else has ended the training."""
+        """Evaluate if something else has ended the training, or weights were averaged now."""
+        if averages_at_the_end(trainer):
+            self.evaluated_at = -1
         self._evaluate(trainer, pl_module, after_epoch=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -222,7 +252,7 @@ class FIDCallback(Callback):
         size = min(self.batch_size, self._ready_evaluation.num_samples)
         with self._generating(trainer, pl_module) as sample, torch.no_grad():
             seed_all(self.seed, 0)
-            return to_bytes(sample(size)[:n], self.value_range)
+            return generated_bytes(sample(size), size, self.value_range)[:n]
 
     @property
     def _extractor_name(self) -> str:
@@ -230,6 +260,23 @@ class FIDCallback(Callback):
             return self.feature_extractor
         name = getattr(self.feature_extractor, "name", None)
         return name if isinstance(name, str) else type(self.feature_extractor).__name__.lower()
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        due = self.every_n_epochs is not None and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        return due or is_last_epoch(trainer)
+
+    def _is_saved_by(self, trainer: Trainer, hook: str) -> bool:
+        return saves_by(trainer, tuple(self._names.values()), hook)
+
+    def _in_any_process(self, trainer: Trainer, due: bool) -> bool:
+        # Whatever asks for a stop may do so in some processes first.
+        return trainer.strategy.reduce_boolean_decision(due, all=False)
+
+    @property
+    def _names(self) -> dict[str, str]:
+        """What each metric is logged as."""
+        names = {"fid": self.name, "kid": "kid" if self.name == "fid" else f"kd_{self._extractor_name}", "isc": "isc"}
+        return {metric: names[metric] for metric in self.metrics}
 
     @property
     def _ready_evaluation(self) -> Evaluation:
@@ -242,11 +289,10 @@ class FIDCallback(Callback):
             extractor: nn.Module = FidelityFeatures(self.feature_extractor, self.weights_path, with_logits)
         else:
             extractor = self.feature_extractor.requires_grad_(False).eval()
-        names = {"fid": self.name, "kid": "kid" if self.name == "fid" else f"kd_{self._extractor_name}", "isc": "isc"}
         samples = min(self.num_samples, FAST_DEV_RUN_SAMPLES) if _is_fast_dev_run(trainer) else self.num_samples
         return Evaluation(
             extractor,
-            {metric: names[metric] for metric in self.metrics},
+            self._names,
             samples,
             self.value_range,
             self.batch_size,
@@ -286,7 +332,7 @@ class FIDCallback(Callback):
             return images
 
         refit_mixtures(module)
-        with untouched(module, module.device):
+        with saved_weights(trainer, module), untouched(module, module.device):
             if not self.train_mode:
                 module.eval()
             all_processes().copy_buffers(module)

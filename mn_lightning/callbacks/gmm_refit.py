@@ -1,3 +1,6 @@
+"""Mixtures that are refitted before they are used or saved."""
+
+import contextlib
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -7,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mn_lightning.callbacks._mixture_companion import MixtureCompanion
 from mn_lightning.layers.refit import copy_mixtures, refit_mixtures
+from mn_lightning.utils.distributed import all_processes
 
 
 def _refit_before_saving(module: nn.Module, prefix: str, keep_vars: bool) -> None:
@@ -51,7 +55,6 @@ class GMMRefitCallback(MixtureCompanion):
         super().on_fit_start(trainer, pl_module)
         # Callback.on_save_checkpoint comes after the weights were collected, and not at all with save_weights_only.
         # The hook is a plain function, so that copies of the model do not drag the trainer along.
-        # After an error there is no teardown: the hook then stays for whatever is saved in the error's wake.
         self._remove_hook()
         self._handle = pl_module.register_state_dict_pre_hook(_refit_before_saving)  # type: ignore[no-untyped-call]
 
@@ -77,6 +80,16 @@ class GMMRefitCallback(MixtureCompanion):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refit."""
         refit_mixtures(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Refit once more, for a checkpoint that the error brings about, and undo what was done to the module."""
+        super().on_exception(trainer, pl_module, exception)
+        # Other processes may know nothing of the error, and would not join in. The error is what has to be seen.
+        if self._handle is not None and all_processes().size == 1:
+            with contextlib.suppress(Exception):
+                refit_mixtures(pl_module)
+                _give_to_averages(trainer, pl_module)
+        self._remove_hook()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Undo what was done to the module."""

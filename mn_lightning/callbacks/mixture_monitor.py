@@ -1,9 +1,10 @@
+"""Numbers about mixtures and gates after each epoch of a training."""
+
 import math
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -11,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from mn_lightning.analysis.gates import gate_statistics, gate_sums, gates
 from mn_lightning.analysis.history import History
 from mn_lightning.analysis.mixtures import mixture_statistics, row_statistics, row_sums
-from mn_lightning.callbacks._trainer import log_now, training_steps
+from mn_lightning.callbacks._trainer import is_new_fit, is_validation_of_fit, log_now, optimizer_steps, training_steps
 from mn_lightning.kernels.types import Mixture
 from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
 from mn_lightning.layers.refit import refit_mixtures
@@ -68,8 +69,8 @@ class MixtureMonitor(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget what another trainer has done."""
-        if stage == "fit" and trainer.global_step == 0:  # what a checkpoint holds is loaded after this
-            self.histories, self._recorded_at = {}, 0
+        if is_new_fit(trainer, stage):
+            self.histories, self._recorded_at, self._said = {}, 0, set()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the histories."""
@@ -83,7 +84,7 @@ class MixtureMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the layers, and watch the gates."""
-        self._remove_hooks()  # after an error there was no teardown
+        self._remove_hooks()
         modules = dict(pl_module.named_modules())
         self._mixtures = {name: layer for name, layer in modules.items() if isinstance(layer, MixtureNorm)}
         self._gated = {name: layer for name, layer in modules.items() if isinstance(layer, Gated)}
@@ -107,13 +108,16 @@ class MixtureMonitor(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record if this was the validation after the epoch's last batch: checkpoints are saved next."""
-        in_fit = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if in_fit and trainer.is_last_batch:
+        if is_validation_of_fit(trainer) and trainer.is_last_batch:
             self._record(trainer, pl_module, after_epoch=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record, unless a validation has been the occasion."""
         self._record(trainer, pl_module, after_epoch=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Undo what was done to the module: after an error or Ctrl-C, Lightning calls no ``teardown``."""
+        self._remove_hooks()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Undo what was done to the module."""
@@ -128,9 +132,9 @@ class MixtureMonitor(Callback):
     @torch.no_grad()
     def _record(self, trainer: Trainer, pl_module: LightningModule, after_epoch: bool) -> None:
         # A resumed run may come to the end of an epoch whose checkpoint it started from.
-        if trainer.global_step == self._recorded_at or not (self._mixtures or self._gated):
+        if optimizer_steps(trainer) == self._recorded_at or not (self._mixtures or self._gated):
             return
-        self._recorded_at = trainer.global_step
+        self._recorded_at = optimizer_steps(trainer)
         refit_mixtures(pl_module)
         epoch, step = trainer.current_epoch + 1, training_steps(trainer)
         found = self._measure(pl_module.device)

@@ -1,3 +1,5 @@
+"""Queues that begin each epoch empty."""
+
 from lightning.pytorch import LightningModule, Trainer
 
 from mn_lightning.callbacks._mixture_companion import MixtureCompanion

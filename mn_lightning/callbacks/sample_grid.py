@@ -1,5 +1,8 @@
+"""A picture of what a generator makes, again and again."""
+
+import inspect
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -7,18 +10,25 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid, save_image
 
-from mn_lightning.callbacks._trainer import training_steps
+from mn_lightning.callbacks._trainer import averages_at_the_end, check_behind_averages, saved_weights, training_steps
+from mn_lightning.fid.images import generated_bytes
 from mn_lightning.layers.refit import refit_mixtures
 from mn_lightning.utils.checks import check_at_least
-from mn_lightning.utils.restore import untouched
+from mn_lightning.utils.restore import seed_all, untouched
+
+_VALUE_RANGE = (-1.0, 1.0)
 
 
 class SampleGridCallback(Callback):
     """Show how a generator gets on: a grid of its samples, always of the same latents.
 
     The grid is made every so many steps of the generator, and at the end of the training, in evaluation mode and from
-    refitted mixtures. Modes, buffers and random states are put back: the training is the same with and without this
-    callback.
+    refitted mixtures. With ``EMAWeightAveraging`` or another ``WeightAveraging``, the averaged weights are shown, which
+    checkpoints hold too. Modes, buffers and random states are put back: the training is the same with and without
+    this callback.
+
+    The module has a method ``sample(n)`` or ``sample(n, generator)`` that returns images ``(n, C, H, W)``, in [-1, 1]
+    or as bytes. The first one draws its latents from torch's (or NumPy's) global random state, which is seeded.
 
     It is written to ``samples/STEP.png`` in the trainer's log folder, and given to loggers that take images: those
     whose ``experiment`` has ``add_image`` (TensorBoard), or which have ``log_image`` themselves (Weights & Biases).
@@ -31,8 +41,9 @@ class SampleGridCallback(Callback):
         seed: decides the latents.
 
     Raises:
-        ValueError: a number below 1, or a negative seed.
-        TypeError: in ``setup``, if the LightningModule has no method ``sample(n, generator)``.
+        ValueError: a number below 1, or a negative seed; in ``setup``, a callback that averages weights behind this
+            one; when it draws, samples of another shape, dtype or range.
+        TypeError: in ``setup``, if the LightningModule has no such method.
 
     Examples:
         >>> trainer = Trainer(callbacks=[SampleGridCallback(every_n_steps=200, num_samples=16, nrow=4)], logger=False)
@@ -48,14 +59,23 @@ class SampleGridCallback(Callback):
         self.nrow = nrow
         self.seed = seed
         self._last = 0
+        self._gives_generator = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that there is something to draw."""
-        if not callable(getattr(pl_module, "sample", None)):
+        name, sample = type(pl_module).__name__, getattr(pl_module, "sample", None)
+        if not callable(sample):
             raise TypeError(
-                f"SampleGridCallback got a {type(pl_module).__name__} without sample; it takes a LightningModule whose "
+                f"SampleGridCallback got a {name} without sample; it takes a LightningModule whose sample(n) or "
                 "sample(n, generator) returns images (n, C, H, W) in [-1, 1], add that method"
             )
+        self._gives_generator = _takes(sample, 1, generator=None)
+        if not self._gives_generator and not _takes(sample, 1):
+            raise TypeError(
+                f"SampleGridCallback got a {name} with sample{inspect.signature(sample)}; it takes sample(n) or "
+                "sample(n, generator), give the other parameters a default"
+            )
+        check_behind_averages(trainer, self)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count from here, which is not 0 for a resumed run."""
@@ -68,22 +88,21 @@ class SampleGridCallback(Callback):
             self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the last grid."""
-        if training_steps(trainer) > self._last:
+        """Draw the last grid, and another one of weights that were averaged now."""
+        if training_steps(trainer) > self._last or averages_at_the_end(trainer):
             self._draw(trainer, pl_module)
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last = training_steps(trainer)
         # All processes sample and ask for the folder, either of which can wait for the others; one writes.
         refit_mixtures(pl_module)
-        with untouched(pl_module, pl_module.device):
+        with saved_weights(trainer, pl_module), untouched(pl_module, pl_module.device), torch.no_grad():
             pl_module.eval()
-            generator = torch.Generator().manual_seed(self.seed)
-            images: Tensor = cast(Any, pl_module).sample(self.num_samples, generator=generator)
+            images = generated_bytes(self._sample(pl_module), self.num_samples, _VALUE_RANGE).cpu()
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "samples"
         if not trainer.is_global_zero:
             return
-        grid = make_grid(images.float().cpu(), self.nrow, normalize=True, value_range=(-1, 1))
+        grid = make_grid(images.float() / 255, self.nrow)
         folder.mkdir(parents=True, exist_ok=True)
         save_image(grid, folder / f"{self._last:06d}.png")
         for logger in trainer.loggers:
@@ -92,3 +111,20 @@ class SampleGridCallback(Callback):
                 experiment.add_image("samples", grid, self._last)
             elif hasattr(logger, "log_image"):
                 logger.log_image("samples", [to_pil_image(grid)], step=self._last)
+
+    def _sample(self, pl_module: Any) -> Tensor:
+        if self._gives_generator:
+            generator = torch.Generator().manual_seed(self.seed)
+            images: Tensor = pl_module.sample(self.num_samples, generator=generator)
+        else:
+            seed_all(self.seed, 0)
+            images = pl_module.sample(self.num_samples)
+        return images
+
+
+def _takes(function: Any, *args: Any, **kwargs: Any) -> bool:
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True

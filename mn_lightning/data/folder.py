@@ -10,17 +10,15 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as v2f
 
 from mn_lightning.data.images import Batch, EpochKeys, Key, Loader, Normalization, as_it_is, split_keys
 from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle, run_seed
 from mn_lightning.utils.checks import check_at_least, check_choice
+from mn_lightning.utils.image_files import list_folders, list_images, read_rgb
 
 # The figures in common use for ImageNet, of intensities in [0, 1], which other image folders are normalized by as well.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -71,7 +69,7 @@ class FolderImages(Dataset[Batch]):
         """Return a whole batch, ``(N, 3, H, W)`` and ``(N,)``, which the DataLoader must not collate again.
 
         Raises:
-            ValueError: if an image cannot be read, with its path.
+            ValueError: if an image cannot be read as 8-bit RGB, with its path.
         """
         epoch, indices = split_keys(keys)
         images = torch.stack([self._read(epoch, index) for index in indices])
@@ -79,11 +77,7 @@ class FolderImages(Dataset[Batch]):
 
     def _read(self, epoch: int, index: int) -> Tensor:
         path = os.fsdecode(self.paths[index])
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what PIL raises for them
-            raise ValueError(f"{path} cannot be read as an image ({error}); replace or delete it") from error
+        image = read_rgb(path)
         with _random_state((self.seed, epoch, 3, index)):
             pixels: Tensor = self.transform(image)
         return pixels
@@ -189,26 +183,21 @@ class ImageFolderDataModule(LightningDataModule):
         return Path(self.root).expanduser()  # no shell has done that to a path in a configuration file
 
     def _classes(self, split: _Split) -> list[str]:
-        try:
-            classes: list[str] = find_classes(self._folder / split)[0]
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise FileNotFoundError(f"{self._folder / split} has no class folders; {self._advice()}") from error
+        folder = self._folder / split
+        classes = list_folders(folder) if folder.is_dir() else []
+        if not classes:
+            raise FileNotFoundError(f"{folder} has no class folders; {self._advice()}")
         return classes
 
     def _images(self, split: _Split, geometry: list[v2.Transform]) -> FolderImages:
+        samples: list[tuple[str, int]] = []
         left_out: list[str] = []
-
-        def is_image(path: str) -> bool:
-            name = os.path.basename(path)
-            found = name.lower().endswith(IMG_EXTENSIONS)
-            if not found and not name.startswith("."):
-                left_out.append(path)
-            return found
-
-        try:
-            samples = ImageFolder(self._folder / split, is_valid_file=is_image).samples
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{self._folder / split}: {str(error).strip()} {self._advice()}") from error
+        for label, name in enumerate(self._classes(split)):
+            images, others = list_images(self._folder / split / name)
+            if not images:
+                raise FileNotFoundError(f"{self._folder / split}: the class {name} has no images; {self._advice()}")
+            samples += [(path, label) for path in images]
+            left_out += others
         if left_out:
             rank_zero_warn(
                 f"{self._folder / split} holds {len(left_out)} files that are no images by their name, such as "

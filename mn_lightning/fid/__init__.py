@@ -1,0 +1,1 @@
+"""The Fréchet distance between real and generated images, without Lightning."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mn_lightning.fid.extraction import Extraction, Generated, Progress
+from mn_lightning.fid.extractors import FidelityFeatures
 from mn_lightning.fid.feature_sums import inception_score, kernel_distance
 from mn_lightning.fid.images import RealImages, ValueRange, content_digest
 from mn_lightning.fid.real_statistics import RealStatistics, StatisticsCache, cache_key
@@ -49,6 +50,7 @@ class Evaluation:
     seed: int
     progress_bar: ProgressBar
     real: RealStatistics | None = field(default=None, init=False)
+    _channels: int = field(default=0, init=False)
 
     def prepare(
         self, images: RealImages, device: torch.device, cache_dir: str | None, first: int | None = None
@@ -63,6 +65,7 @@ class Evaluation:
         """
         with rng_untouched(device), self._extraction(device) as extraction:
             self.real = self._statistics(extraction, images, cache_dir, first)
+            self._channels, _, _ = extraction.processes.together(images.shape)
 
     def measure(self, module: nn.Module, sample: Callable[[int], Any], device: torch.device) -> dict[str, float]:
         """Generate images and return how far they are from the real ones, the same values in all processes.
@@ -78,7 +81,7 @@ class Evaluation:
         processes = all_processes()
         total, title = self.num_samples, self.names["fid"]
         with self._extraction(device) as extraction, self.progress_bar(total // processes.size, title) as progress:
-            generated = extraction.generated(module, sample, total, self.value_range, progress)
+            generated = extraction.generated(module, self._checked(sample), total, self.value_range, progress)
         return processes.on_rank_zero(lambda: self._compute(generated))
 
     def floor(self) -> float:
@@ -97,6 +100,21 @@ class Evaluation:
                 "values of equal numbers only",
                 stacklevel=2,
             )
+
+    def _checked(self, sample: Callable[[int], Any]) -> Callable[[int], Any]:
+        """Have ``sample`` refuse images with other channels than the real ones; gray images are compared with RGB."""
+
+        def sample_and_check(n: int) -> Any:
+            images = sample(n)
+            channels = images.shape[1] if isinstance(images, Tensor) and images.dim() == 4 else self._channels
+            if channels != self._channels and {channels, self._channels} != {1, 3}:
+                raise ValueError(
+                    f"the model gave images with {channels} channels, the real images have {self._channels}; give "
+                    "real images like those that the model makes as `real`"
+                )
+            return images
+
+        return sample_and_check
 
     @property
     def _real_statistics(self) -> RealStatistics:
@@ -130,7 +148,14 @@ class Evaluation:
         share = processes.share(total)
         digest = processes.together(lambda: content_digest(images.batches(share) if share else (), share))
         (digest,) = processes.sum(digest.to(extraction.device))
-        cache = StatisticsCache(cache_dir, self.names["fid"], cache_key(digest, extraction.extractor, kept=kept))
+        fingerprint = processes.together(lambda: extraction.fingerprint(images.shape()))
+        cache = StatisticsCache(
+            cache_dir,
+            self.names["fid"],
+            cache_key(digest, self.extractor, kept=kept),
+            fingerprint,
+            reads_old=isinstance(self.extractor, FidelityFeatures) and self.extractor.is_torch_fidelitys,
+        )
         # Process 0 alone looks and tells the others: each may see other files.
         statistics = cache.load() if processes.rank == 0 else None
         if not processes.on_rank_zero(lambda: statistics is not None):

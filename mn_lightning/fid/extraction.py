@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mn_lightning.fid.feature_sums import FeatureSums
-from mn_lightning.fid.images import RealImages, ValueRange, to_bytes
+from mn_lightning.fid.images import RealImages, ValueRange, generated_bytes
 from mn_lightning.fid.real_statistics import RealStatistics
 from mn_lightning.utils.checks import describe
 from mn_lightning.utils.distributed import Processes
@@ -96,6 +96,18 @@ class Extraction:
 
         return self.processes.together(join)
 
+    @torch.no_grad()
+    def fingerprint(self, shape: tuple[int, int, int]) -> Tensor:
+        """Return the features ``(4, D)`` of four fixed images of noise: what the extractor does, whatever it is.
+
+        Args:
+            shape: ``(C, H, W)`` of the images.
+        """
+        noise = np.random.default_rng(0).integers(0, 256, (4, *shape), dtype=np.uint8)
+        seed_all(self.seed, 0)
+        features, _ = self._features(torch.from_numpy(noise))
+        return features.cpu()
+
     def generated(
         self,
         module: nn.Module,
@@ -132,8 +144,8 @@ class Extraction:
             size = min(self.batch_size, total - block * self.batch_size)
             seed_all(self.seed, block)
             with torch.no_grad(), buffers_untouched(module) if training else nullcontext():
-                images = _checked(sample(size), size)
-            features, logits = self._features(to_bytes(images, value_range))
+                images = sample(size)
+            features, logits = self._features(generated_bytes(images, size, value_range))
             if images.is_floating_point() and not images.isfinite().all():
                 features = torch.full_like(features, torch.nan)  # bytes cannot say so
             return features, features[:0] if logits is None else logits
@@ -174,9 +186,3 @@ class Extraction:
         total, outer = self.processes.sum(sums.total, sums.outer)
         (count,) = self.processes.sum(sums.count)  # apart: a message has one dtype
         return FeatureSums(total, outer, count)
-
-
-def _checked(images: Any, size: int) -> Tensor:
-    if not isinstance(images, Tensor) or images.dim() != 4 or len(images) != size:
-        raise ValueError(f"asked for {size} samples, the model gave {describe(images)}; it has to give (n, C, H, W)")
-    return images

@@ -45,12 +45,25 @@ class FidelityFeatures(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
+    @property
+    def is_torch_fidelitys(self) -> bool:
+        """Whether torch-fidelity ships the extractor, and nobody has registered it."""
+        return type(self.extractor).__module__.partition(".")[0] == "torch_fidelity"
+
     def train(self, mode: bool = True) -> "FidelityFeatures":
         """Stay in evaluation mode."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Compute features ``(N, D)`` and, if asked for, logits, of uint8 images ``(N, 1 or 3, H, W)``."""
+        """Compute features ``(N, D)`` and, if asked for, logits, of uint8 images ``(N, 1 or 3, H, W)``.
+
+        Raises:
+            ValueError: another number of channels.
+        """
+        if images.shape[1] not in (1, 3):
+            raise ValueError(
+                f"feature_extractor {self.name!r} got images of shape {tuple(images.shape)}; it takes 1 or 3 channels"
+            )
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         return tuple(values.flatten(1) for values in self.extractor(images))

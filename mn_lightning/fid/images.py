@@ -1,22 +1,26 @@
 """Real images of any source, as bytes."""
 
 import hashlib
+import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as v2
 
 from mn_lightning.utils.checks import describe, sized_dataset
+from mn_lightning.utils.distributed import all_processes
+from mn_lightning.utils.image_files import SUFFIXES, list_images, read_rgb
 
 ValueRange = tuple[float, float]
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+PIPELINE = 1
+"""Version of what happens between a source of images and their features; raise it with every change of values."""
 
 
 def to_bytes(images: Tensor, value_range: ValueRange) -> Tensor:
@@ -30,36 +34,80 @@ def to_bytes(images: Tensor, value_range: ValueRange) -> Tensor:
     return ((images.float() - low) * (255 / (high - low))).round().clamp(0, 255).to(torch.uint8)
 
 
+def generated_bytes(images: Any, count: int, value_range: ValueRange) -> Tensor:
+    """Check what a model gave as ``count`` generated images, and return them as :func:`to_bytes` does.
+
+    A generator may overshoot ``value_range`` a little, and is then clamped; values that are further beyond it than
+    black is from white are of another range. NaN and infinity are let through, where a byte cannot say what they are.
+
+    Raises:
+        ValueError: another shape, dtype or range.
+    """
+    if not isinstance(images, Tensor) or images.dim() != 4 or len(images) != count:
+        raise ValueError(f"asked for {count} samples, the model gave {describe(images)}; it has to give (n, C, H, W)")
+    _check_values(images, value_range, "generated images", slack=value_range[1] - value_range[0])
+    return to_bytes(images, value_range)
+
+
+def _check_values(images: Tensor, value_range: ValueRange, what: str, slack: float) -> None:
+    """Refuse dtypes that are no images, and finite values that are more than ``slack`` beyond ``value_range``."""
+    if images.dtype == torch.uint8:
+        return
+    if not images.is_floating_point():
+        raise ValueError(
+            f"{what} have dtype {images.dtype}; give floating point with black and white at value_range "
+            f"{value_range}, or uint8 from 0 to 255"
+        )
+    finite = images[images.isfinite()]
+    if not finite.numel():
+        return
+    low, high = value_range
+    least, most = float(finite.min()), float(finite.max())
+    if least < low - slack or most > high + slack:
+        raise ValueError(
+            f"{what} have values from {least:.4g} to {most:.4g}, beyond value_range {value_range}; give the values of "
+            "black and white as value_range, or other images"
+        )
+
+
 class ImageFolder(Dataset[Tensor]):
     """All images in a folder and the folders in it, in the order of their paths, as uint8 RGB ``(3, H, W)``.
 
     Args:
-        folder: holds png, jpg, jpeg, bmp or webp files of one size.
+        folder: holds images of one size, as :func:`~mn_lightning.utils.image_files.list_images` finds them.
 
     Raises:
-        ValueError: if there are no images in ``folder``; when an image is read that has another size than the first.
+        ValueError: if there are no images in ``folder``; when read, names an image that has another size than the
+            first, or that :func:`~mn_lightning.utils.image_files.read_rgb` refuses.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str | Path) -> None:
         root = Path(folder).expanduser()
-        self.paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES)
-        if not self.paths:
-            raise ValueError(f"{root} holds no images; it takes a folder with {', '.join(sorted(_SUFFIXES))} files")
-        with Image.open(self.paths[0]) as first:
-            self.size = first.size
+        paths, left_out = list_images(root) if root.is_dir() else ([], [])
+        if not paths:
+            raise ValueError(f"{root} holds no images; it takes a folder with {', '.join(SUFFIXES)} files")
+        if left_out and all_processes().rank == 0:
+            warnings.warn(
+                f"{root} holds {len(left_out)} files that are no images by their name, such as {left_out[0]}; they are "
+                "left out",
+                stacklevel=2,
+            )
+        # No list: worker processes would copy many strings one by one, as reading one changes its reference count.
+        self.paths = np.array([os.fsencode(path) for path in paths])
+        self.size = read_rgb(paths[0]).size
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
         """Return one image."""
-        with Image.open(self.paths[index]) as image:
-            if image.size != self.size:
-                raise ValueError(
-                    f"{self.paths[index]} has size {image.size}, the first image of its folder {self.size}; "
-                    "resize them to one size"
-                )
-            pixels: Tensor = v2.pil_to_tensor(image.convert("RGB"))
+        path = os.fsdecode(self.paths[index])
+        image = read_rgb(path)
+        if image.size != self.size:
+            raise ValueError(
+                f"{path} has size {image.size}, the first image of its folder {self.size}; resize them to one size"
+            )
+        pixels: Tensor = v2.pil_to_tensor(image)
         return pixels
 
 
@@ -78,9 +126,10 @@ class RealImages:
         ValueError: if ``source`` is neither; when read, if a batch holds no images, or values beyond ``value_range``.
     """
 
-    def __init__(self, source: DataLoader[Any] | str, value_range: ValueRange, batch_size: int) -> None:
+    def __init__(self, source: DataLoader[Any] | str | Path, value_range: ValueRange, batch_size: int) -> None:
         self.value_range = value_range
-        if isinstance(source, str):
+        self._has_warned = False
+        if isinstance(source, (str, Path)):
             self._dataset: Any = ImageFolder(source)
             self._options: dict[str, Any] = {}
         else:
@@ -98,8 +147,18 @@ class RealImages:
     def __len__(self) -> int:
         return len(self._dataset)
 
+    def shape(self) -> tuple[int, int, int]:
+        """Read the first image and return its shape ``(C, H, W)``."""
+        channels, height, width = next(self._read([0])).shape[1:]
+        return channels, height, width
+
     def batches(self, indices: Sequence[int]) -> Iterator[Tensor]:
         """Return the images at ``indices`` in that order, as uint8 batches ``(N, C, H, W)`` on the CPU."""
+        for images in self._read(indices):
+            self._check(images)
+            yield to_bytes(images, self.value_range).cpu()  # a data set can lie on a GPU
+
+    def _read(self, indices: Sequence[int]) -> Iterator[Tensor]:
         # Lightning and users give loaders random or distributed samplers; which image is read must not depend on them.
         for batch in DataLoader(self._dataset, sampler=indices, **self._options):
             images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
@@ -108,19 +167,21 @@ class RealImages:
                     f"a batch of real images has {describe(images)}; it takes images (N, C, H, W), or a tuple of them "
                     "and more"
                 )
-            self._check_values(images)
-            yield to_bytes(images, self.value_range).cpu()  # a data set can lie on a GPU
+            yield images
 
-    def _check_values(self, images: Tensor) -> None:
-        if images.dtype == torch.uint8:
-            return
+    def _check(self, images: Tensor) -> None:
         low, high = self.value_range
-        least, most = float(images.min()), float(images.max())
-        rounding = 0.5 * (high - low) / 255
-        if not (least >= low - rounding and most <= high + rounding):  # NaN is refused too
-            raise ValueError(
-                f"real images have values from {least:.4g} to {most:.4g}, beyond value_range {self.value_range}; give "
-                "the values of black and white as value_range, or other images as `real`"
+        _check_values(images, self.value_range, "real images", slack=0.5 * (high - low) / 255)  # rounding errors
+        if not images.is_floating_point():
+            return
+        if not images.isfinite().all():
+            raise ValueError("real images have values that are not finite; mend or leave out those images")
+        if low < 0 <= float(images.min()) and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"a batch of real images has no value below 0, where value_range {self.value_range} has black at "
+                f"{low:g}; if black is at 0, give value_range=(0, {high:g})",
+                stacklevel=2,
             )
 
 

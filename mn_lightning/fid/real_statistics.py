@@ -1,5 +1,6 @@
 """What is kept of the real images: sums over their features, in memory and on disk."""
 
+import glob
 import hashlib
 import warnings
 from dataclasses import dataclass
@@ -10,9 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from mn_lightning.fid.feature_sums import FeatureSums
+from mn_lightning.fid.images import PIPELINE
 from mn_lightning.utils.files import replacing
 
-_FORMAT = "mn_lightning real statistics 1"
+_FORMAT = "mn_lightning real statistics 2"
+_WITHOUT_FINGERPRINT = "mn_lightning real statistics 1"
+_TOLERANCE = 1e-3
+"""Relative difference of fingerprints between devices and precisions of matrix products, and no more."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,16 @@ class RealStatistics:
 def cache_key(digest: Tensor, extractor: nn.Module, **settings: Any) -> str:
     """Return a text that changes with the data, the extractor's structure, its weights, and the settings.
 
+    What an extractor does can change without it: its code and plain attributes are not seen. That is what the
+    fingerprint in :class:`StatisticsCache` is for.
+
     Args:
         digest: of the images' content, int64.
         extractor: hashed as its ``repr`` and its state dict.
         **settings: values with a stable ``repr``.
     """
-    key = hashlib.blake2b(repr((_FORMAT, digest.tolist(), repr(extractor), sorted(settings.items()))).encode())
+    text = repr((_WITHOUT_FINGERPRINT, digest.tolist(), repr(extractor), sorted(settings.items())))
+    key = hashlib.blake2b(text.encode())
     for name, value in extractor.state_dict().items():
         if isinstance(value, Tensor):
             key.update(name.encode())
@@ -47,24 +56,39 @@ def cache_key(digest: Tensor, extractor: nn.Module, **settings: Any) -> str:
 
 
 class StatisticsCache:
-    """The file of the statistics of one data set in one extractor's features.
+    """The files of the statistics of one data set in the features of one extractor.
+
+    A file is found by its key, and taken if its fingerprint agrees: extractors with one structure and the same weights
+    can still do different things.
 
     Args:
         folder: where it is; None stands for a folder beside torch hub's weights, which follows ``TORCH_HOME`` and
             ``XDG_CACHE_HOME``.
         name: for people who look into the folder.
         key: of :func:`cache_key`.
+        fingerprint: ``(N, D)``, features of fixed images.
+        reads_old: take a file of an earlier version too, which has no fingerprint. The key has to say enough then.
     """
 
-    def __init__(self, folder: str | None, name: str, key: str) -> None:
+    def __init__(self, folder: str | None, name: str, key: str, fingerprint: Tensor, reads_old: bool = False) -> None:
         root = Path(torch.hub.get_dir()) / "mn_lightning" if folder is None else Path(folder).expanduser()
-        self.path = root / f"{name}-{key}.pt"
+        self.path = root / f"{name}-{key}-{_digest({'fingerprint': fingerprint})[:8]}.pt"
         self.key = key
+        self.fingerprint = fingerprint
+        self.reads_old = reads_old
+        self._pattern = f"{glob.escape(f'{name}-{key}')}*.pt"
 
     def save(self, statistics: RealStatistics) -> None:
         """Write the file in one step, so that no other run reads half of it; only warn where that is impossible."""
         tensors = {**vars(statistics.sums), "floor": statistics.floor, "kept": statistics.kept}
-        content = {"format": _FORMAT, "key": self.key, "digest": _digest(tensors), "tensors": tensors}
+        tensors["fingerprint"] = self.fingerprint
+        content = {
+            "format": _FORMAT,
+            "pipeline": PIPELINE,
+            "key": self.key,
+            "digest": _digest(tensors),
+            "tensors": tensors,
+        }
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self.path) as partial:
@@ -73,21 +97,31 @@ class StatisticsCache:
             _warn(f"cannot keep the real statistics ({error}); give a cache_dir that can be written to")
 
     def load(self) -> RealStatistics | None:
-        """Read the file; return None if there is none and, with a warning, if it is damaged or of something else."""
-        if not self.path.is_file():
-            return None
-        try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
-            tensors = content["tensors"]
-            saved = content["format"], content["key"], content["digest"]
-            if saved == (_FORMAT, self.key, _digest(tensors)):
-                sums = FeatureSums(*(tensors[name] for name in ("total", "outer", "count")))
-                return RealStatistics(sums, tensors["floor"], tensors["kept"])
-            reason = "not what was saved"
-        except Exception as error:  # torch.load and a foreign content can fail in any way
-            reason = type(error).__name__
-        _warn(f"{self.path} is damaged or foreign ({reason}); the real statistics are computed again")
+        """Return what a file with this key and fingerprint holds, None without one.
+
+        A damaged file, or one of something else, is left out with a warning.
+        """
+        for path in sorted(self.path.parent.glob(self._pattern)):
+            try:
+                content = torch.load(path, map_location="cpu", weights_only=True)
+                tensors = content["tensors"]
+                if (content["key"], content["digest"]) != (self.key, _digest(tensors)):
+                    raise ValueError("not what was saved")
+                if self._agrees(content):
+                    sums = FeatureSums(*(tensors[name] for name in ("total", "outer", "count")))
+                    return RealStatistics(sums, tensors["floor"], tensors["kept"])
+            except Exception as error:  # torch.load and a foreign content can fail in any way
+                reason = str(error) if isinstance(error, ValueError) else type(error).__name__
+                _warn(f"{path} is damaged or foreign ({reason}); the real statistics are computed again")
         return None
+
+    def _agrees(self, content: dict[str, Any]) -> bool:
+        if content["format"] == _WITHOUT_FINGERPRINT:
+            return self.reads_old
+        saved = content["tensors"]["fingerprint"]
+        if (content["format"], content["pipeline"]) != (_FORMAT, PIPELINE) or saved.shape != self.fingerprint.shape:
+            return False
+        return bool((saved - self.fingerprint).abs().max() <= _TOLERANCE * saved.abs().max())
 
 
 def _warn(text: str) -> None:

@@ -1,6 +1,7 @@
 """FIDCallback in a Trainer: when it measures, what comes out, and what it leaves behind."""
 
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -371,8 +372,9 @@ def test_real_images_are_extracted_once_and_found_again(tmp_path: Path) -> None:
         fit, _ = run(tmp_path, fid(tmp_path, feature_extractor=extractor), max_epochs=1)
         counts.append((extractor.images, float(fit.callback_metrics[NAME])))
     assert len(list((tmp_path / "cache").iterdir())) == 1
-    assert counts[0][0] == 1 + REAL + 50  # the first real image once more, to know the number of features
-    assert counts[1] == (50, counts[0][1])
+    # The fingerprint's four, the real ones with the first once more, to know the number of features, and the generated.
+    assert counts[0][0] == 4 + 1 + REAL + 50
+    assert counts[1] == (4 + 50, counts[0][1])
 
 
 @pytest.mark.parametrize("change", ["data", "order", "weights", "metrics"])
@@ -429,6 +431,41 @@ def test_a_model_that_has_diverged_gets_nan(tmp_path: Path) -> None:
     fit, _ = run(tmp_path, callback, model=Diverged())
     assert fit.callback_metrics[NAME].isnan()
     assert callback.steps_to_best == 3
+
+
+def test_infinite_pixels_get_nan_and_an_overshoot_is_clamped(tmp_path: Path) -> None:
+    class Overshoot(Generator):
+        def sample(self, n: int) -> Tensor:
+            return super().sample(n) * (1.0 if torch.is_grad_enabled() else 1.5)
+
+    class Infinite(Generator):
+        def sample(self, n: int) -> Tensor:
+            return super().sample(n) / (1.0 if torch.is_grad_enabled() else 0.0)
+
+    fit, model = run(tmp_path, fid(tmp_path), model=Overshoot())
+    plain = Generator()
+    plain.load_state_dict(model.state_dict())
+    images = []
+    for start in range(0, 50, 16):
+        torch.manual_seed(int(np.random.SeedSequence((0, start // 16)).generate_state(1)[0]))
+        images.append(plain.eval().sample(min(16, 50 - start)).detach() * 1.5)
+    fake = ((torch.cat(images).clamp(-1, 1) + 1) * 127.5).round().byte()
+    assert float(fit.callback_metrics[NAME]) == pytest.approx(by_hand(real_bytes(), fake), rel=1e-5)
+    fit, _ = run(tmp_path, fid(tmp_path), model=Infinite())
+    assert fit.callback_metrics[NAME].isnan()
+
+
+def test_a_second_fit_begins_anew_and_a_longer_one_goes_on(tmp_path: Path) -> None:
+    callback = fid(tmp_path)
+    run(tmp_path, callback, max_epochs=1)
+    callback.best, callback.steps_to_best = 1e-9, 2
+    first, model = run(tmp_path, callback, max_epochs=1)
+    assert callback.best == callback.values[NAME]
+    assert callback.steps_to_best == STEPS
+    callback.best, callback.steps_to_best = 1e-9, 2
+    first.fit_loop.max_epochs = 2
+    first.fit(model, loader())
+    assert (callback.best, callback.steps_to_best) == (1e-9, 2)
 
 
 def test_a_folder_of_images(tmp_path: Path) -> None:
@@ -506,6 +543,8 @@ def test_missing_weights_are_said_before_the_training(tmp_path: Path, monkeypatc
         ({"metrics": ["kid"]}, "'fid' has to be among them"),
         ({"metrics": ["fid", "isc"]}, "'isc' needs feature_extractor"),
         ({"value_range": (1, 1)}, "value_range"),
+        ({"value_range": (float("-inf"), float("inf"))}, "two finite numbers"),
+        ({"value_range": (0, float("nan"))}, "two finite numbers"),
         ({"weights_path": "x"}, "weights_path is for a named extractor"),
     ],
 )
@@ -522,6 +561,8 @@ class Endless(IterableDataset[Tensor]):
 @pytest.mark.parametrize(
     ("real", "message"),
     [
+        (DataLoader(real_bytes().to(torch.int16)), "real images have dtype torch.int16"),
+        (DataLoader(real_bytes().float() / torch.zeros(())), "not finite"),
         (DataLoader(real_bytes().float() / 100), "values from 0 to 2.5.*value_range"),
         (DataLoader(TensorDataset(real_bytes()[:, 0])), "shape \\(16, 8, 8\\); it takes images"),
         (DataLoader([{"image": 1}] * 30), "a batch of real images has a dict"),
@@ -537,7 +578,19 @@ def test_other_real_images_are_refused(tmp_path: Path, real: Any, message: str) 
 
 
 @pytest.mark.parametrize(
-    ("output", "message"), [(torch.zeros(3, 1, 8, 8), "asked for 16 samples"), ("images", "the model gave a str")]
+    ("output", "message"),
+    [
+        (torch.zeros(3, 1, 8, 8), "asked for 16 samples"),
+        ("images", "the model gave a str"),
+        (
+            torch.rand(16, 1, 8, 8) * 255,
+            r"generated images have values from .* to 25\d.*, beyond value_range",
+        ),
+        (torch.ones(16, 1, 8, 8, dtype=torch.int8), "generated images have dtype torch.int8"),
+        (torch.ones(16, 1, 8, 8, dtype=torch.bool), "generated images have dtype torch.bool"),
+        (torch.zeros(16, 2, 8, 8), "images with 2 channels, the real images have 1"),
+        (torch.zeros(16, 4, 8, 8), "images with 4 channels, the real images have 1"),
+    ],
 )
 def test_other_samples_are_refused(tmp_path: Path, output: Any, message: str) -> None:
     class Wrong(Generator):
@@ -548,8 +601,19 @@ def test_other_samples_are_refused(tmp_path: Path, output: Any, message: str) ->
         run(tmp_path, fid(tmp_path), model=Wrong())
 
 
+@pytest.mark.parametrize(("black", "warns"), [(0.0, True), (-1.0, False)])
+def test_one_warning_where_black_is_not_where_it_should_be(tmp_path: Path, black: float, warns: bool) -> None:
+    images = real_bytes().float() / 255 * (1 - black) + black
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(tmp_path, fid(tmp_path, real=DataLoader(images, batch_size=3)))
+    texts = [str(warning.message) for warning in caught if "no value below 0" in str(warning.message)]
+    assert len(texts) == warns
+    assert all("value_range=(0, 1)" in text for text in texts)
+
+
 def test_other_extractors_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"Identity gave shape \(1, 1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"Identity gave shape \(4, 1, 8, 8\) for 4 images"):
         run(tmp_path, fid(tmp_path, feature_extractor=nn.Identity()))
     with pytest.raises(ValueError, match="'dino'; torch-fidelity has inception-v3-compat"):
         run(tmp_path, fid(tmp_path, feature_extractor="dino"))

@@ -10,9 +10,9 @@ import pytest
 import torch
 from helpers.tiny import BATCHES, classifier, digits, mixture_callbacks, mixtures, trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 
-from mn_lightning.callbacks import NormSwapCallback, QueueResetCallback
+from mn_lightning.callbacks import MixtureMonitor, NormSwapCallback, QueueResetCallback
 
 
 class Recorder(Callback):
@@ -166,7 +166,31 @@ def test_nothing_stays_on_the_model_after_the_fit(tmp_path: Path) -> None:
     assert len(model._state_dict_pre_hooks) == before
 
 
-def test_a_failed_fit_leaves_a_hook_that_the_next_one_replaces(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_interrupted_fit_leaves_nothing_but_a_fresh_checkpoint(tmp_path: Path, error: type[BaseException]) -> None:
+    class Fail(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            raise error("as a user's code may")
+
+    model = classifier()
+    saver = OnExceptionCheckpoint(tmp_path, "error")
+    callbacks = [*mixture_callbacks(), MixtureMonitor(), Fail(), saver]
+    with pytest.raises((error, SystemExit)):  # Lightning exits on Ctrl-C
+        trainer(tmp_path, callbacks, enable_checkpointing=True).fit(model, digits())
+    saved = torch.load(tmp_path / "error.ckpt", weights_only=True)["state_dict"]
+    model.network[1].refit()  # of what the queue holds, which is the batch that came last
+    for name, value in saved.items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    for module in model.modules():
+        assert not module._state_dict_pre_hooks
+        assert not module._load_state_dict_pre_hooks
+        assert not module._forward_pre_hooks
+    model.network[1].train()(torch.randn(8, 6, 3, 3))
+    model.state_dict()
+    assert model.network[1].stale  # nobody refits it unasked
+
+
+def test_a_failed_fit_can_be_followed_by_another(tmp_path: Path) -> None:
     class Fail(Callback):
         def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
             raise RuntimeError("as a user's code may")
@@ -174,8 +198,6 @@ def test_a_failed_fit_leaves_a_hook_that_the_next_one_replaces(tmp_path: Path) -
     model, callbacks = classifier(), mixture_callbacks()
     with pytest.raises(RuntimeError, match="as a user's"):
         trainer(tmp_path, [*callbacks, Fail()]).fit(model, digits())
-    assert any(layer.stale for layer in mixtures(model))
-    model.state_dict()
-    assert not any(layer.stale for layer in mixtures(model))
     trainer(tmp_path, callbacks, max_epochs=1).fit(model, digits())
+    assert not any(layer.stale for layer in mixtures(model))
     assert len(model._state_dict_pre_hooks) == 0

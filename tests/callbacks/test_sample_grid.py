@@ -200,6 +200,78 @@ def test_the_latents_stay_the_same(tmp_path: Path) -> None:
     assert len(pictures) == 1
 
 
+class Seeded(DCGAN):
+    """Takes no generator."""
+
+    def sample(self, n: int) -> Tensor:
+        return super().sample(n)
+
+
+class Contrast(DCGAN):
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        return (1000 * super().sample(n, generator)).tanh()
+
+
+class Bytes(Contrast):
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        return ((super().sample(n, generator) + 1) * 127.5).round().byte()
+
+
+def test_samples_without_a_generator_are_seeded(tmp_path: Path) -> None:
+    def run(*callbacks: Callback) -> list[tuple[Any, ...]]:
+        torch.manual_seed(0)
+        model = Seeded(1, latent_features=5, base_channels=2)
+        model.generator.eval()
+        model.generator_optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.0)
+        observe = Observe()
+        fit(tmp_path, model, *callbacks, observe)
+        return observe.seen
+
+    assert run(SampleGridCallback(4, num_samples=3)) == run()
+    pictures = {(tmp_path / "samples" / name).read_bytes() for name in names(tmp_path)}
+    assert len(names(tmp_path)) == 3
+    assert len(pictures) == 1
+
+
+def test_bytes_are_shown_as_they_are(tmp_path: Path) -> None:
+    pictures = []
+    for model_class in (Contrast, Bytes):
+        torch.manual_seed(0)
+        model = model_class(1, latent_features=5, base_channels=2)
+        fit(tmp_path / model_class.__name__, model, SampleGridCallback(100, num_samples=2))
+        pictures.append(np.asarray(Image.open(tmp_path / model_class.__name__ / "samples" / "000010.png")).astype(int))
+    assert len(np.unique(pictures[0])) > 5
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (torch.rand(2, 1, 8, 8) * 255, "generated images have values from .* beyond value_range"),
+        (torch.ones(2, 1, 8, 8, dtype=torch.bool), "generated images have dtype torch.bool"),
+        (torch.zeros(1, 8, 8), r"asked for 2 samples, the model gave shape \(1, 8, 8\)"),
+    ],
+)
+def test_other_samples_are_refused(tmp_path: Path, samples: Tensor, message: str) -> None:
+    class Wrong(DCGAN):
+        def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+            return samples
+
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path, Wrong(1, latent_features=5, base_channels=2), SampleGridCallback(1, num_samples=2))
+
+
+def test_another_sample_method_is_refused_before_the_training(tmp_path: Path) -> None:
+    class Conditional(DCGAN):
+        def sample(self, n: int, labels: Tensor) -> Tensor:
+            return super().sample(n)
+
+    model = Conditional(1, latent_features=5, base_channels=2)
+    with pytest.raises(TypeError, match=r"^SampleGridCallback got a Conditional with sample\(n: int, labels: .*\) -> "):
+        fit(tmp_path, model, SampleGridCallback())
+    assert model.generator_steps == 0
+
+
 def test_a_module_without_samples(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"^SampleGridCallback got a BoringModel without sample; it takes .*$"):
         trainer(tmp_path, [SampleGridCallback()]).fit(BoringModel())

@@ -38,6 +38,7 @@ class RunRecorder(Checkpoint):
         self._started: float | None = None
         self._from_validation: set[str] = set()
         self._before: set[str] = set()
+        self._evaluations_before = 0.0
         self._distances: list[FIDCallback] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -59,12 +60,16 @@ class RunRecorder(Checkpoint):
             self._seconds += time.monotonic() - self._started
             self._started = None
         self._before = set(trainer.callback_metrics)
+        self._evaluations_before = self._evaluation_seconds()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record, and go on with the clock."""
         if trainer.sanity_checking:
             return
-        self._from_validation |= set(trainer.callback_metrics) - self._before
+        # A distance that was measured now is not the validation's, and the clock has not run for it.
+        distances = {name for callback in self._distances for name in callback.values}
+        self._from_validation |= set(trainer.callback_metrics) - self._before - distances
+        self._seconds += self._evaluation_seconds() - self._evaluations_before
         self._record(trainer, set(trainer.callback_metrics) - self._outdated(trainer))
         self._started = time.monotonic()
 
@@ -92,7 +97,10 @@ class RunRecorder(Checkpoint):
 
     def _elapsed(self) -> float:
         running = 0.0 if self._started is None else time.monotonic() - self._started
-        return self._seconds + running - sum(callback.seconds for callback in self._distances)
+        return self._seconds + running - self._evaluation_seconds()
+
+    def _evaluation_seconds(self) -> float:
+        return sum(callback.seconds for callback in self._distances)
 
     def _outdated(self, trainer: Trainer) -> set[str]:
         """Return names of distances that the trainer still shows, but which were measured at an earlier step."""
