@@ -24,8 +24,8 @@ class NormSwapCallback(MixtureCompanion):
     resume or to evaluate, finds the keys that it holds. A table of the swapped layers is printed once.
 
     Args:
-        layers: which layers, as in :func:`~mn_lightning.swap.swap_norms`: ``"all"``, ``"first"``, ``"last"``, names,
-            globs, or a mapping from these to arguments of the norm.
+        layers: which layers, as in :func:`~mn_lightning.swap.swap_norms`: ``"all"``, ``"first"``, ``"last:2"``, names,
+            globs, ``"!stem*"`` to leave some out, or a mapping from these to arguments of the norm.
         norm: name of the norm.
         fuse_activation: put the activation that follows each layer inside it (Eq. 38).
         sync: in several processes, whether MixtureNorm and ModeNorm treat their batches as one in training; ``None``
@@ -51,7 +51,7 @@ class NormSwapCallback(MixtureCompanion):
 
     def __init__(
         self,
-        layers: LayerSpec = "all",
+        layers: LayerSpec | None = None,
         norm: str = "mixture",
         fuse_activation: bool = False,
         sync: bool | None = None,
@@ -68,7 +68,7 @@ class NormSwapCallback(MixtureCompanion):
     @property
     def state_key(self) -> str:
         """Tells several swaps in one trainer apart; checkpoints of version 0.1 hold a state under this key."""
-        return self._generate_state_key(layers=self.layers, norm=self.norm)
+        return self._generate_state_key(layers=self.layers or "all", norm=self.norm)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Swap the layers; a no-op on those that an earlier stage has swapped."""
@@ -83,7 +83,8 @@ class NormSwapCallback(MixtureCompanion):
         self.report = swap_norms(pl_module, self.layers, self.norm, self.fuse_activation, **self.norm_args)
         sync = _synchronizes_batch_norm(trainer) if self.sync is None else self.sync
         for name in (*(layer.name for layer in self.report), *self.report.unchanged):
-            set_sync(pl_module.get_submodule(name), sync)
+            if sync or self.sync is not None:  # what was SyncBatchNorm is synchronized anyway
+                set_sync(pl_module.get_submodule(name), sync)
         if self.report:
             _print_report(self.report)
 

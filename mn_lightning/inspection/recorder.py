@@ -142,7 +142,7 @@ def choose_layers(model: nn.Module, pattern: str | None) -> dict[str, MixtureNor
     names = list(there)
     aliases = {alias: [name for name in members if name in there] for alias, members in layer_aliases(model).items()}
     try:
-        return {name: there[name] for name in select(pattern, names, aliases)}
+        return {name: there[name] for name in select(pattern, there, aliases)}
     except ValueError as error:
         raise InspectionError(f"layer {pattern!r} is none of those swapped; there are {', '.join(names)}") from error
 

@@ -10,5 +10,6 @@ def device_and_dtype(batch_norm: _BatchNorm) -> dict[str, Any]:
 
     Empty for a layer with neither weight nor running statistics: it stands on no device.
     """
-    reference = batch_norm.weight if batch_norm.affine else batch_norm.running_mean
+    held = (batch_norm.weight, batch_norm.bias, batch_norm.running_mean)
+    reference = next((tensor for tensor in held if tensor is not None), None)
     return {} if reference is None else {"device": reference.device, "dtype": reference.dtype}

@@ -11,6 +11,7 @@ from mn_lightning.functional.mixture import FitOptions, fit_mixture, mixture_mom
 from mn_lightning.functional.rows import GRANULARITIES, Granularity, check_input, check_rows
 from mn_lightning.kernels.select import gpu_kernels
 from mn_lightning.kernels.types import AFFINES, SCALES, Affine, Mixture, NormOptions, Scale
+from mn_lightning.layers.activation import out_of_place
 from mn_lightning.layers.batch_norm import device_and_dtype
 from mn_lightning.layers.loading import mixture_fault, pass_over_record
 from mn_lightning.layers.queue import BatchQueue, RowsPerBatch, rows_to_keep
@@ -45,7 +46,8 @@ class MixtureNorm(nn.Module):
             of the cost.
         scale: ``"sqrt"`` divides by √λ_k as published; ``"unit"`` leaves that out, so that hard assignments keep
             unit variance.
-        activation: elementwise function (or module) applied to each component's output (Eq. 38).
+        activation: elementwise function (or module) applied to each component's output (Eq. 38); of a module with
+            ``inplace=True``, a copy without it.
         queue_size: number of recent batches kept for :meth:`refit`.
         queue_decay: a batch of age a (0 is the newest) gives ``queue_decay ** a`` of its rows to :meth:`refit`.
         queue_rows_per_batch: rows kept of each batch; ``"auto"`` keeps up to 1,024, as many as keep the queue within
@@ -123,7 +125,7 @@ class MixtureNorm(nn.Module):
         self.affine = affine
         self.granularity = granularity
         self.scale = scale
-        self.activation = activation
+        self.activation = None if activation is None else out_of_place(activation)
         self.queue_decay = queue_decay
         self.fit_rows = fit_rows
         self.refit_iters = refit_iters
@@ -208,6 +210,7 @@ class MixtureNorm(nn.Module):
             True
         """
         kwargs.setdefault("eps", batch_norm.eps)
+        kwargs.setdefault("sync", isinstance(batch_norm, nn.SyncBatchNorm))
         kwargs.setdefault("affine", "output" if batch_norm.affine else None)
         layer = cls(batch_norm.num_features, **(device_and_dtype(batch_norm) | kwargs))
         if batch_norm.running_mean is not None and batch_norm.running_var is not None:

@@ -102,8 +102,9 @@ class ModeNorm(nn.Module):
         """Set the affine map to the identity, the running moments to 0 and 1, the gates to nearly uniform."""
         init_gate(self.gate)
         self.reset_running_stats()
-        if self.weight is not None and self.bias is not None:
+        if self.weight is not None:
             nn.init.ones_(self.weight)
+        if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def reset_running_stats(self) -> None:
@@ -124,6 +125,7 @@ class ModeNorm(nn.Module):
                 ``batch_norm``'s otherwise.
         """
         kwargs.setdefault("eps", batch_norm.eps)
+        kwargs.setdefault("sync", isinstance(batch_norm, nn.SyncBatchNorm))
         kwargs.setdefault("momentum", batch_norm.momentum)
         kwargs.setdefault("affine", batch_norm.affine)
         layer = cls(batch_norm.num_features, **(device_and_dtype(batch_norm) | kwargs))

@@ -74,8 +74,9 @@ class ModeGroupNorm(nn.Module):
     def reset_parameters(self) -> None:
         """Set the affine map to the identity and the gates to nearly uniform."""
         init_gate(self.gate)
-        if self.weight is not None and self.bias is not None:
+        if self.weight is not None:
             nn.init.ones_(self.weight)
+        if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     @classmethod

@@ -1,13 +1,16 @@
 """The norms that a BatchNorm can be swapped for, by name."""
 
+import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
+from mn_lightning.utils.checks import check_at_least
 
 Builder = Callable[..., nn.Module]
 """Called with the BatchNorm layer to replace and keyword arguments; returns the layer to put in its place."""
@@ -26,9 +29,28 @@ def _layer(batch_norm: _BatchNorm) -> nn.Module:
     return _group(batch_norm, 1)
 
 
-def _group(batch_norm: _BatchNorm, num_groups: int = 2) -> nn.Module:
+def _group(batch_norm: _BatchNorm, num_groups: int | None = None, channels_per_group: int | None = None) -> nn.Module:
+    channels = batch_norm.num_features
+    if channels_per_group is not None:
+        if num_groups is not None:
+            raise ValueError("GroupNorm got num_groups and channels_per_group; it takes one of them")
+        check_at_least("GroupNorm", "channels_per_group", channels_per_group, 1)
+        sizes = [size for size in range(1, channels + 1) if channels % size == 0]
+        num_groups = channels // min(sizes, key=lambda size: abs(size - channels_per_group))
     # Two groups are what Deecke et al. give GroupNorm in Section 4.1.
-    return nn.GroupNorm(num_groups, batch_norm.num_features, eps=batch_norm.eps, affine=batch_norm.affine)
+    layer = nn.GroupNorm(num_groups or 2, channels, eps=batch_norm.eps, affine=batch_norm.affine)
+    layer.register_forward_pre_hook(_refuse_single_values)
+    return layer
+
+
+def _refuse_single_values(layer: Any, inputs: tuple[Tensor, ...]) -> None:
+    """A number minus its own mean is 0: torch returns a constant."""
+    values = layer.num_channels // layer.num_groups * inputs[0].shape[2:].numel()
+    if values == 1:
+        raise ValueError(
+            f"GroupNorm({layer.num_groups}, {layer.num_channels}) got input of shape {tuple(inputs[0].shape)}, a "
+            "single value per group and sample, which it would make 0; use larger groups, or another norm here"
+        )
 
 
 _NORMS: dict[str, Builder] = {
@@ -65,18 +87,51 @@ def register_norm(name: str, builder: Builder) -> None:
 
 
 def norm_builder(name: str) -> Builder:
-    """Look a norm up by name.
+    """Look a norm up by name, or by the import path of a class.
+
+    A class is called with the number of channels, and with BatchNorm's ``eps`` if it takes one.
 
     Raises:
-        ValueError: an unknown name; the message lists the known ones.
+        ValueError: an unknown name, the message lists the known ones; an import path of something else than a module.
 
     Examples:
         >>> norm_builder("group")(nn.BatchNorm2d(8), num_groups=4).num_groups
         4
+        >>> norm_builder("torch.nn.InstanceNorm2d")(nn.BatchNorm2d(8, eps=1e-3))
+        InstanceNorm2d(8, eps=0.001, momentum=0.1, affine=False, track_running_stats=False)
     """
-    if name not in _NORMS:
-        raise ValueError(f"unknown norm {name!r}; the known norms are {', '.join(_NORMS)}")
-    return _NORMS[name]
+    if name in _NORMS:
+        return _NORMS[name]
+    if "." not in name:
+        raise ValueError(
+            f"unknown norm {name!r}; the known norms are {', '.join(_NORMS)}, and any class by its import path"
+        )
+    kind = _imported(name)
+
+    def build(batch_norm: _BatchNorm, **arguments: Any) -> nn.Module:
+        if "eps" in inspect.signature(kind).parameters:
+            arguments.setdefault("eps", batch_norm.eps)
+        return kind(batch_norm.num_features, **arguments)
+
+    return build
+
+
+def is_known(name: str) -> bool:
+    """Whether looking ``name`` up imports nothing, as must be where the name was read from a file."""
+    return name in _NORMS or "." not in name or name.rpartition(".")[0] in sys.modules
+
+
+def _imported(path: str) -> type[nn.Module]:
+    module, _, name = path.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"norm {path!r} cannot be imported: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise ValueError(
+            f"norm {path!r} is no class of torch modules; register a function with register_norm, and give its name"
+        )
+    return kind
 
 
 def norm_arguments(name: str) -> set[str] | None:
@@ -86,13 +141,13 @@ def norm_arguments(name: str) -> set[str] | None:
         >>> sorted(norm_arguments("mode"))
         ['affine', 'eps', 'momentum', 'n_components', 'sync']
     """
-    builder = norm_builder(name)
+    builder: Any = _imported(name) if name not in _NORMS and "." in name else norm_builder(name)
     owner = getattr(builder, "__self__", None)
     parameters = inspect.signature(owner if inspect.isclass(owner) else builder).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return None
-    positional_first = list(parameters)[1:]  # the first is num_features or the layer to replace
-    return {p for p in positional_first if p not in ("device", "dtype")}
+    after_the_first = list(parameters)[1:]  # the first is num_features or the layer to replace
+    return {p for p in after_the_first if p not in ("device", "dtype")}
 
 
 def check_norm_arguments(name: str, arguments: Mapping[str, Any]) -> None:
@@ -104,7 +159,7 @@ def check_norm_arguments(name: str, arguments: Mapping[str, Any]) -> None:
     Examples:
         >>> check_norm_arguments("group", {"groups": 4})
         Traceback (most recent call last):
-        ValueError: norm 'group' got groups; it takes num_groups
+        ValueError: norm 'group' got groups; it takes channels_per_group, num_groups
     """
     accepted = norm_arguments(name)
     unknown = [] if accepted is None else sorted(set(arguments) - accepted)

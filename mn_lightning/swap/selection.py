@@ -1,28 +1,38 @@
 """From what a user writes under ``layers`` to the qualified names of norm layers."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-LayerSpec = str | Sequence[str] | Mapping[str, Mapping[str, Any] | None]
+from torch import nn
+
+Pattern = str | type[nn.Module] | Callable[[str, nn.Module], bool]
+"""A name, glob or keyword; a class of norm layers; or a function of a layer's name and the layer."""
+
+LayerSpec = str | Sequence[Pattern] | Mapping[Pattern, Mapping[str, Any] | None] | type[nn.Module] | Callable[..., bool]
 
 _SHOWN = 40
+_COUNTED = re.compile(r"(first|last)(?::([1-9]\d*))?")
 
 
 def select(
-    layers: LayerSpec, names: Sequence[str], aliases: Mapping[str, Sequence[str]] | None = None
+    layers: LayerSpec, candidates: Mapping[str, nn.Module], aliases: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Resolve ``layers`` against the qualified ``names`` of a model's norm layers, in the model's order.
+    """Resolve ``layers`` against the norm layers of a model, in the model's order.
 
-    A pattern is ``first``, ``last``, ``all``, or a name or glob. It selects a norm layer if it matches the layer's
-    name, that of a module around it, or an alias that stands for the layer. Patterns are tried on whole names; where
-    one matches nothing, the first part of the names is left out, then the second, and so on: ``conv3`` finds
-    ``network.conv3.norm`` inside a LightningModule.
+    A text is ``all``, ``first``, ``last``, ``first:2`` or ``last:3`` (so many of them), a name, or a glob. It selects a
+    norm layer if it matches the layer's name, that of a module around it, or an alias that stands for the layer.
+    Patterns are tried on whole names; where one matches nothing, the first part of the names is left out, then the
+    second, and so on: ``conv3`` finds ``network.conv3.norm`` inside a LightningModule. ``last`` passes over an
+    auxiliary head: what stands inside a module whose name begins with ``aux``.
+
+    ``!`` before a text takes the layers out again that it selects. If the first pattern has it, all others are in.
 
     Args:
         layers: a pattern, a list of them, or a mapping from them to arguments.
-        names: of the norm layers.
+        candidates: qualified name to norm layer.
         aliases: qualified alias to the names of the layers that it stands for.
 
     Returns:
@@ -30,27 +40,63 @@ def select(
 
     Raises:
         TypeError: ``layers`` is none of the accepted forms.
-        ValueError: a pattern matches nothing.
+        ValueError: a pattern matches nothing, or all layers are taken out again.
     """
-    if isinstance(layers, str):
+    if isinstance(layers, str) or callable(layers):
         layers = [layers]
     if not isinstance(layers, Mapping):
-        if not isinstance(layers, Sequence) or not all(isinstance(pattern, str) for pattern in layers):
-            raise TypeError(f"layers got {layers!r}; it takes a name or glob, a list of them, or a mapping from them")
+        if not isinstance(layers, Sequence) or not all(isinstance(one, str) or callable(one) for one in layers):
+            raise TypeError(
+                f"layers got {layers!r}; it takes a name or glob, a list of them, or a mapping from them; a class of "
+                "layers and a function of name and layer stand for a name, too"
+            )
         layers = dict.fromkeys(layers)
     chosen: dict[str, dict[str, Any]] = {}
-    for pattern, arguments in layers.items():
-        for name in _matches(pattern, names, aliases or {}):
-            chosen.setdefault(name, {}).update(arguments or {})
-    return {name: chosen[name] for name in names if name in chosen}
+    for position, (pattern, arguments) in enumerate(layers.items()):
+        if isinstance(pattern, str) and pattern.startswith("!"):
+            if position == 0:
+                chosen = {name: {} for name in candidates}
+            for name in _matches(pattern[1:], candidates, aliases or {}):
+                chosen.pop(name, None)
+        else:
+            for name in _matches(pattern, candidates, aliases or {}):
+                chosen.setdefault(name, {}).update(arguments or {})
+    if layers and not chosen:
+        raise ValueError(f"layers {list(layers)!r} leaves no layer: all that it selects are taken out again")
+    return {name: chosen[name] for name in candidates if name in chosen}
 
 
-def _matches(pattern: str, names: Sequence[str], aliases: Mapping[str, Sequence[str]]) -> list[str]:
+def _matches(pattern: Pattern, candidates: Mapping[str, nn.Module], aliases: Mapping[str, Sequence[str]]) -> list[str]:
+    names = list(candidates)
     if not names:
         raise ValueError(f"layers {pattern!r} matches nothing: the model has no BatchNorm layer to swap")
-    keywords = {"first": names[:1], "last": names[-1:], "all": names}
-    if pattern in keywords:
-        return list(keywords[pattern])
+    if isinstance(pattern, str):
+        return _keyword(pattern, names) or _by_name(pattern, names, aliases)
+    if isinstance(pattern, type):
+        found = [name for name, layer in candidates.items() if isinstance(layer, pattern)]
+    else:
+        found = [name for name, layer in candidates.items() if pattern(name, layer)]
+    if not found:
+        kinds = ", ".join(sorted({type(layer).__name__ for layer in candidates.values()}))
+        raise ValueError(f"layers {pattern!r} matches no norm layer; the model has layers of {kinds}: {_listed(names)}")
+    return found
+
+
+def _keyword(pattern: str, names: list[str]) -> list[str]:
+    """What ``all``, ``first:2`` and their like select; nothing for another pattern."""
+    if pattern == "all":
+        return names
+    counted = _COUNTED.fullmatch(pattern)
+    if not counted:
+        return []
+    count = int(counted[2] or 1)
+    if counted[1] == "first":
+        return names[:count]
+    main = [name for name in names if not any(part.lower().startswith("aux") for part in name.split("."))]
+    return (main or names)[-count:]
+
+
+def _by_name(pattern: str, names: Sequence[str], aliases: Mapping[str, Sequence[str]]) -> list[str]:
     paths = {name: _modules_around(name) for name in names}
     for alias, members in aliases.items():
         for name in members:

@@ -1,22 +1,23 @@
 """Replace norm layers in any ``nn.Module``: plan one replacement for each layer, then apply the plan."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mn_lightning.layers import MixtureNorm
 from mn_lightning.layers.batch_norm import device_and_dtype
 from mn_lightning.layers.queue import BatchQueue
-from mn_lightning.swap.candidates import layer_aliases, norm_candidates
-from mn_lightning.swap.fusion import Fusable, find_activation
+from mn_lightning.swap.candidates import layer_aliases, norm_candidates, other_norms
+from mn_lightning.swap.fusion import Fusable, does_nothing, find_activation, fusable_module
 from mn_lightning.swap.record import MARK, describe, is_swapped, mark_as_swapped, settings_of
 from mn_lightning.swap.registry import check_norm_arguments, norm_arguments, norm_builder
 from mn_lightning.swap.report import SwappedLayer, SwapReport
 from mn_lightning.swap.selection import LayerSpec, select
+from mn_lightning.swap.sources import Source, num_channels, read_source, read_swapped
 
 
 class Replacement(NamedTuple):
@@ -24,26 +25,42 @@ class Replacement(NamedTuple):
 
     Attributes:
         name: qualified name of the layer.
-        old: the layer.
-        new: the one for its place; ``old`` itself for the norm that leaves it there.
+        source: what it computes.
+        new: the layer for its place; the old one for the norm that leaves it there.
         settings: of the swap, as they are recorded.
         activation: name of the module to take out, because its activation is inside ``new`` now.
         not_fused: why no activation could be put inside; empty if none was asked for, or one was.
     """
 
     name: str
-    old: nn.Module
+    source: Source
     new: nn.Module
     settings: dict[str, Any]
-    activation: str | None
-    not_fused: str
+    activation: str | None = None
+    not_fused: str = ""
+
+
+FEW_LAYERS = 8
+"""MixtureNorm in more layers has to be asked for: each can multiply the variance by its number of components."""
+
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+)
+"""Where torch keeps the hooks of a module that are called when it is."""
 
 
 def swap_norms(
     model: nn.Module,
-    layers: LayerSpec = "all",
+    layers: LayerSpec | None = None,
     norm: str = "mixture",
     fuse_activation: bool = False,
+    again: bool = False,
     **norm_args: Any,
 ) -> SwapReport:
     """Replace BatchNorm layers of ``model`` in place by another norm.
@@ -54,14 +71,21 @@ def swap_norms(
     case of an error the model is as it was.
 
     Args:
-        model: any module that holds BatchNorm1d, 2d, 3d or SyncBatchNorm layers.
+        model: any module that holds BatchNorm1d, 2d, 3d or SyncBatchNorm layers, or classes of other libraries that
+            evaluate like them: timm's ``BatchNormAct2d``, whose activation stays behind the norm, and
+            ``FrozenBatchNorm2d``, whose weight and bias stay untrained.
         layers: which: ``"all"``, ``"first"``, ``"last"``, a name or glob on qualified names, of the layers themselves
             or of modules around them, a list of these, or a mapping from these to arguments for these layers. Names
-            may leave out leading parts: ``"conv3"`` finds ``network.conv3.norm``. A network can define names of its
-            own, see :func:`layer_aliases`.
+            may leave out leading parts: ``"conv3"`` finds ``network.conv3.norm``. ``"first:2"`` and ``"last:3"`` are
+            so many layers; ``"!stem*"`` takes layers out again; a class of layers, and a function of a layer's name and
+            the layer, select too. A network can define names of its own, see :func:`layer_aliases`. If you give none,
+            all are swapped; for mixture norm in a model of more than eight norm layers, they have to be given.
         norm: ``"mixture"``, ``"mode"``, ``"mode_group"``, a baseline (``"batch"``, ``"instance"``, ``"layer"``,
-            ``"group"``), or a name given to :func:`~mn_lightning.swap.registry.register_norm`.
+            ``"group"``), a name given to :func:`~mn_lightning.swap.registry.register_norm`, or the import path of a
+            class, as ``"timm.layers.FilterResponseNormTlu2d"``.
         fuse_activation: put the activation that follows each layer inside it (Eq. 38), where there is one.
+        again: whether layers that were swapped with other settings before are swapped again. The new ones take over
+            weight and bias, and begin with the mean and variance of all components or modes together.
         **norm_args: arguments of the norm, as ``n_components=3``.
 
     Returns:
@@ -69,7 +93,8 @@ def swap_norms(
 
     Raises:
         ValueError: a pattern that matches nothing, an unknown norm, an argument that the norm does not take, a layer
-            that was swapped with other settings before, or one that computes more than BatchNorm.
+            that was swapped with other settings before (and ``again`` is not given), or one that computes more than
+            BatchNorm and its own modules after it.
         TypeError: ``layers`` is none of the accepted forms.
 
     Examples:
@@ -79,12 +104,31 @@ def swap_norms(
         >>> print(swap_norms(model, layers={"1": {"n_components": 2}}, norm="mode"))
         1: BatchNorm2d(8) -> ModeNorm(8, n_components=2, eps=1e-05, momentum=0.1, affine=True)
     """
-    chosen = select(layers, list(norm_candidates(model)), layer_aliases(model))
+    candidates = norm_candidates(model)
+    if not candidates and (others := other_norms(model)):
+        raise ValueError(
+            f"layers {layers or 'all'!r} matches nothing: the model has no BatchNorm layer to swap; it has {others}: "
+            "build it with BatchNorm, which many networks take as an argument (norm, norm_layer)"
+        )
+    if layers is None and norm == "mixture" and len(candidates) > FEW_LAYERS:
+        raise ValueError(
+            f"swap_norms got no layers for norm 'mixture'; name them: of the model's {len(candidates)} norm layers "
+            "start with one or a few late ones, as layers='last:2' or layers=['layer4'], or write layers='all'"
+        )
+    chosen = select("all" if layers is None else layers, candidates, layer_aliases(model))
     arguments = {name: {**norm_args, **layer_args} for name, layer_args in chosen.items()}
-    return swap_chosen(model, arguments, norm, fuse_activation)
+    report = swap_chosen(model, arguments, norm, fuse_activation, again)
+    _warn_of_growth(model, report)
+    return report
 
 
-def swap_chosen(model: nn.Module, chosen: Mapping[str, dict[str, Any]], norm: str, fuse_activation: bool) -> SwapReport:
+def swap_chosen(
+    model: nn.Module,
+    chosen: Mapping[str, dict[str, Any]],
+    norm: str,
+    fuse_activation: bool,
+    again: bool = False,
+) -> SwapReport:
     """Swap the layers with the names ``chosen``, each with arguments of its own.
 
     Raises:
@@ -94,104 +138,150 @@ def swap_chosen(model: nn.Module, chosen: Mapping[str, dict[str, Any]], norm: st
         raise ValueError(f"norm {norm!r} has no activation to fuse; use fuse_activation with 'mixture'")
     # Building a layer draws random numbers; the rest of the run must not depend on which layers were swapped.
     with torch.random.fork_rng(devices=[]):
-        planned = {name: _plan_one(model, name, args, norm, fuse_activation) for name, args in chosen.items()}
+        planned = {name: _plan_one(model, name, args, norm, fuse_activation, again) for name, args in chosen.items()}
     plan = [replacement for replacement in planned.values() if replacement is not None]
-    _apply(model, plan)
-    return SwapReport(
-        tuple(SwappedLayer(step.name, _text(step.old), _text(step.new), _shape(step.old)) for step in plan),
+    report = SwapReport(
+        tuple(_line(model.get_submodule(step.name), step) for step in plan),
         tuple(name for name, replacement in planned.items() if replacement is None),
         {step.name: step.not_fused for step in plan if step.not_fused},
     )
+    _apply(model, plan)
+    return report
+
+
+def _warn_of_growth(model: nn.Module, report: SwapReport) -> None:
+    """Outputs of 20 layers whose variance is twice that of their inputs are a thousand times too large."""
+    layers = [model.get_submodule(layer.name) for layer in report]
+    growing = [layer for layer in layers if isinstance(layer, MixtureNorm) and layer.scale == "sqrt"]
+    if len(growing) > FEW_LAYERS:
+        warnings.warn(
+            f"MixtureNorm is in {len(growing)} layers, each of which multiplies the variance by up to n_components: "
+            "a deep network can explode; give scale='unit', or swap fewer layers",
+            stacklevel=3,
+        )
 
 
 # --- plan ---------------------------------------------------------------------------------------------------------
 
 
 def _plan_one(
-    model: nn.Module, name: str, arguments: Mapping[str, Any], norm: str, fuse_activation: bool
+    model: nn.Module, name: str, arguments: Mapping[str, Any], norm: str, fuse_activation: bool, again: bool
 ) -> Replacement | None:
     """Build what replaces the layer ``name``; None for a layer that was swapped with these settings before."""
     check_norm_arguments(norm, arguments)
     settings = settings_of(norm, arguments, fuse_activation)
     old = model.get_submodule(name)
     if is_swapped(old):
-        _check_same_settings(name, getattr(old, MARK), settings)
-        return None
-    _check_swappable(name, old, model)
+        if getattr(old, MARK) == settings:
+            return None
+        if not again:
+            raise ValueError(
+                f"{name} was swapped for {describe(getattr(old, MARK))} before and is now asked to be "
+                f"{describe(settings)}; start from a model with BatchNorm there, or call swap_norms with again=True"
+            )
+    if norm == "batch":
+        return Replacement(name, Source(old), old, settings)
+    if old is model:
+        raise ValueError(f"the model is itself a {type(old).__name__}; put it into an nn.Sequential to swap it")
+    source = read_swapped(name, old) if is_swapped(old) else read_source(name, old)
     found: Fusable | str = ""
     if fuse_activation and "activation" not in arguments:
-        found = find_activation(model, name)
+        found = _activation_after(model, name, source)
     activation = {"activation": found.activation} if isinstance(found, Fusable) else {}
     try:
-        new = norm_builder(norm)(old, **arguments, **activation)
+        new = norm_builder(norm)(source.batch_norm, **arguments, **activation)
     except (TypeError, ValueError) as error:
         raise ValueError(f"cannot swap {name} for norm {norm!r}: {error}") from error
-    if new is not old:
-        _carry_over(name, old, new)
+    _carry_over(name, source.batch_norm, new)
+    new.train(old.training)
     if isinstance(found, Fusable):
-        return Replacement(name, old, new, settings, found.remove, not_fused="")
-    return Replacement(name, old, new, settings, None, not_fused=found)
+        return Replacement(name, source, new, settings, found.remove)
+    return Replacement(name, source, new, settings, not_fused=found)
 
 
-def _check_same_settings(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-    if before != now:
-        raise ValueError(
-            f"{name} was swapped for {describe(before)} before and is now asked to be {describe(now)}; start from a "
-            "model with BatchNorm there"
-        )
-
-
-def _check_swappable(name: str, layer: nn.Module, model: nn.Module) -> None:
-    if layer is model:
-        raise ValueError(f"the model is itself a {type(layer).__name__}; put it into an nn.Sequential to swap it")
-    if isinstance(layer, nn.modules.lazy.LazyModuleMixin) and layer.has_uninitialized_params():
-        raise ValueError(f"{name} is a {type(layer).__name__} of unknown size; run one batch through the model first")
-    if type(layer).forward not in (_BatchNorm.forward, nn.SyncBatchNorm.forward):
-        raise ValueError(
-            f"{name} is a {type(layer).__name__}, which computes more than BatchNorm; "
-            f"only BatchNorm1d, BatchNorm2d, BatchNorm3d and SyncBatchNorm can be swapped"
-        )
+def _activation_after(model: nn.Module, name: str, source: Source) -> Fusable | str:
+    """The first thing that is done to the norm's output: by the layer's own modules, or by those around it."""
+    layer = model.get_submodule(name)
+    for child in source.after:
+        module = layer.get_submodule(child)
+        if not does_nothing(module):
+            return fusable_module(module, f"{name}.{child}")
+    return find_activation(model, name)
 
 
 def _carry_over(name: str, old: Any, new: Any) -> None:
-    """Give the new layer what every norm takes over: device, dtype, training flag, and weight and bias."""
+    """Give the new layer what every norm takes over: device and dtype, weight and bias."""
     new.to(**device_and_dtype(old))
-    new.train(old.training)
-    if old.weight is None:
-        return
-    weight = getattr(new, "weight", None)
-    if isinstance(weight, nn.Parameter) and weight.shape == old.weight.shape:
+    affine = {key: getattr(old, key) for key in ("weight", "bias") if getattr(old, key) is not None}
+    if all(_same_shape(getattr(new, key, None), parameter) for key, parameter in affine.items()):
         # The same objects, not copies: requires_grad, ties and an optimizer's references stay as they are.
-        new.weight = old.weight
-        new.bias = old.bias
-    elif not _is_identity(old):
+        for key in ("weight", "bias") if affine else ():
+            setattr(new, key, affine.get(key))
+    elif not _is_identity(affine):
         warnings.warn(
             f"{name}: {_text(new)} cannot take over BatchNorm's weight and bias; its affine map starts from the "
             "identity",
             stacklevel=5,
         )
+    if old.running_mean is None and any(True for _ in new.buffers()):
+        warnings.warn(
+            f"{name}: BatchNorm keeps no running statistics there (track_running_stats=False) and evaluates with each "
+            f"batch's; {type(new).__name__} evaluates with statistics of its training",
+            stacklevel=5,
+        )
 
 
-def _is_identity(layer: Any) -> bool:
-    with torch.no_grad():
-        return bool((layer.weight == 1).all() and (layer.bias is None or (layer.bias == 0).all()))
+def _same_shape(slot: Any, parameter: Tensor) -> bool:
+    return isinstance(slot, nn.Parameter) and slot.shape == parameter.shape
+
+
+@torch.no_grad()
+def _is_identity(affine: Mapping[str, Tensor]) -> bool:
+    return all(bool((value == (1 if key == "weight" else 0)).all()) for key, value in affine.items())
 
 
 # --- apply --------------------------------------------------------------------------------------------------------
 
 
-def _apply(model: nn.Module, plan: Iterable[Replacement]) -> None:
+def _apply(model: nn.Module, plan: Sequence[Replacement]) -> None:
     """Put the new layers in, wherever the old ones stand, and take out the activations that went inside them."""
-    new_layers = {step.old: step.new for step in plan}
+    new_layers = {model.get_submodule(step.name): step.new for step in plan}
     for parent in list(model.modules()):
         for attribute, child in list(parent._modules.items()):
             if child in new_layers:
                 parent._modules[attribute] = new_layers[child]
-    for step in plan:
-        mark_as_swapped(step.new, step.settings, replaced=step.new is not step.old)
+    for old, step in zip(new_layers, plan, strict=True):
+        mark_as_swapped(step.new, step.settings, replaced=step.new is not old)
+        if step.new is not old:
+            _share_hooks(old, step.new)
+            _keep_what_follows(step.new, {child: old.get_submodule(child) for child in step.source.after})
         if step.activation is not None:
             model.set_submodule(step.activation, nn.Identity())
     _keep_queues_apart(model)
+
+
+def _share_hooks(old: nn.Module, new: nn.Module) -> None:
+    """Let a user's hooks on the old layer run on the new one; their handles go on to remove them."""
+    new._is_full_backward_hook = old._is_full_backward_hook
+    for name in _HOOKS:
+        hooks = getattr(old, name)
+        hooks.update(getattr(new, name))
+        setattr(new, name, hooks)
+
+
+def _keep_what_follows(layer: nn.Module, modules: Mapping[str, nn.Module]) -> None:
+    """Let the norm's output go through the modules that the old layer held, under the same names."""
+    for name, module in modules.items():
+        layer.add_module(name, module)
+    if modules:
+        layer._after_norm = tuple(modules)  # type: ignore[assignment]
+        layer.register_forward_hook(_through_what_follows, prepend=True)
+
+
+def _through_what_follows(layer: Any, inputs: Any, output: Tensor) -> Tensor:
+    for name in layer._after_norm:
+        output = layer.get_submodule(name)(output)
+    return output
 
 
 def _keep_queues_apart(model: nn.Module) -> None:
@@ -208,10 +298,11 @@ def _keep_queues_apart(model: nn.Module) -> None:
 # --- for the report -----------------------------------------------------------------------------------------------
 
 
+def _line(old: nn.Module, step: Replacement) -> SwappedLayer:
+    channels = num_channels(step.source.batch_norm)
+    before = f"{type(old).__name__}({channels})"
+    return SwappedLayer(step.name, before, before if step.new is old else _text(step.new), (channels,))
+
+
 def _text(layer: Any) -> str:
-    settings = layer.num_features if isinstance(layer, _BatchNorm) else layer.extra_repr()
-    return f"{type(layer).__name__}({settings})"
-
-
-def _shape(batch_norm: Any) -> tuple[int, ...]:
-    return (batch_norm.num_features,)
+    return f"{type(layer).__name__}({layer.extra_repr()})"

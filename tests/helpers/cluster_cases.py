@@ -29,7 +29,9 @@ def start(*arguments: str, **more: str) -> "subprocess.Popen[bytes]":
     """Start the command as a terminal does: Ctrl-C reaches its group."""
     command = [sys.executable, "-m", "mn_lightning", "compare", "mine.yaml", *arguments]
     with Path("printed.txt").open("ab") as printed:
-        return subprocess.Popen(command, env=environment(**more), start_new_session=True, stdout=printed, stderr=printed)
+        return subprocess.Popen(
+            command, env=environment(**more), start_new_session=True, stdout=printed, stderr=printed
+        )
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+import torchmetrics
 import torchvision
 from torch import Tensor, nn
 
@@ -76,6 +77,19 @@ def one_line(error: BaseException) -> str:
         ("block[12].*", ["block1.norm", "block2.norm"]),
         ("*.norm", ["block1.norm", "block2.norm", "block3.norm"]),
         ({"block1": None, "block3": {"n_components": 5}}, ["block1.norm", "block3.norm"]),
+        (None, ["block1.norm", "block2.norm", "block3.norm"]),
+        ("first:2", ["block1.norm", "block2.norm"]),
+        ("last:2", ["block2.norm", "block3.norm"]),
+        ("last:9", ["block1.norm", "block2.norm", "block3.norm"]),
+        ("!block2", ["block1.norm", "block3.norm"]),
+        (["all", "!block[12]*"], ["block3.norm"]),
+        (["!block3", "last"], ["block1.norm", "block2.norm", "block3.norm"]),
+        (nn.BatchNorm2d, ["block1.norm", "block2.norm", "block3.norm"]),
+        (lambda name, layer: "2" in name and layer.num_features == 4, ["block2.norm"]),
+        (
+            {nn.BatchNorm2d: {"n_components": 2}, "block2": {"n_components": 5}, "!block3": None},
+            ["block1.norm", "block2.norm"],
+        ),
     ],
 )
 def test_layers_are_selected(layers: object, expected: list[str]) -> None:
@@ -84,6 +98,21 @@ def test_layers_are_selected(layers: object, expected: list[str]) -> None:
     assert names(report) == expected
     for name, module in model.named_modules():
         assert isinstance(module, MixtureNorm) == (name in expected)
+
+
+def test_measuring_networks_and_auxiliary_heads_are_left_out() -> None:
+    class Distance(torchmetrics.Metric):
+        update = compute = nn.Identity.forward
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = nn.BatchNorm2d(3)
+
+    model = nn.ModuleDict({"body": nn.BatchNorm2d(3), "aux_classifier": nn.BatchNorm2d(3), "metric": Distance()})
+    assert list(mn.swap.norm_candidates(model)) == ["body", "aux_classifier"]
+    assert names(mn.swap_norms(model, "last")) == ["body"]
+    assert names(mn.swap_norms(model, "aux*")) == ["aux_classifier"]
+    assert names(mn.swap_norms(nn.Sequential(OrderedDict(aux=nn.BatchNorm2d(3))), "last")) == ["aux"]
 
 
 def test_leading_parts_of_names_can_be_left_out() -> None:
@@ -178,6 +207,52 @@ def test_the_device_is_carried_over(norm: str) -> None:
     assert {value.device.type for value in (*model.parameters(), *model.buffers())} == {"meta"}
 
 
+@pytest.mark.parametrize("norm", ["mixture", "mode", "mode_group", "group"])
+def test_bias_and_no_weight_stays_so(norm: str) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(4))
+    model[0].weight = None
+    bias = model[0].bias
+    nn.init.normal_(bias)
+    x = torch.randn(10, 4)
+    expected = model.eval()(x)
+    mn.swap_norms(model, "all", norm)
+    assert model[0].weight is None
+    assert model[0].bias is bias
+    if norm in ("mixture", "mode"):
+        torch.testing.assert_close(model(x), expected)
+    model.train()(x).sum().backward()
+    assert bias.grad is not None
+
+
+@pytest.mark.parametrize("norm", ["mixture", "mode"])
+def test_sync_batch_norm_goes_on_being_synchronized(norm: str) -> None:
+    model = nn.Sequential(nn.SyncBatchNorm(4), nn.BatchNorm1d(4))
+    mn.swap_norms(model, "all", norm)
+    assert [layer.sync for layer in model] == [True, False]
+
+
+def test_a_layer_without_statistics_is_swapped_with_a_warning() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False))
+    with pytest.warns(UserWarning, match=r"0: BatchNorm keeps no running statistics.*MixtureNorm evaluates") as caught:
+        mn.swap_norms(model, "all")
+    one_line(caught[0].message)
+
+
+@pytest.mark.parametrize("norm", ["mixture", "mode", "group"])
+def test_hooks_go_on_running(norm: str) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(4))
+    seen: list[Tensor] = []
+    handle = model[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model[0].register_forward_pre_hook(lambda module, inputs: (inputs[0] * 0,))
+    mn.swap_norms(model, "all", norm)
+    y = model(torch.randn(6, 4))
+    assert seen[0] is y
+    torch.testing.assert_close(y, torch.zeros(6, 4))
+    handle.remove()
+    model(torch.randn(6, 4))
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize("norm", ["mixture", "mode", "mode_group"])
 def test_layers_without_affine_map_stay_without(norm: str) -> None:
     model = nn.Sequential(nn.BatchNorm1d(3, affine=False))
@@ -225,6 +300,50 @@ def test_swapping_again_changes_nothing() -> None:
         assert mn.swap_norms(copied, {"block1": {"n_components": 2}}).unchanged == ("block1.norm",)
 
 
+@pytest.mark.parametrize("before", ["mixture", "mode", "group", "batch"])
+@pytest.mark.parametrize("now", ["mixture", "mode"])
+def test_layers_can_be_swapped_again_on_request(before: str, now: str) -> None:
+    model = trained(network())
+    images = torch.randn(4, 3, 8, 8)
+    expected = model(images)
+    mn.swap_norms(model, "all", before)
+    weight = model.block2.norm.weight
+    report = mn.swap_norms(model, "all", now, again=True, n_components=5)
+    assert len(report) == 3
+    assert model.block2.norm.n_components == 5
+    assert model.block2.norm.weight is weight
+    if before != "group":  # it has no statistics to hand on
+        torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_next_mixture_begins_with_the_moments_of_the_whole_one() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2))
+    mn.swap_norms(model, n_components=2)
+    x = torch.cat([torch.randn(300, 2) - 5, torch.randn(100, 2) * 2 + 5])
+    model(x)
+    model[0].refit()
+    mn.swap_norms(model, norm="mode", again=True)
+    torch.testing.assert_close(model[0].running_mean[1], x.mean(0), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(model[0].running_var[1], x.var(0, correction=0), rtol=1e-3, atol=1e-3)
+
+
+def test_an_activation_that_went_inside_does_not_get_lost() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.SiLU())
+    mn.swap_norms(model, fuse_activation=True)
+    with pytest.raises(ValueError, match="0 is a MixtureNorm with an activation inside; start from"):
+        mn.swap_norms(model, norm="mode", again=True)
+
+
+def test_many_mixtures_with_growing_variance_are_warned_of_once() -> None:
+    with pytest.warns(UserWarning, match=r"MixtureNorm is in 20 layers.*scale='unit'") as caught:
+        mn.swap_norms(torchvision.models.resnet18(), "all")
+    assert len([one for one in caught if "MixtureNorm" in str(one.message)]) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mn.swap_norms(torchvision.models.resnet18(), "all", scale="unit")
+        mn.swap_norms(torchvision.models.resnet18(), "last:4")
+
+
 def test_other_layers_can_be_swapped_later() -> None:
     model = network()
     mn.swap_norms(model, "block1", "mixture")
@@ -259,6 +378,14 @@ class Fancy(nn.BatchNorm2d):
         return super().forward(input) * 2
 
 
+def spectral() -> nn.Module:
+    return nn.utils.parametrize.register_parametrization(nn.BatchNorm2d(4), "weight", nn.Softplus())
+
+
+def pruned() -> nn.Module:
+    return nn.utils.prune.l1_unstructured(nn.BatchNorm2d(4), "weight", 0.5)
+
+
 def _already_swapped() -> nn.Module:
     model = network()
     mn.swap_norms(model, "block2", "mixture", n_components=2)
@@ -281,6 +408,15 @@ def _already_swapped() -> nn.Module:
         (network, {"norm": "mode", "fuse_activation": True}, ValueError, ["'mode'", "no activation to fuse"]),
         (_already_swapped, {}, ValueError, ["block2.norm", "before", "n_components=2", "BatchNorm"]),
         (lambda: nn.Sequential(nn.Linear(2, 2)), {}, ValueError, ["no BatchNorm layer"]),
+        (lambda: nn.Sequential(nn.GroupNorm(2, 4), nn.GroupNorm(2, 4)), {}, ValueError, ["has GroupNorm (2)", "with"]),
+        (torchvision.models.resnet18, {}, ValueError, ["got no layers", "20 norm layers", "'last:2'"]),
+        (network, {"layers": "!*"}, ValueError, ["'!*'", "leaves no layer"]),
+        (network, {"layers": nn.BatchNorm3d}, ValueError, ["BatchNorm3d", "layers of BatchNorm2d: block1.norm"]),
+        (network, {"norm": "torch.nn.Nope"}, ValueError, ["'torch.nn.Nope' cannot be imported"]),
+        (network, {"norm": "os.system"}, ValueError, ["'os.system' is no class of torch modules"]),
+        (network, {"norm": "group", "num_groups": 2, "channels_per_group": 2}, ValueError, ["block1", "one of them"]),
+        (lambda: nn.Sequential(spectral()), {}, ValueError, ["0 is a", "parametrized", "remove_parametrizations"]),
+        (lambda: nn.Sequential(pruned()), {}, ValueError, ["0 is a BatchNorm2d with the parameters weight_orig"]),
         (lambda: nn.BatchNorm2d(3), {}, ValueError, ["itself a BatchNorm2d", "nn.Sequential"]),
         (lambda: nn.Sequential(Block(), nn.LazyBatchNorm2d()), {}, ValueError, ["1 is", "Lazy", "one batch"]),
         (lambda: nn.Sequential(Block(), Fancy(3)), {}, ValueError, ["1 is a Fancy", "more than BatchNorm"]),
@@ -359,6 +495,35 @@ def test_the_baselines_compute_what_their_names_say(norm: str, reference: Callab
         torch.testing.assert_close(model(x), reference(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("asked", "channels", "groups"), [(16, 64, 4), (16, 24, 2), (16, 7, 1), (4, 12, 3), (1, 6, 6)])
+def test_groups_of_about_so_many_channels(asked: int, channels: int, groups: int) -> None:
+    model = nn.Sequential(nn.BatchNorm2d(channels))
+    mn.swap_norms(model, norm="group", channels_per_group=asked)
+    assert model[0].num_groups == groups
+
+
+def test_any_class_of_norms_can_be_given_by_its_import_path() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(6, eps=1e-3))
+    weight = model[0].weight
+    mn.swap_norms(model, norm="torch.nn.InstanceNorm2d", affine=True)
+    assert isinstance(model[0], nn.InstanceNorm2d)
+    assert model[0].weight is weight
+    assert model[0].eps == 1e-3
+    with pytest.raises(ValueError, match=r"got nope; it takes affine, .*momentum"):
+        mn.swap_norms(nn.Sequential(nn.BatchNorm2d(6)), norm="torch.nn.InstanceNorm2d", nope=1)
+
+
+@pytest.mark.parametrize("norm", ["instance", "group", "layer", "mode_group"])
+def test_a_single_value_is_refused_and_not_made_a_constant(norm: str) -> None:
+    channels = 2 if norm == "group" else 8 if norm == "instance" else 1
+    model = nn.Sequential(nn.BatchNorm1d(channels))
+    mn.swap_norms(model, norm=norm)
+    with pytest.raises(ValueError, match="value per") as error:
+        model(torch.randn(6, channels))
+    one_line(error.value)
+    model(torch.randn(6, channels, 5))
+
+
 # --- refitting ----------------------------------------------------------------------------------------------------
 
 
@@ -410,6 +575,13 @@ class Untraceable(Block):
         return self.act(y) if y.sum() > 0 else y
 
 
+class Own(nn.Module):
+    """As transformers has its own classes of activations."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.7 * x)
+
+
 def sequence() -> nn.Sequential:
     """The activation stands outside the module that holds the norm."""
     return nn.Sequential(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)), nn.LeakyReLU(0.2), nn.Conv2d(4, 4, 1))
@@ -445,6 +617,9 @@ def test_a_fused_activation_acts_on_each_component(make: Callable[[], nn.Module]
         (lambda: nn.Sequential(nn.BatchNorm2d(4)), "no activation follows"),
         (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.Dropout(), nn.ReLU()), "Dropout follows"),
         (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.PReLU()), "PReLU follows"),
+        (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.Softmax(1)), "Softmax follows"),
+        (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.RReLU()), "RReLU follows"),
+        (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.MaxPool2d(1, 2)), "MaxPool2d follows"),
     ],
 )
 def test_what_cannot_be_fused_is_swapped_and_said(make: Callable[[], nn.Module], reason: str) -> None:
@@ -464,6 +639,43 @@ def test_an_activation_that_serves_two_places_stays_in_the_other() -> None:
     assert report.not_fused == {}
     assert model[1] is act
     assert model[3] is act
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.ReLU(inplace=True), nn.ELU(0.5, inplace=True), Own(), nn.Hardtanh(inplace=True)]
+)
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(4), nn.Sequential(nn.BatchNorm2d(4), nn.Dropout2d(0.0))])
+def test_activations_of_all_kinds_are_fused(activation: nn.Module, norm: nn.Module) -> None:
+    """Large enough to be normalized in pieces, where something that works in place would show."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Identity(), copy.deepcopy(norm), nn.Identity(), activation)
+    images = torch.randn(4, 3, 128, 128)
+    expected = copy.deepcopy(model).eval()(images)
+    report = mn.swap_norms(model, "all", "mixture", fuse_activation=True)
+    assert report.not_fused == {}
+    assert isinstance(model[4], nn.Identity)
+    torch.testing.assert_close(model.eval()(images), expected, rtol=1e-4, atol=1e-5)
+    model.train()(images).square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_one_activation_of_many_owners() -> None:
+    act = nn.SiLU()
+    blocks = [Block() for _ in range(3)]
+    for block in blocks:
+        block.act = act
+    model = nn.Sequential(*blocks)
+    assert mn.swap_norms(model, "1", "mixture", fuse_activation=True).not_fused == {}
+    assert isinstance(model[1].act, nn.Identity)
+    assert model[0].act is act
+    assert model[2].act is act
+
+
+@pytest.mark.parametrize("activation", [F.relu_, lambda x: x.tanh_()])
+def test_a_function_that_works_in_place_is_refused(activation: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(ValueError, match="changes its input"):
+        MixtureNorm(4, activation=activation)
+    layer = MixtureNorm(4, activation=nn.ReLU(inplace=True))
+    assert not layer.activation.inplace
 
 
 def test_a_network_with_fused_activations_evaluates_as_before_until_it_is_refitted() -> None:
