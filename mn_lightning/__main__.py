@@ -4,49 +4,56 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mn_lightning.configs import resolve_config_names
-
-_EPILOG = (
-    "mn-lightning compare [STUDY] trains with several norms and seeds and compares them; it has a --help. "
-    "mn-lightning studies lists the shipped studies. mn-lightning --version prints the version."
-)
+from mn_lightning.cli.arguments import HELP, TRAINER_COMMANDS, UsageError, resolve, split_command, with_underscores
+from mn_lightning.cli.help import help_text
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run ``mn-lightning``; ``args`` is for tests, the command line otherwise."""
     given = list(sys.argv[1:] if args is None else args)
+    if args is None and not {"", os.getcwd()} & set(sys.path):
+        # A user's own module is found beside the configuration, by the installed command as by `python -m`.
+        sys.path.insert(0, os.getcwd())
+    try:
+        _run(given)
+    except UsageError as error:
+        sys.stderr.write(f"mn-lightning: {error}\n")
+        sys.exit(2)
+
+
+def _run(given: list[str]) -> None:
+    """Import what the command needs, and nothing else: ``--version`` answers at once."""
     if given == ["--version"]:
         from mn_lightning.utils.version import __version__
 
         print(f"mn-lightning {__version__}")
         return
-    if args is None and not {"", os.getcwd()} & set(sys.path):
-        # A user's own module is found beside the configuration, by the installed command as by `python -m`.
-        sys.path.insert(0, os.getcwd())
-    if given[:1] == ["compare"]:
-        from mn_lightning.compare.command import compare  # brings scipy, which the other subcommands can do without
-
-        compare(given[1:])
+    if not given or given[0] in HELP:
+        print(help_text(), end="")
         return
-    if given[:1] == ["studies"]:
+    command, rest = split_command(given)
+    if asked := [position for position, arg in enumerate(rest) if arg in HELP]:
+        topic = rest[asked[0] + 1 : asked[0] + 2]
+        if command in TRAINER_COMMANDS and topic and not topic[0].startswith("-"):
+            from mn_lightning.cli.topics import print_topic
+
+            print_topic(command, topic[0])
+        else:
+            print(help_text(command), end="")
+        return
+    if command == "compare":
+        from mn_lightning.compare.command import compare
+
+        compare([{"--dry_run": "--dry-run"}.get(arg, arg) for arg in with_underscores(rest)])
+    elif command == "studies":
         from mn_lightning.compare.listing import list_studies
 
-        list_studies(given[1:])
-        return
-    try:
-        resolved = resolve_config_names(given)
-    except FileNotFoundError as error:
-        sys.exit(f"mn-lightning: {error}")
-    if args is None:
-        # LightningCLI and the launchers of further processes read the command line themselves.
-        sys.argv[1:] = resolved
-    from mn_lightning.cli import CommandTrainer, MNLightningCLI
+        list_studies(rest)
+    else:
+        resolved = resolve(command, [arg for arg in rest if arg != "--traceback"])
+        from mn_lightning.cli.run import run
 
-    MNLightningCLI(
-        trainer_class=CommandTrainer,
-        parser_kwargs={"prog": "mn-lightning", "epilog": _EPILOG},
-        args=None if args is None else resolved,
-    )
+        run(command, resolved, traceback="--traceback" in rest)
 
 
 if __name__ == "__main__":

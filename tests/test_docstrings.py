@@ -19,13 +19,14 @@ WITH_EXAMPLES = (
     "gmm",
     "layers",
     "swap",
-    "update",
-    "registry",
-    "inspection",
+    "layers.update",
+    "swap.registry",
+    "swap.listing",
     "callbacks",
     "plots",
-    "statistics",
-    "frechet",
+    "analysis.gates",
+    "analysis.mixtures",
+    "fid.frechet",
 )
 """Modules of which each public function and class has an example; of packages, what ``__all__`` names."""
 

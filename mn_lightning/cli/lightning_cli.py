@@ -1,38 +1,124 @@
 """LightningCLI on the package's models, data and callbacks, with two subcommands of ours."""
 
-import sys
-from typing import Any, cast
+import inspect
+import os
+from pathlib import Path
+from typing import Any
 
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 # Importing these makes their classes known by their short names.
 import mn_lightning.callbacks
 import mn_lightning.data
 import mn_lightning.models  # noqa: F401
+from mn_lightning.cli.parser import CommandParser
 from mn_lightning.cli.trainer import CommandTrainer
-from mn_lightning.inspection.errors import InspectionError
+from mn_lightning.utils.checkpoint_file import read_checkpoint
+
+_NAMED_CHECKPOINTS = ("best", "last", "hpc")
+
+
+class SaveConfigBesideEarlier(SaveConfigCallback):
+    """Saves the configuration of a run under another name where an earlier run has left its own.
+
+    That happens without a logger, as then all runs share a folder; ModelCheckpoint names its files in the same way.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save ``config.yaml``, or ``config-v1.yaml`` and so on."""
+        folder = trainer.log_dir or trainer.default_root_dir
+        taken = trainer.strategy.broadcast(sorted(os.listdir(folder)) if os.path.isdir(folder) else [])
+        stem, suffix = os.path.splitext(self.config_filename)
+        version = 0
+        while not self.already_saved and not self.overwrite and self.config_filename in taken:
+            version += 1
+            self.config_filename = f"{stem}-v{version}{suffix}"
+        super().setup(trainer, pl_module, stage)
 
 
 class MNLightningCLI(LightningCLI):
-    """LightningCLI with ``layers`` and ``inspect``, and a test after ``fit`` where the configuration asks for it."""
+    """LightningCLI with ``layers`` and ``inspect``, and a test after ``fit`` where the configuration asks for it.
+
+    Only the configuration says what is built. A checkpoint brings numbers: hyperparameters in it change nothing, and it
+    is read with ``weights_only=True``, from a web address, too. (``weights_only: false`` in a configuration, which is
+    code itself, is the one way to read another.)
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            **{
+                "trainer_class": CommandTrainer,
+                "parser_class": CommandParser,
+                "save_config_callback": SaveConfigBesideEarlier,
+                **kwargs,
+            }
+        )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Return Lightning's subcommands and ours, with the arguments that are not read from the command line."""
         return {**LightningCLI.subcommands(), "layers": {"model", "datamodule"}, "inspect": {"model", "datamodule"}}
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Make a parser that knows what settings there are in other subcommands."""
+        parser = super().init_parser(**kwargs)
+        if isinstance(parser, CommandParser):
+            parser.of_other_commands = _settings_of_commands()
+        return parser
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the package's own arguments."""
         parser.add_argument("--test_after_fit", type=bool, default=False, help="Test the trained weights after fit.")
 
-    def inspect(self, **kwargs: Any) -> None:
-        """Say in one line what a user has to change."""
-        try:
-            cast(CommandTrainer, self.trainer).inspect(**kwargs)
-        except InspectionError as error:
-            sys.exit(f"mn-lightning inspect: {error}")
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse; Lightning would warn of a command line that is given as a list."""
+        if isinstance(args, list):
+            self.config = parser.parse_args(args)
+        else:
+            super().parse_arguments(parser, args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration as it is. Lightning would put the checkpoint's hyperparameters over it."""
+
+    def before_instantiate_classes(self) -> None:
+        """Look at the checkpoint first: making the model and its data can take minutes."""
+        if not self.subcommand or not (path := self._get(self.config, "ckpt_path")):
+            return
+        local = path not in _NAMED_CHECKPOINTS and not _is_elsewhere(str(path)) and not Path(path).is_dir()
+        if local and self._get(self.config, "weights_only") is not False:
+            read_checkpoint(path)
+
+    def after_instantiate_classes(self) -> None:
+        """Refuse an optimizer for a module that steps its own."""
+        for name in ("optimizer", "lr_scheduler"):
+            if self._get(self.config, name) is not None and not self.model.automatic_optimization:
+                model = type(self.model).__name__
+                raise ValueError(
+                    f"--{name} cannot be given for {model}, which makes and steps its own optimizers; leave it out "
+                    f"(mn-lightning fit --help {model} shows the model's settings)"
+                )
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if kwargs.get("weights_only", False) is None:
+            kwargs["weights_only"] = True  # None would unpickle what comes from a web address
+        return kwargs
 
     def after_fit(self) -> None:
         """Test the weights that the training ended with."""
         if self.config.fit.test_after_fit:
             self.trainer.test(self.model, datamodule=self.datamodule)
+
+
+def _is_elsewhere(path: str) -> bool:
+    return "://" in path or path.partition(":")[0] == "registry"
+
+
+def _settings_of_commands() -> frozenset[str]:
+    return frozenset(
+        name
+        for command, skipped in MNLightningCLI.subcommands().items()
+        for name in inspect.signature(getattr(CommandTrainer, command)).parameters
+        if name != "self" and name not in skipped
+    )

@@ -102,6 +102,10 @@ def plot_claims(
 
     Raises:
         ValueError: as there.
+
+    Examples:
+        >>> import torch
+        >>> figure = plot_claims(torch.rand(20, 3, 8, 8), claims=torch.rand(20, 2).softmax(1))
     """
     return plot_posteriors(images, claims, what, places, title)
 

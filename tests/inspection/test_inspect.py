@@ -265,7 +265,9 @@ def test_names_are_escaped_and_files_are_plain(tmp_path: Path) -> None:
         assert (tmp_path / "found" / name).is_file()
 
 
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     quick = ["-c", "digits", "--data.image_size=16", "--trainer.enable_progress_bar=false"]
     monitor = ["--trainer.callbacks+=MixtureMonitor"]
@@ -281,4 +283,6 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (tmp_path / "lightning_logs" / "version_1").exists()
     with pytest.raises(SystemExit) as caught:
         main(["inspect", *quick, "--ckpt_path=no.ckpt"])
-    assert str(caught.value).startswith("mn-lightning inspect: checkpoint 'no.ckpt' is not there")
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith("mn-lightning inspect: checkpoint 'no.ckpt' is not there")

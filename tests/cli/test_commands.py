@@ -121,10 +121,12 @@ def test_a_fit_that_is_resumed_and_tested(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("arguments", [["--config", "digit"], ["--config=digit"], ["-c", "digit"]])
-def test_an_unknown_configuration_is_one_line(arguments: list[str]) -> None:
+def test_an_unknown_configuration_is_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["fit", *arguments])
-    start, _, shipped = str(caught.value).rpartition(" are ")
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    start, _, shipped = line.rpartition(" are ")
     assert start == "mn-lightning: configuration 'digit' is neither a file nor shipped; shipped"
     assert {"dcgan_digits", "digits"} < set(shipped.split(", "))
 
@@ -153,9 +155,9 @@ def test_python_dash_m() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mn_lightning", "--help"], capture_output=True, text=True, timeout=120, check=True
     )
-    assert done.stdout.startswith("usage: mn-lightning")
-    for subcommand in ("fit", "validate", "test", "predict", "layers"):
-        assert f"\n    {subcommand} " in done.stdout
+    assert done.stdout.startswith("mn-lightning trains")
+    for subcommand in ("fit", "validate", "test", "predict", "layers", "inspect", "compare", "studies"):
+        assert f"\n  {subcommand} " in done.stdout
 
 
 def test_the_installed_command_finds_a_module_in_the_current_folder(tmp_path: Path) -> None:

@@ -1,0 +1,112 @@
+"""What was typed, before anything heavy is imported: the command, names of configurations, spellings of options."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from mn_lightning.configs import config_names, resolve_config_names
+
+TRAINER_COMMANDS = ("fit", "validate", "test", "predict", "layers", "inspect")
+"""Commands that take a configuration of a model, data and a trainer."""
+
+COMMANDS = (*TRAINER_COMMANDS, "compare", "studies")
+
+HELP = ("-h", "--help")
+
+_CONFIG = ("-c", "--config")
+
+
+class UsageError(ValueError):
+    """What is wrong with a command line, in one line."""
+
+
+def split_command(args: Sequence[str]) -> tuple[str, list[str]]:
+    """Split a command line into the command and what belongs to it.
+
+    ``--config NAME`` may stand before the command.
+
+    Args:
+        args: one argument at least.
+
+    Raises:
+        UsageError: there is no such command.
+
+    Examples:
+        >>> split_command(["-c", "digits", "fit", "--trainer.max_epochs=1"])
+        ('fit', ['-c', 'digits', '--trainer.max_epochs=1'])
+    """
+    before = 0
+    while before < len(args) and args[before].partition("=")[0] in _CONFIG:
+        before += 1 if "=" in args[before] else 2
+    if before >= len(args):
+        raise UsageError(f"no command is given; the commands are {', '.join(COMMANDS)}")
+    command = args[before]
+    if command not in COMMANDS:
+        hint = nearest(command, COMMANDS)
+        raise UsageError(f"there is no command {command!r}{hint}the commands are {_list(COMMANDS)}")
+    return command, [*args[:before], *args[before + 1 :]]
+
+
+def resolve(command: str, args: Sequence[str]) -> list[str]:
+    """Write out the names of shipped configurations, and options with underscores.
+
+    Args:
+        command: one of ``TRAINER_COMMANDS``.
+        args: what belongs to it.
+
+    Raises:
+        UsageError: a configuration is neither a file nor shipped, or stands without ``--config``.
+
+    Examples:
+        >>> resolve("test", ["--ckpt-path", "last.ckpt"])
+        ['--ckpt_path', 'last.ckpt']
+    """
+    if args and not args[0].startswith("-"):
+        known = args[0] in config_names() or args[0].endswith((".yaml", ".yml"))
+        what = f"write --config {args[0]}" if known else "write --config FILE for a configuration"
+        raise UsageError(f"{args[0]!r} stands without an option; {what}")
+    if args and args[-1] in _CONFIG:
+        raise UsageError(f"{args[-1]} needs a file or a name; shipped are {_list(config_names())}")
+    try:
+        return resolve_config_names(with_underscores(args))
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from error
+
+
+def with_underscores(args: Iterable[str]) -> list[str]:
+    """Write ``--limit-epochs`` as ``--limit_epochs``.
+
+    Examples:
+        >>> with_underscores(["--limit-epochs=2", "--only", "a-b"])
+        ['--limit_epochs=2', '--only', 'a-b']
+    """
+    return [_with_underscores(arg) if arg.startswith("--") else arg for arg in args]
+
+
+def config_files(args: Sequence[str]) -> list[str]:
+    """Return what was given with ``--config``, in order.
+
+    Examples:
+        >>> config_files(["-c", "a.yaml", "--config=b.yaml"])
+        ['a.yaml', 'b.yaml']
+    """
+    files = []
+    for position, arg in enumerate(args):
+        option, equals, value = arg.partition("=")
+        if option in _CONFIG:
+            files.append(value if equals else args[position + 1])
+    return files
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'fit'? "`` for the known name that is most like ``name``, and ``"; "`` if none is."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {found[0]!r}? " if found else "; "
+
+
+def _with_underscores(arg: str) -> str:
+    option, equals, value = arg.partition("=")
+    return "--" + option[2:].replace("-", "_") + equals + value
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names)

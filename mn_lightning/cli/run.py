@@ -1,0 +1,70 @@
+"""Run a subcommand for a shell: an error is one line and an exit status."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+
+from mn_lightning.cli.arguments import TRAINER_COMMANDS
+from mn_lightning.cli.lightning_cli import MNLightningCLI
+from mn_lightning.cli.parse_errors import explain, in_one_line
+from mn_lightning.cli.quiet import quiet_libraries
+
+FAILED = 1
+WRONG = 2
+"""Exit statuses: a run broke off; nothing was run, because of what was given."""
+
+_SAY_WHAT_TO_DO = (ValueError, RuntimeError, MisconfigurationException)
+"""Their texts are for people; others need the error's name to be understood."""
+
+
+def run(command: str, args: Sequence[str], traceback: bool = False) -> None:
+    """Run a subcommand.
+
+    Args:
+        command: as ``"fit"``.
+        args: what follows it, with the names of configurations resolved.
+        traceback: whether to raise an error instead of writing a line.
+
+    Raises:
+        SystemExit: with status 1 or 2 after an error.
+    """
+    quiet_libraries()
+    cli = MNLightningCLI.__new__(MNLightningCLI)  # so that it is there after an error, as far as it was made
+    try:
+        cli.__init__(  # type: ignore[misc]
+            parser_kwargs={
+                "prog": "mn-lightning",
+                "exit_on_error": False,
+                **{name: {"exit_on_error": False} for name in TRAINER_COMMANDS},
+            },
+            args=[command, *args],
+        )
+    except Exception as error:
+        if traceback:
+            raise
+        parsers: dict[str, Any] = getattr(cli, "_subcommand_parsers", {})
+        options = list(parsers[command]._option_string_actions) if command in parsers else []
+        text = explain(str(error), command, args, options) if isinstance(error, ArgumentError) else _line(error)
+        sys.stderr.write(f"mn-lightning {command}: {text}\n")
+        sys.exit(FAILED if has_run(getattr(cli, "trainer", None)) else WRONG)
+
+
+def has_run(trainer: Trainer | None) -> bool:
+    """Whether a batch of any stage has been completed."""
+    if trainer is None:
+        return False
+    loops = (trainer.fit_loop.epoch_loop, trainer.validate_loop, trainer.test_loop, trainer.predict_loop)
+    return any(loop.batch_progress.total.completed for loop in loops)
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    text = in_one_line(str(error))
+    if type(error) in _SAY_WHAT_TO_DO or type(error).__module__.startswith("mn_lightning"):
+        return text
+    return f"{type(error).__name__}: {text} (--traceback shows where)"
