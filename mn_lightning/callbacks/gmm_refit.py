@@ -58,6 +58,19 @@ class GMMRefitCallback(MixtureCompanion):
         self._remove_hook()
         self._handle = pl_module.register_state_dict_pre_hook(_refit_before_saving)  # type: ignore[no-untyped-call]
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse processes with different numbers of batches, where one would wait for the others for ever.
+
+        Raises:
+            ValueError: in all processes.
+        """
+        batches = all_processes().gather(trainer.num_training_batches)
+        if len(set(batches)) > 1:
+            raise ValueError(
+                f"the processes have {', '.join(map(str, batches))} training batches; all need the same number to refit "
+                f"mixtures together: use a DistributedSampler, or limit_train_batches={min(batches)}"
+            )
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refit; checkpoint callbacks come after this one."""
         refit_mixtures(pl_module)

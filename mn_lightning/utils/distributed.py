@@ -57,12 +57,18 @@ class Processes:
         """Vector with the 0-d ``value`` at this process' place, to be summed into everyone's values ``(size,)``."""
         return value * (torch.arange(self.size, device=value.device) == self.rank)
 
+    def gather(self, value: _T) -> list[_T]:
+        """Return the values of all processes, small and picklable ones, in the order of the ranks."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     def concatenate(self, tensor: Tensor) -> Tensor:
         """Join tensors ``(N_rank, *)`` in the order of the ranks, without gradients; some of them may be empty."""
         if self.size == 1:
             return tensor
-        lengths: list[int] = [0] * self.size
-        dist.all_gather_object(lengths, len(tensor))
+        lengths = self.gather(len(tensor))
         # Messages have one size for all: each process pads its rows to the longest part.
         padded = tensor.new_zeros((max(lengths), *tensor.shape[1:]))
         padded[: len(tensor)] = tensor.detach()
@@ -82,11 +88,7 @@ class Processes:
             result = action()
         except Exception as caught:
             error = caught
-        successes = [error is None]
-        if self.size > 1:
-            successes *= self.size
-            dist.all_gather_object(successes, error is None)
-        if all(successes):
+        if all(self.gather(error is None)):
             return result
         raise error or RuntimeError("another process failed; its error says why")
 

@@ -1,4 +1,4 @@
-"""Fits of three processes with parts of a batch that differ in size, or are empty."""
+"""Fits of processes with parts of a batch that differ in size, or are empty; and with different numbers of batches."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import gloo
-from helpers.trainer_cases import BATCH, SumOfRows, fit, fit_many
+from helpers.trainer_cases import BATCH, SumOfRows, error_of_a_fit, fit, fit_many
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
 SHARES = {
@@ -34,3 +34,10 @@ def test_three_processes_train_as_one(norm: str, name: str, fits: Any, tmp_path:
             assert torch.equal(state[key], states[0][key]), key  # mixtures too, bit for bit
         if "mixture_" not in key:  # the queues hold other rows of the batches
             torch.testing.assert_close(states[0][key], value, rtol=1e-4, atol=1e-4, msg=key)
+
+
+def test_another_number_of_batches_is_refused_by_all(tmp_path: Path) -> None:
+    """One process would wait in the refit at the end of its epoch for another that still trains."""
+    for error in gloo.run(error_of_a_fit, 2, tmp_path, tmp_path, seconds=120):
+        assert "the processes have 4, 3 training batches" in error
+        assert "limit_train_batches=3" in error

@@ -115,3 +115,12 @@ def fit_many(rank: int, world_size: int, folder: Path, cases: list[dict[str, Any
         found.append(fit(rank, folder / str(i), world_size, **case))
         dist.barrier()
     return found
+
+
+def error_of_a_fit(rank: int, folder: Path) -> str:
+    """A fit in which rank 1 has fewer batches than rank 0."""
+    try:
+        fit(rank, folder, 2, limit_train_batches=4 - rank)
+    except ValueError as error:
+        return str(error)
+    return ""

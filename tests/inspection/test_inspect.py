@@ -265,9 +265,7 @@ def test_names_are_escaped_and_files_are_plain(tmp_path: Path) -> None:
         assert (tmp_path / "found" / name).is_file()
 
 
-def test_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     quick = ["-c", "digits", "--data.image_size=16", "--trainer.enable_progress_bar=false"]
     monitor = ["--trainer.callbacks+=MixtureMonitor"]
