@@ -2,7 +2,7 @@
 
 import torch
 from helpers.layers import AnyBatchNorm, Case
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 
 from mn_lightning import MixtureNorm, ModeGroupNorm, ModeNorm
@@ -69,10 +69,9 @@ class KeepsItsParameter(ModeGroupNorm):
         return super().forward(input) + self.kept[0].sum()
 
 
-class KnowsNoOthers(ModeNorm):
+class DependsOnTheRank(ModeNorm):
     def forward(self, input: Tensor) -> Tensor:
-        self.sync = False
-        return super().forward(input)
+        return super().forward(input) + 1e-3 * (distributed.get_rank() if distributed.is_initialized() else 0)
 
 
 class _Once(torch.autograd.Function):
@@ -152,7 +151,7 @@ FLAWED = {
     "second_derivative": DifferentiableOnce,
     "state_dict": StateOutsideTheStateDict,
     "strides": IgnoresStrides,
-    "sync": KnowsNoOthers,
+    "sync": DependsOnTheRank,
     "torchs_inputs": NaNGradient,
     "without_gradients": AlwaysInTheGraph,
 }

@@ -1,4 +1,4 @@
-"""A trained network leaves Lightning: torch.export, ONNX, and calls with parameters from outside."""
+"""A trained network leaves Lightning: torch.export and ONNX."""
 
 import io
 
@@ -8,9 +8,7 @@ from helpers.tiny import classifier, digits, network, trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from packaging.version import Version
 from torch import Tensor, nn
-from torch.func import functional_call, grad
 
-from mn_lightning import MixtureNorm, ModeGroupNorm, ModeNorm
 from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
 from mn_lightning.checkpoints import load_from_checkpoint
 from mn_lightning.models import ImageClassifier
@@ -62,31 +60,3 @@ def test_in_onnx(trained: nn.Module) -> None:
         (found,) = session.run(None, {session.get_inputs()[0].name: images(count).numpy()})
         expected = trained(images(count)).detach()
         torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("kind", [MixtureNorm, ModeNorm, ModeGroupNorm])
-@pytest.mark.parametrize("training", [True, False])
-def test_called_with_state_from_outside(kind: type[nn.Module], training: bool) -> None:
-    layer, other = kind(3).train(training), kind(3).train(training)
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.normal_()
-    before = {name: buffer.clone() for name, buffer in layer.named_buffers()}
-    parameters = dict(other.named_parameters())
-    buffers = {name: buffer.clone() for name, buffer in other.named_buffers()}
-    x = torch.randn(8, 3, 4)
-
-    def loss(parameters: dict[str, Tensor]) -> Tensor:
-        return functional_call(layer, {**parameters, **{k: v.clone() for k, v in buffers.items()}}, (x,)).pow(3).sum()
-
-    gradients = grad(loss)(parameters)
-    y = functional_call(layer, {**parameters, **buffers}, (x,))
-    expected = other(x)
-    expected.pow(3).sum().backward()
-    torch.testing.assert_close(y, expected)
-    for name, parameter in other.named_parameters():
-        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-4)
-    for name, buffer in other.named_buffers():
-        assert torch.equal(buffers[name], buffer), name  # what was given has been updated
-    for name, buffer in layer.named_buffers():
-        assert torch.equal(buffer, before[name]), name  # and the layer's own has not

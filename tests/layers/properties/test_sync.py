@@ -14,9 +14,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.processes]
 def cases() -> list[tuple[Case, tuple[int, ...]]]:
     """All rows with all shapes, but many rows for one of each kind only."""
     few = list(layers.one_of_each_kind().values())
-    return [
-        (case, SHAPES[name]) for case in layers.OURS.values() for name in SHAPES if "sample" not in name or case in few
-    ]
+    rows = [case for case in layers.OURS.values() if case.flaw in ("", "sync")]
+    return [(case, shape) for case in rows for name, shape in SHAPES.items() if "sample" not in name or case in few]
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +35,8 @@ def test_any_number_of_processes_equals_one(
     if (case, shape) not in cases():
         pytest.skip("one of each kind is enough")
     place = cases().index((case, shape))
+    # A component of one or two vectors is as narrow as eps: its gradient is 1e5 times as large as the sums' rounding.
+    tolerance = 1e-9 if shape else 1e-6
     expected = train(0, case, shape, [8])
     for i, split in enumerate(SPLITS[world_size]):
         found = [results[rank][world_size]["trained"][place][i] for rank in range(world_size)]
@@ -45,7 +46,7 @@ def test_any_number_of_processes_equals_one(
                 assert [len(part) for part in parts] == split
                 parts = [torch.cat(parts)]
             for part in parts:
-                torch.testing.assert_close(part, value, rtol=1e-9, atol=1e-9, msg=f"{split}: {name}")
+                torch.testing.assert_close(part, value, rtol=tolerance, atol=tolerance, msg=f"{split}: {name}")
 
 
 def test_without_sync_processes_differ() -> None:
