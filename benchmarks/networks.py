@@ -37,9 +37,9 @@ CASES = [
 def with_norm(network: nn.Module, norm: str) -> nn.Module:
     """Put a norm in the place of every BatchNorm."""
     if norm == "ModeNorm":
-        swap_norms(network, norm="mode", n_components=2)
+        swap_norms(network, "all", norm="mode", n_components=2)
     elif norm == "MixtureNorm":
-        swap_norms(network, norm="mixture", n_components=3, em_iters=2, scale="unit")
+        swap_norms(network, "all", norm="mixture", n_components=3, em_iters=2, scale="unit")
     elif norm == "official ModeNorm":
         for name, module in list(network.named_modules()):
             if isinstance(module, nn.BatchNorm2d):
@@ -56,7 +56,7 @@ def rows_of(network: str, layout: str, args: Namespace) -> list[dict[str, Any]]:
     labels = torch.randint(10, (batch,), device=args.device)
     calls = {}
     for norm in ("BatchNorm", "ModeNorm", "MixtureNorm", "official ModeNorm"):
-        model = with_norm(make(), norm).to(args.device, memory_format=FORMATS[layout]).train()
+        model = with_norm(make().to(args.device, memory_format=FORMATS[layout]), norm).to(args.device).train()
 
         def step(model: nn.Module = model) -> None:
             nn.functional.cross_entropy(model(x), labels).backward()  # type: ignore[no-untyped-call]
