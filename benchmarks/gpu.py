@@ -39,7 +39,7 @@ from mn_lightning.kernels import select
 REPOSITORY = Path(__file__).parent.parent
 NEEDED = ("triton", "lightning", "torchvision", "sklearn", "jsonargparse", "torch_fidelity", "pytest", "xdist")
 GPU_TESTS = ("tests/kernels/triton_cases.py", "tests/gpu", "tests/layers/test_no_waiting.py")
-WORKERS = 8
+WORKERS = 12
 COPIED_BYTES = 2**30
 
 
@@ -90,13 +90,13 @@ STEPS = [
     Step(
         "a", "machine", 1, lambda args, json: ["-m", "benchmarks.gpu", "--device", args.device, "--only-a", str(json)]
     ),
-    Step("b", "tests", 3, tests),
+    Step("b", "tests", 4, tests),
     Step("c", "layers", 3, benchmark("layers", "--backends", "triton", "reference", full=["--rounds", "5"])),
     Step("c", "compiled", 2, benchmark("layers", "--backends", "compile", *COMPILED, full=[*LARGE, "--rounds", "5"])),
-    Step("d", "epochs", 2, benchmark("epochs", *TRITON, full=["--rounds", "3"])),
-    Step("d", "trainer_steps", 2, benchmark("trainer_steps", *TRITON)),
+    Step("d", "epochs", 3, benchmark("epochs", *TRITON, full=["--rounds", "3", "--steps", "30"])),
+    Step("d", "trainer_steps", 3, benchmark("trainer_steps", *TRITON, full=["--steps", "30"])),
     Step("e", "fit", 1, benchmark("fit", *TRITON)),
-    Step("f", "study", 3, study),
+    Step("f", "study", 4, study),
 ]
 PARTS = sorted({step.part for step in STEPS})
 

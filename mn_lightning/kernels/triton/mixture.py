@@ -44,6 +44,10 @@ def _sums(
     nu: Tensor | None = None,
     again: bool = False,
 ) -> None:
+    if plan.at_once and shift is mixture[1] and not again:
+        numbers = (*plan.sizes_at_once, eps, *plan.tile_at_once, nearest, nu is not None)
+        launch(kernels.sums_at_once, plan.grid_at_once, (x, *mixture, scratch, nu), numbers, 4)
+        return
     launch(
         kernels.sums,
         plan.grid,
@@ -244,7 +248,11 @@ def backward(
     given = (x, dy, nu, *mixture, gamma, beta)
     scratch, dmoments = _empty(x, plan.scratch), _empty(x, 2, components, features)
     dx, dgamma, dbeta = torch.empty_like(x), _empty(x, features), _empty(x, features)
-    launch(kernels.gradient_sums, plan.grid, (*given, scratch), numbers)
+    if plan.at_once and leak is None:
+        some = (x, dy, nu, mixture[1], scratch)
+        launch(kernels.gradient_sums_at_once, plan.grid_at_once, some, (*plan.sizes_at_once, *plan.tile_at_once), 4)
+    else:
+        launch(kernels.gradient_sums, plan.grid, (*given, scratch), numbers)
     launch(
         kernels.gradient_maps,
         (-(-features // 32), 1),

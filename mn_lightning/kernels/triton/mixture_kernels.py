@@ -141,6 +141,102 @@ def sums(
 
 
 @triton.jit
+def _columns(values, c, C, K, other, KP: tl.constexpr):
+    """Rows of ``(K, C)`` for some features, ``(KP, BC)``."""
+    kidx = tl.arange(0, KP)
+    inside = (kidx < K)[:, None] & (c < C)[None, :]
+    return tl.load(values + kidx[:, None] * C + c[None, :], mask=inside, other=other)
+
+
+@triton.jit
+def sums_at_once(
+    x, weights, means, variances, scratch, nu,
+    B, L, C, K, sb, sl, sc, tiles, eps,
+    KP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, NEAREST: tl.constexpr, STORE: tl.constexpr,
+):  # fmt: skip
+    """:func:`sums` around the means, for a few components and features: all of them in registers at the same time.
+
+    Nothing is added up over rows before the last of them has been read, and what belongs to the components is loaded
+    once. Grid: P programs that share out the rows.
+    """
+    p, P = tl.program_id(0), tl.num_programs(0)
+    kidx = tl.arange(0, KP)
+    c = tl.arange(0, BC)
+    mean = _columns(means, c, C, K, 0.0, KP)
+    if NEAREST:
+        scale = tl.where((c < C)[None, :] & (kidx < K)[:, None], 1.0, 0.0)
+        constant = tl.zeros((KP,), tl.float32)
+    else:
+        var = _columns(variances, c, C, K, 1.0, KP) + eps
+        here = (c < C)[None, :] & (kidx < K)[:, None]
+        scale = tl.where(here, 0.5 / var, 0.0)
+        weight = tl.load(weights + kidx, mask=kidx < K, other=0.0)
+        constant = 0.5 * tl.sum(tl.where(here, tl.log(var), 0.0), axis=1) - tl.log(tl.where(weight > 0, weight, 1.0))
+        used = weight > 0
+    n = tl.zeros((KP, BM), tl.float32)
+    one = tl.zeros((KP, BM, BC), tl.float32)
+    two = tl.zeros((KP, BM, BC), tl.float32)
+    for t in range(p, B * tiles, P):
+        block, row, there = _place(t, tiles, L, BM)
+        tile = _load(x, block, row, c, there[:, None] & (c < C)[None, :], sb, sl, sc)
+        d = tile[None, :, :] - mean[:, None, :]
+        cost = tl.sum(d * d * scale[:, None, :], axis=2) + constant[:, None]
+        if NEAREST:
+            nearest = tl.argmin(tl.where((kidx < K)[:, None], cost, float("inf")), axis=0)  # of numbers, also of NaNs
+            share = (nearest[None, :] == kidx[:, None]).to(tl.float32)
+        else:
+            score = tl.where(-cost < _LOWEST, _LOWEST, -cost)  # a NaN stays one
+            score = tl.where(used[:, None], score, -float("inf"))
+            e = tl.exp(score - tl.max(score, axis=0)[None, :])
+            share = e / tl.sum(e, axis=0)[None, :]
+        share = tl.where(there[None, :], share, 0.0)
+        if STORE:
+            at, apart = _posteriors_at(nu, block, row, B, L)
+            tl.store(at[None, :] + kidx[:, None] * apart, share, mask=there[None, :] & (kidx < K)[:, None])
+        n += share
+        weighted = share[:, :, None] * d
+        one += weighted
+        two += weighted * d
+    tl.store(scratch + 2 * P * K * C + p * KP + kidx, tl.sum(n, axis=1))
+    here = scratch + p * K * C + kidx[:, None] * C + c[None, :]
+    inside = (kidx < K)[:, None] & (c < C)[None, :]
+    tl.store(here, tl.sum(one, axis=1), mask=inside)
+    tl.store(here + P * K * C, tl.sum(two, axis=1), mask=inside)
+
+
+@triton.jit
+def gradient_sums_at_once(
+    x, dy, nu, means, scratch,
+    B, L, C, K, sb, sl, sc, tiles,
+    KP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """:func:`gradient_sums` without an activation, for a few components and features, as :func:`sums_at_once`.
+
+    Grid: P programs that share out the rows.
+    """
+    p, P = tl.program_id(0), tl.num_programs(0)
+    kidx = tl.arange(0, KP)
+    c = tl.arange(0, BC)
+    mean = _columns(means, c, C, K, 0.0, KP)
+    one = tl.zeros((KP, BM, BC), tl.float32)
+    two = tl.zeros((KP, BM, BC), tl.float32)
+    for t in range(p, B * tiles, P):
+        block, row, there = _place(t, tiles, L, BM)
+        inside = there[:, None] & (c < C)[None, :]
+        tile = _load(x, block, row, c, inside, sb, sl, sc)
+        grad = _load(dy, block, row, c, inside, sb, sl, sc)
+        at, apart = _posteriors_at(nu, block, row, B, L)
+        share = tl.load(at[None, :] + kidx[:, None] * apart, mask=there[None, :] & (kidx < K)[:, None], other=0.0)
+        weighted = share[:, :, None] * grad[None, :, :]
+        one += weighted
+        two += weighted * (tile[None, :, :] - mean[:, None, :])
+    here = scratch + p * K * C + kidx[:, None] * C + c[None, :]
+    inside_sums = (kidx < K)[:, None] & (c < C)[None, :]
+    tl.store(here, tl.sum(one, axis=1), mask=inside_sums)
+    tl.store(here + P * K * C, tl.sum(two, axis=1), mask=inside_sums)
+
+
+@triton.jit
 def _add(partial, P, step, c, inside, BP: tl.constexpr, BC: tl.constexpr):
     """Σ_p partial[p * step + c]."""
     total = tl.zeros((BC,), tl.float32)

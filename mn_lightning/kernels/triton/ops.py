@@ -50,7 +50,13 @@ def _differentiable(
     """
     operation, function = (partial(gradients, call) for call in backward)
     torch.library.register_autograd(f"mn_lightning::{name}", operation, setup_context=setup, lib=_library)
-    methods = {"forward": forward, "setup_context": setup, "backward": function}
+
+    def run(ctx: Any, *inputs: Any) -> Any:  # a setup_context of its own would have torch look at signatures each time
+        output = forward(*inputs)
+        setup(ctx, inputs, output)
+        return output
+
+    methods = {"forward": run, "backward": function}
     made: Any = type(name, (torch.autograd.Function,), {key: staticmethod(value) for key, value in methods.items()})
     applied: Callable[..., tuple[Tensor, ...]] = made.apply
     return applied

@@ -15,6 +15,10 @@ from mn_lightning.kernels.triton.launch import power_of_2, programs
 
 TILE = 4096
 """Numbers of an activation that a program holds at once."""
+MOST_AT_ONCE = 4, 128
+"""Where features lie side by side, up to so many components and features are in registers at the same time,"""
+TILE_AT_ONCE = 1024
+"""with so many numbers of an activation. Where rows do, adding up over them at once is faster."""
 MOST_FLAGS = 512
 """Programs that add up sums, at most."""
 
@@ -48,6 +52,14 @@ class RowsPlan:
         self.tiles = blocks * tiles, slices
         self.grid = programs(device, blocks * tiles), slices
         self.add_features = max(32, power_of_2(features) * components // MOST_FLAGS)
+        self.at_once = strides[2] == 1 and padded <= MOST_AT_ONCE[0] and columns <= MOST_AT_ONCE[1]
+        few = min(max(16, TILE_AT_ONCE // columns), 64, max(16, power_of_2(length)))
+        few_tiles = -(-length // few)
+        self.sizes_at_once = (*self.sizes[:-1], few_tiles)
+        self.tile_at_once = padded, few, columns
+        self.grid_at_once = programs(device, blocks * few_tiles), 1
+        if self.at_once:
+            self.grid = self.grid_at_once[0], slices
         self.adders = -(-features // self.add_features), components
         self.flags = self.adders[0] * components
         self.scratch = self.grid[0] * (2 * components * features + padded)

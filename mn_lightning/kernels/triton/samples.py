@@ -73,7 +73,7 @@ def _pool(x: Tensor, a_pass: _Pass, centred: bool = True) -> tuple[Tensor, Tenso
 
 
 def _gradient_pool(x: Tensor, dy: Tensor, mean: Tensor, a_pass: _Pass) -> tuple[Tensor, Tensor]:
-    plain, centred = torch.empty(2, *x.shape[:2], device=x.device).unbind()
+    plain, centred = torch.empty(x.shape[:2], device=x.device), torch.empty(x.shape[:2], device=x.device)
     launch(
         kernels.gradient_pool,
         a_pass.grid,
@@ -156,8 +156,7 @@ def mode_norm_backward(
     samples, features, modes = x.shape[0], a_pass.sizes[2], len(gate_weight)
     padded, has_gamma = log_gates.shape[1], gamma is not None
     plain, centred = _gradient_pool(x, dy, mean, a_pass)
-    dmean, dvar = torch.empty(2, modes, features, device=x.device).unbind()
-    dweight = torch.empty(modes, features, device=x.device)
+    dmean, dvar, dweight = (torch.empty(modes, features, device=x.device) for _ in range(3))
     dgamma, dbeta = torch.empty(features, device=x.device), torch.empty(features, device=x.device)
     launch(
         kernels.mode_gradient_moments,
@@ -166,7 +165,7 @@ def mode_norm_backward(
         (samples, features, modes, eps, _SAMPLES, _CHANNELS, padded, has_gamma),
         warps=4,
     )
-    dgates, dshare, dlogits = torch.empty(3, samples, padded, device=x.device).unbind()
+    dgates, dshare, dlogits = (torch.empty(samples, padded, device=x.device) for _ in range(3))
     launch(
         kernels.mode_gradient_gates,
         (-(-samples // 8), 1),
@@ -252,7 +251,7 @@ def mode_group_norm_backward(
     samples, features, modes, padded = x.shape[0], a_pass.sizes[2], len(gate_bias), stats.shape[2]
     length = a_pass.sizes[1]
     plain, centred = _gradient_pool(x, dy, mean, a_pass)
-    constant, factor = torch.empty(2, samples, features, device=x.device).unbind()
+    constant, factor = (torch.empty(samples, features, device=x.device) for _ in range(2))
     dparameters = torch.empty(samples, 2, padded, device=x.device)
     launch(
         kernels.group_gradient_moments,
