@@ -32,11 +32,11 @@ def main(args: list[str]) -> int:
         if seed:
             run = Run(folder.study, name, int(seed[0]), folder.root)
             # After the loss of a supervisor, its process may need a moment to end.
-            outcome = train(run, folder.limits, wait=4 * GRACE if supervised else 0)
+            outcome = train(run, folder.limits, folder.keep, wait=4 * GRACE if supervised else 0)
         else:
             # Limits are for the runs: all of them need the same preparation. Several processes may wait for it.
             run = Preparation(folder.study, name, 0, folder.root)
-            outcome = train(run, Limits(), wait=-1)
+            outcome = train(run, Limits(), folder.keep, wait=-1)
     except BusyError as error:
         sys.stderr.write(f"mn-lightning compare: {error}\n")
         return INCOMPLETE

@@ -85,10 +85,11 @@ def ray() -> Iterator[tuple[str, Any]]:
 
     before = dict(os.environ)
     os.environ.update(environment(RAY_DISABLE_IMPORT_WARNING="1"))
-    options = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+    # Ray takes 127.0.0.1 for a name of the machine's other address.
+    options = {"num_cpus": 1, "node_ip_address": "127.0.0.2", "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args={**options, "object_store_memory": 100_000_000})
     try:
-        second = cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
+        second = cluster.add_node(num_cpus=1, node_ip_address="127.0.0.2", object_store_memory=100_000_000)
         cluster.wait_for_nodes()
         yield cluster.address, lambda: cluster.remove_node(second, allow_graceful=False)
     finally:
@@ -136,5 +137,5 @@ def test_a_folder_that_workers_do_not_share_is_said(dask: tuple[str, list["subpr
             return list(answers(function))
 
         object.__setattr__(engine, "on_every_worker", without_the_folder)
-        with pytest.raises(StudyError, match="elsewhere is not on storage that all workers share .*No such file"):
+        with pytest.raises(StudyError, match=r"elsewhere is not on storage that all workers share .*No such file"):
             probe(engine, elsewhere)
