@@ -22,7 +22,7 @@ from helpers.study_parts import Stumble, Witness
 from mn_lightning.compare import command
 from mn_lightning.compare.runs import __main__ as run_process
 from mn_lightning.compare.runs.jobs import INCOMPLETE
-from mn_lightning.compare.runs.supervise import INTERRUPTED
+from mn_lightning.compare.runs.supervise import BUSY, INTERRUPTED
 from mn_lightning.compare.study.folder import Limits, StudyFolder
 from mn_lightning.compare.study.load import load_study
 from mn_lightning.data import DigitsDataModule
@@ -234,7 +234,7 @@ def test_two_processes_never_take_the_same_run(capsys: pytest.CaptureFixture[str
     folder = Path("studies/mine/runs/BN/seed-0")
     folder.mkdir(parents=True)
     with FileLock(folder / "lock"):
-        assert call("mine.yaml", "--only", "BN", "--seed", "0") == INCOMPLETE
+        assert call("mine.yaml", "--only", "BN", "--seed", "0") == BUSY
         assert "BN, seed 0 is being run by another process" in capsys.readouterr().err
         assert call("mine.yaml") == INCOMPLETE
     assert "BN, seed 0 has not finished" in capsys.readouterr().out

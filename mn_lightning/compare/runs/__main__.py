@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mn_lightning.compare.runs.jobs import INCOMPLETE
 from mn_lightning.compare.runs.run import BusyError, Preparation, Run
-from mn_lightning.compare.runs.supervise import GRACE, INTERRUPTED, LEASH, end_with_standard_input
+from mn_lightning.compare.runs.supervise import BUSY, GRACE, INTERRUPTED, LEASH, end_with_standard_input
 from mn_lightning.compare.runs.train import train
 from mn_lightning.compare.study.folder import Limits, StudyFolder
 
@@ -39,7 +39,7 @@ def main(args: list[str]) -> int:
             outcome = train(run, Limits(), folder.keep, wait=-1)
     except BusyError as error:
         sys.stderr.write(f"mn-lightning compare: {error}\n")
-        return INCOMPLETE
+        return BUSY
     except SystemExit:  # Lightning's, after Ctrl-C and SIGTERM
         return INTERRUPTED
     if outcome.status == "failed":
