@@ -23,6 +23,7 @@ from benchmarks import (
     gpu,
     layers,
     scaling,
+    study_slots,
     trainer_steps,
 )
 from benchmarks._timing import Target, cells, judged, ratio
@@ -272,3 +273,19 @@ def test_generator_refits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("seed-0")]
     assert [line[1] for line in lines] == ["2", "10", "100", "training"]
     assert all(float(line[2]) > 0 for line in lines[:3])
+
+
+def test_a_schedule_is_that_of_a_queue() -> None:
+    """Three runs of 2, 3 and 2 on two slots: the third starts at 2."""
+    assert study_slots.schedule([2, 3, 2], 2) == 4
+    assert study_slots.schedule([2, 3, 2], 1) == 7
+    assert study_slots.schedule([2, 3, 2], 5) == 3
+
+
+def test_study_slots(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = study_slots.main(["--unit", "0.02"])
+    assert one_table(capsys.readouterr().out)
+    assert [row.slots for row in rows] == [8, 64, 512]
+    for row in rows:
+        assert row.limit <= row.simulated <= row.limit * (2 - 1 / row.slots)  # Graham's bound
+        assert row.measured >= row.limit

@@ -4,13 +4,16 @@ The README's shell commands are run by ``.ci/run``. What cannot be run here stan
 """
 
 import ast
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
 from mn_lightning.__main__ import main
+from mn_lightning.compare.command import _check_selection, _parse
 from mn_lightning.compare.study.load import load_study
 from mn_lightning.swap import registry
 
@@ -68,6 +71,28 @@ def test_studies(text: str, tmp_path: Path) -> None:
     assert len(study.runs) == len(study.variants) * len(study.seeds)
     for variant in study.variants:
         main(["layers", *study.arguments(variant, 0)[1:]])
+
+
+def test_the_array_of_a_scheduler_has_a_job_for_each_run(tmp_path: Path) -> None:
+    """The page's script, run by bash as SLURM does; the command is replaced by one that writes its arguments down."""
+    page = ROOT / "docs/guide/compare.md"
+    (script,) = blocks(page, "bash")
+    (tmp_path / "my_model.yaml").write_text(blocks(ROOT / MODEL, "yaml")[0])
+    (tmp_path / "my_study.yaml").write_text(blocks(page, "yaml")[0])
+    command = tmp_path / "mn-lightning"
+    command.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    command.chmod(0o755)
+    first, last = re.findall(r"--array=(\d+)-(\d+)", script)[0]
+    study, runs = load_study("my_study.yaml"), []
+    for number in range(int(first), int(last) + 1):
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": str(number)}
+        done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
+        name, *arguments = done.stdout.splitlines()
+        options = _parse(arguments)
+        _check_selection(study, options)
+        assert (name, options.study) == ("compare", "my_study.yaml")
+        runs.append((options.only, options.seed))
+    assert runs == study.runs
 
 
 def test_there_is_something_to_test() -> None:

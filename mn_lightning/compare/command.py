@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import get_args
 
 from mn_lightning.compare.check import check_study
+from mn_lightning.compare.disk import checkpoint_sizes
 from mn_lightning.compare.report.report import print_report, write_report
 from mn_lightning.compare.runs.engines import ALONE, Backend, Request, connect
 from mn_lightning.compare.runs.jobs import INCOMPLETE, become, train_all
 from mn_lightning.compare.runs.run import Run, preparations, runs_in
-from mn_lightning.compare.runs.train import configuration
-from mn_lightning.compare.study.folder import Limits, StudyFolder
+from mn_lightning.compare.runs.train import plan
+from mn_lightning.compare.study.folder import Keep, Limits, StudyFolder
 from mn_lightning.compare.study.load import load_study
 from mn_lightning.compare.study.study import Study, StudyError
 from mn_lightning.configs import study_names
@@ -36,7 +37,7 @@ def compare(args: Sequence[str]) -> None:
         study = load_study(options.study)
         _check_selection(study, options)
         root = Path(options.folder or Path("studies") / study.name)
-        folder = StudyFolder(root, study, Limits(options.limit_epochs, options.limit_samples))
+        folder = StudyFolder(root, study, Limits(options.limit_epochs, options.limit_samples), options.keep)
         sys.exit(_run(folder, options))
     except StudyError as error:
         sys.stderr.write(f"mn-lightning compare: {error}\n")
@@ -50,7 +51,7 @@ def _run(folder: StudyFolder, options: argparse.Namespace) -> int:
     ]
     prepared = preparations(folder.study, folder.root)
     if options.dry_run:
-        return _print_configurations(chosen, folder.limits)
+        return _print_configurations(chosen, folder, options.jobs or len(chosen))
     if options.report:
         folder.check_unchanged()
         return _report(folder)
@@ -72,6 +73,9 @@ def _run(folder: StudyFolder, options: argparse.Namespace) -> int:
         become(chosen[0])
     if status:
         return status
+    gone = sum(run.finished and not all(path.exists() for path in run.kept(folder.keep)) for run in chosen)
+    if gone:
+        print(f"{gone} runs have finished without keeping all that --keep {folder.keep} asks for; --fresh repeats them")
     _report(folder)
     return 0 if all(run.finished for run in chosen) else INCOMPLETE
 
@@ -106,6 +110,9 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--gpus_per_job", type=float, metavar="N", help="GPUs of each run, or a share of one as 0.25")
     parser.add_argument("--backend", choices=get_args(Backend), default="local", help="this machine, or a cluster's")
     parser.add_argument("--address", help="the cluster's: auto or ray://host:10001, tcp://host:8786 of Dask")
+    parser.add_argument(
+        "--keep", choices=get_args(Keep), default="none", help="keep these checkpoints of each run that has finished"
+    )
     parser.add_argument("--limit_epochs", type=_positive, metavar="N", help="train N epochs at most")
     parser.add_argument("--limit_samples", type=_positive, metavar="N", help="use N training samples an epoch at most")
     return parser.parse_args(args)
@@ -132,15 +139,30 @@ def _check_selection(study: Study, options: argparse.Namespace) -> None:
         raise StudyError(f"--seed {options.seed} is not in the study; its seeds are {', '.join(map(str, study.seeds))}")
 
 
-def _print_configurations(runs: Sequence[Run], limits: Limits) -> int:
-    """Print a YAML document for each run."""
+def _print_configurations(runs: Sequence[Run], folder: StudyFolder, jobs: int) -> int:
+    """Print a YAML document for each run, and how much disk the checkpoints will take."""
+    sizes = []
     for run in runs:
-        text = configuration(run, limits)
+        text, model = plan(run, folder.limits)
         print(f"--- # {run.label}")
-        if limits.samples is not None:
-            print(f"# limited to {limits.samples} training samples an epoch")
+        if folder.limits.samples is not None:
+            print(f"# limited to {folder.limits.samples} training samples an epoch")
         print(text, flush=True)
+        if model is not None:
+            sizes.append(checkpoint_sizes(model))
+    kept = sum(size.kept(folder.keep) for size in sizes)
+    meanwhile = [size.last + size.best * (folder.keep in ("best", "both")) for size in sizes]
+    print(
+        f"# checkpoints: about {_megabytes(kept)} stay (--keep {folder.keep}), about "
+        f"{_megabytes(sum(sorted(meanwhile)[-jobs:]))} are needed while runs are trained"
+    )
+    if len(sizes) < len(runs):
+        print(f"# without {len(runs) - len(sizes)} runs, whose sizes are not known")
     return 0
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
 
 
 def _report(folder: StudyFolder) -> int:

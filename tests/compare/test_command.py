@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from helpers.study_parts import Stumble, Witness
 from mn_lightning.compare import command
 from mn_lightning.compare.runs import __main__ as run_process
 from mn_lightning.compare.runs.jobs import INCOMPLETE
-from mn_lightning.compare.runs.supervise import INTERRUPTED
+from mn_lightning.compare.runs.supervise import BUSY, INTERRUPTED
 from mn_lightning.compare.study.folder import Limits, StudyFolder
 from mn_lightning.compare.study.load import load_study
 from mn_lightning.data import DigitsDataModule
@@ -33,7 +34,7 @@ RUNS = ["BN/seed-0", "BN/seed-1", "MN/seed-0", "MN/seed-1"]
 
 
 def test_a_study(started: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(write()) == 0
+    assert call(write(), "--keep", "both") == 0
     assert started == ["BN/seed-0", "MN/seed-0", "BN/seed-1", "MN/seed-1"]
     assert files("*") == ["curves.png", "report.md", "results.csv", "runs", "study.json"]
     assert files("runs/*/*/checkpoints/last.ckpt") == [f"runs/{run}/checkpoints/last.ckpt" for run in RUNS]
@@ -233,12 +234,32 @@ def test_two_processes_never_take_the_same_run(capsys: pytest.CaptureFixture[str
     folder = Path("studies/mine/runs/BN/seed-0")
     folder.mkdir(parents=True)
     with FileLock(folder / "lock"):
-        assert call("mine.yaml", "--only", "BN", "--seed", "0") == INCOMPLETE
+        assert call("mine.yaml", "--only", "BN", "--seed", "0") == BUSY
         assert "BN, seed 0 is being run by another process" in capsys.readouterr().err
         assert call("mine.yaml") == INCOMPLETE
     assert "BN, seed 0 has not finished" in capsys.readouterr().out
     assert not (folder / "metrics.csv").exists()
     assert call("mine.yaml", "--only", "BN", "--seed", "0") == 0
+
+
+@pytest.mark.parametrize("keep", ["best", "last", "both", "none"])
+def test_checkpoints_that_stay(keep: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their size is said beforehand: the files hold a little more than the numbers."""
+    adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}}
+    variants = {"BN": {"model.init_args.optimizer": adam, "model.init_args.network": "helpers.study_parts.WideNetwork"}}
+    write(variants=variants, seeds=[0, 1])
+    assert call("mine.yaml", "--dry-run", "--keep", keep) == 0
+    said = re.search(rf"about ([\d.]+) MB stay \(--keep {keep}\), about ([\d.]+) MB are", capsys.readouterr().out)
+    assert said is not None
+    assert call("mine.yaml", "--keep", keep) == 0
+    kept = [f"runs/BN/seed-{seed}/checkpoints/{name}.ckpt" for seed in (0, 1) for name in ("best", "last")
+            if keep in (name, "both")]  # fmt: skip
+    assert files("runs/*/*/checkpoints/*") == kept
+    size = sum(Path("studies/mine", path).stat().st_size for path in kept) / 1e6
+    assert float(said[1]) == pytest.approx(size, rel=0.05, abs=0.1)
+    assert float(said[2]) > float(said[1]) / 2 - 0.1  # one run is trained at a time
+    assert call("mine.yaml", "--keep", "both") == 0
+    assert ("2 runs have finished without keeping" in capsys.readouterr().out) == (keep != "both")
 
 
 # --- nothing but configurations -----------------------------------------------------------------------------------
@@ -292,11 +313,11 @@ STUMBLING: dict[str, Any] = {"BN": None, "MN": {"trainer.callbacks+": [swap("mix
 
 def test_an_interrupted_run_goes_on_from_its_last_epoch(capsys: pytest.CaptureFixture[str]) -> None:
     write(seeds=[0], variants=STUMBLING)
-    assert call("mine.yaml", "--folder", "whole") == 0
+    assert call("mine.yaml", "--folder", "whole", "--keep", "last") == 0
     Stumble.times, Stumble.error = 1, KeyboardInterrupt()
     handler = signal.getsignal(signal.SIGINT)
     try:
-        status = call("mine.yaml", "--only", "MN", "--seed", "0")
+        status = call("mine.yaml", "--only", "MN", "--seed", "0", "--keep", "last")
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning ignores it from here on
     assert status == INTERRUPTED
@@ -305,7 +326,7 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(capsys: pytest.CaptureFi
     metrics = Path("studies/mine/runs/MN/seed-0/metrics.csv")
     (first,) = csv.DictReader(metrics.read_text().splitlines())
     metrics.write_text(metrics.read_text().replace(first["seconds"], "1000.0"))
-    assert call("mine.yaml") == 0
+    assert call("mine.yaml", "--keep", "last") == 0
     outcomes = [json.loads(Path(f"studies/mine/runs/{name}/seed-0/outcome.json").read_text()) for name in ("BN", "MN")]
     assert outcomes[0]["seconds"] < 1000 < outcomes[1]["seconds"]  # with what had been spent before the interruption
     weights = [

@@ -65,7 +65,7 @@ def write_gan(**changes: Any) -> str:
 
 @pytest.mark.filterwarnings("ignore:.*biased upwards")
 def test_a_study_of_generators(started: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(write_gan()) == 0
+    assert call(write_gan(), "--keep", "best") == 0
     assert started == ["prepare/features", "BN/seed-0", "MN/seed-0"]
     assert files("*") == ["curves.png", "prepare", "report.md", "results.csv", "runs", "samples.png", "study.json"]
     assert files("prepare/*/checkpoints/last.ckpt") == ["prepare/features/checkpoints/last.ckpt"]

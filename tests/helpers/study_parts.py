@@ -17,6 +17,13 @@ class TinyNetwork(nn.Sequential):
         super().__init__(*network())
 
 
+class WideNetwork(nn.Sequential):
+    """Has a megabyte of weights."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 3600), nn.ReLU(), nn.Linear(3600, 10))
+
+
 class Witness(Callback):
     """Writes down the weights that a run starts with, and its batches."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mn_lightning.compare.runs.jobs import INCOMPLETE
 from mn_lightning.compare.runs.run import BusyError, Preparation, Run
-from mn_lightning.compare.runs.supervise import GRACE, INTERRUPTED, LEASH, end_with_standard_input
+from mn_lightning.compare.runs.supervise import BUSY, GRACE, INTERRUPTED, LEASH, end_with_standard_input
 from mn_lightning.compare.runs.train import train
 from mn_lightning.compare.study.folder import Limits, StudyFolder
 
@@ -32,14 +32,14 @@ def main(args: list[str]) -> int:
         if seed:
             run = Run(folder.study, name, int(seed[0]), folder.root)
             # After the loss of a supervisor, its process may need a moment to end.
-            outcome = train(run, folder.limits, wait=4 * GRACE if supervised else 0)
+            outcome = train(run, folder.limits, folder.keep, wait=4 * GRACE if supervised else 0)
         else:
             # Limits are for the runs: all of them need the same preparation. Several processes may wait for it.
             run = Preparation(folder.study, name, 0, folder.root)
-            outcome = train(run, Limits(), wait=-1)
+            outcome = train(run, Limits(), folder.keep, wait=-1)
     except BusyError as error:
         sys.stderr.write(f"mn-lightning compare: {error}\n")
-        return INCOMPLETE
+        return BUSY
     except SystemExit:  # Lightning's, after Ctrl-C and SIGTERM
         return INTERRUPTED
     if outcome.status == "failed":

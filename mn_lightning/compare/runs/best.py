@@ -22,20 +22,22 @@ class BestKeeper(Checkpoint):
     """Keep the weights that had the best value of a metric, at whatever step it was measured.
 
     They are written to ``checkpoints/best.ckpt``, without the optimizers. Of a generator that FIDCallback measures, 64
-    of the images that were measured are written to ``best_samples.png``.
+    of the measured images are written to ``best_samples.png``.
 
     Args:
         recorder: knows the values; comes before this callback in the trainer's list.
         folder: the run's.
         metric: name of the metric.
         mode: whether more or less of it is better.
+        weights: whether to write the weights, and not the images alone.
     """
 
-    def __init__(self, recorder: RunRecorder, folder: Path, metric: str, mode: Mode) -> None:
+    def __init__(self, recorder: RunRecorder, folder: Path, metric: str, mode: Mode, weights: bool = True) -> None:
         super().__init__()
         self.recorder = recorder
         self.folder = folder
         self.metric = metric
+        self.weights = weights
         self.sign = 1 if mode == "max" else -1
         self._best = -math.inf
         self._seen = -1.0
@@ -75,7 +77,8 @@ class BestKeeper(Checkpoint):
         if not trainer.strategy.broadcast(value > self._best):
             return
         self._best = value
-        trainer.save_checkpoint(self.folder / CHECKPOINT, weights_only=True)
+        if self.weights:
+            trainer.save_checkpoint(self.folder / CHECKPOINT, weights_only=True)
         self._keep_samples(trainer, module)
 
     def _keep_samples(self, trainer: Trainer, module: LightningModule) -> None:

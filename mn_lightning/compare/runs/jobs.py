@@ -17,7 +17,7 @@ from mn_lightning.compare.runs.display import Display
 from mn_lightning.compare.runs.engines import Engine
 from mn_lightning.compare.runs.run import Outcome, Run
 from mn_lightning.compare.runs.session import Session, answer_probe
-from mn_lightning.compare.runs.supervise import GRACE, INTERRUPTED, LOST, Task, supervise
+from mn_lightning.compare.runs.supervise import BUSY, GRACE, INTERRUPTED, LOST, Task, supervise
 from mn_lightning.compare.study.fit import in_one_line
 from mn_lightning.compare.study.study import StudyError
 from mn_lightning.utils.files import write_atomically
@@ -137,9 +137,10 @@ def _execute(engine: Engine, tasks: Sequence[Task], runs: Sequence[Run], session
 
 def _note(run: Run, status: int) -> None:
     """Write down that a process was ended from outside; otherwise it has written down itself how the run ended."""
-    if status not in (0, INCOMPLETE, INTERRUPTED):
-        how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        run.set_outcome(Outcome("failed", f"the process ended with {how}", run.seconds))
+    if status in (0, BUSY, INTERRUPTED) or (status == INCOMPLETE and run.outcome() is not None):
+        return
+    how = f"signal {-status}" if status < 0 else f"exit status {status}"
+    run.set_outcome(Outcome("failed", f"the process ended with {how}", run.seconds))
 
 
 @contextmanager

@@ -62,10 +62,12 @@ class RayTasks(ParallelBackendBase):  # type: ignore[misc]
 
 def on_every_node(function: Callable[[], str]) -> list[str]:
     """Call a function on each node."""
-    remote = ray.remote(num_cpus=0)(function)
+    remote = ray.remote(num_cpus=0)(_call)
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
-    results: list[str] = ray.get([remote.options(scheduling_strategy=strategy).remote() for strategy in strategies])
+    results: list[str] = ray.get(
+        [remote.options(scheduling_strategy=strategy).remote(function) for strategy in strategies]
+    )
     return results
 
 

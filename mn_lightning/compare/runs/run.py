@@ -10,8 +10,9 @@ from typing import Literal, NamedTuple
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 
+from mn_lightning.compare.runs.best import CHECKPOINT
 from mn_lightning.compare.runs.recorder import Row, from_csv
-from mn_lightning.compare.study.folder import StudyFolder
+from mn_lightning.compare.study.folder import Keep, StudyFolder
 from mn_lightning.compare.study.study import Study
 from mn_lightning.utils.files import write_atomically
 
@@ -75,6 +76,17 @@ class Run:
     def checkpoint_path(self) -> Path:
         """The checkpoint of the last whole epoch."""
         return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def best_path(self) -> Path:
+        """The checkpoint of :class:`~mn_lightning.compare.runs.best.BestKeeper`."""
+        return self.folder / CHECKPOINT
+
+    def kept(self, keep: Keep) -> list[Path]:
+        """Return the checkpoints that stay when the run has finished."""
+        return [
+            path for name, path in (("best", self.best_path), ("last", self.checkpoint_path)) if keep in (name, "both")
+        ]
 
     @property
     def progress_path(self) -> Path:
@@ -159,6 +171,10 @@ class Preparation(Run):
     def arguments(self) -> list[str]:
         """The command line of ``mn-lightning``."""
         return self.study.preparation(self.variant)
+
+    def kept(self, keep: Keep) -> list[Path]:
+        """Return the last checkpoint: the runs load it."""
+        return [self.checkpoint_path]
 
 
 def runs_in(folder: StudyFolder) -> list[Run]:

@@ -21,6 +21,9 @@ from mn_lightning.compare.runs.session import Watch
 INTERRUPTED = 130
 """The status of a run that was told to end."""
 
+BUSY = 75
+"""The status of a process whose run another process trains; ``EX_TEMPFAIL`` of Unix."""
+
 LOST = None
 """In place of a number and a status: the machine, or the worker on it, is gone."""
 

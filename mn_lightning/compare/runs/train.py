@@ -5,6 +5,8 @@ import time
 import traceback
 import warnings
 
+import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mn_lightning.compare.runs.best import BestKeeper
@@ -12,16 +14,17 @@ from mn_lightning.compare.runs.progress import ProgressWriter
 from mn_lightning.compare.runs.recorder import RunRecorder
 from mn_lightning.compare.runs.run import Outcome, Run, is_main_process
 from mn_lightning.compare.study.fit import StudyCLI, Until
-from mn_lightning.compare.study.folder import Limits
+from mn_lightning.compare.study.folder import Keep, Limits
 from mn_lightning.compare.study.study import StudyError, variant_label
 
 
-def train(run: Run, limits: Limits, wait: float = 0) -> Outcome:
+def train(run: Run, limits: Limits, keep: Keep, wait: float = 0) -> Outcome:
     """Train from the start, or from the checkpoint of a run that was interrupted. A failure is an outcome too.
 
     Args:
         run: is not trained again if it has finished.
         limits: for small machines.
+        keep: the checkpoints that stay when it has finished.
         wait: seconds for which to wait for another process that has the run; -1 for as long as it takes.
 
     Raises:
@@ -37,7 +40,7 @@ def train(run: Run, limits: Limits, wait: float = 0) -> Outcome:
         # LightningCLI warns of a command line that differs from sys.argv: ours is made from the study.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
         try:
-            _RunCLI(run, limits)
+            _RunCLI(run, limits, keep)
             outcome = Outcome("finished", "", time.monotonic() - started)
         except Exception as error:
             # Whatever a user's model raises concerns this run alone: the others go on.
@@ -45,20 +48,29 @@ def train(run: Run, limits: Limits, wait: float = 0) -> Outcome:
             outcome = Outcome("failed", last_line(error), time.monotonic() - started)
         if is_main_process():
             run.set_outcome(outcome)
+            if outcome.status == "finished":
+                for path in {run.best_path, run.checkpoint_path} - set(run.kept(keep)):
+                    path.unlink(missing_ok=True)
         return outcome
 
 
-def configuration(run: Run, limits: Limits) -> str:
-    """Return what the run would save as ``config.yaml``, without making anything of it.
+def plan(run: Run, limits: Limits) -> tuple[str, LightningModule | None]:
+    """Return what the run would save as ``config.yaml``, and its model without values; nothing else is made.
 
     Raises:
-        StudyError: it does not parse.
+        StudyError: the run's configuration does not parse.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")  # they come again with the run
-        cli = _RunCLI(run, limits, until="parsed")
+        try:
+            cli = _RunCLI(run, limits, "none", until="model")
+            model: LightningModule | None = cli.model
+        except StudyError:
+            raise
+        except Exception:  # some models cannot be made without values, or not at all, which the runs will say
+            cli, model = _RunCLI(run, limits, "none", until="parsed"), None
     text: str = cli._parser("fit").dump(cli.config.fit, skip_none=False)
-    return text
+    return text, model
 
 
 def last_line(error: BaseException) -> str:
@@ -69,7 +81,7 @@ def last_line(error: BaseException) -> str:
 class _RunCLI(StudyCLI):
     """``mn-lightning fit`` with recorder, checkpoints and logs in the run's folder."""
 
-    def __init__(self, run: Run, limits: Limits, until: Until = "trained") -> None:
+    def __init__(self, run: Run, limits: Limits, keep: Keep, until: Until = "trained") -> None:
         self.run = run
         self.limits = limits
         arguments = [*run.arguments, f"--trainer.default_root_dir={run.folder}", "--trainer.enable_checkpointing=true"]
@@ -83,7 +95,9 @@ class _RunCLI(StudyCLI):
         )
         recorder = RunRecorder(run.metrics_path)
         progress = ProgressWriter(run.progress_path, recorder, run.study.metric)
-        best = BestKeeper(recorder, run.folder, run.study.metric, run.study.mode)
+        best = BestKeeper(
+            recorder, run.folder, run.study.metric, run.study.mode, weights=run.best_path in run.kept(keep)
+        )
         super().__init__(
             variant_label(run.study, run.variant),
             arguments,

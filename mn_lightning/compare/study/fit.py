@@ -9,7 +9,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from mn_lightning.cli import CommandTrainer, MNLightningCLI
 from mn_lightning.compare.study.study import StudyError
 
-Until = Literal["parsed", "built", "trained"]
+Until = Literal["parsed", "model", "built", "trained"]
 
 
 class StudyCLI(MNLightningCLI):
@@ -18,8 +18,9 @@ class StudyCLI(MNLightningCLI):
     Args:
         label: what is trained, for messages.
         arguments: of :meth:`Study.arguments` or :meth:`Study.preparation`, and more options.
-        until: ``"parsed"`` stops with the configuration. ``"built"`` makes the model and the data module, but no
-            callback, logger or trainer, which may look for files or devices. Both leave the random state alone.
+        until: ``"parsed"`` stops with the configuration, ``"model"`` makes the model too, and ``"built"`` the model and
+            the data module. They make no callback, logger or trainer, which may look for files or devices, and leave
+            the random state alone.
         **options: of LightningCLI.
 
     Raises:
@@ -50,11 +51,17 @@ class StudyCLI(MNLightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make what ``until`` says."""
-        if self.until == "built":
+        if self.until == "parsed":
+            return
+        given = self.config
+        if self.until != "trained":
+            self.config = given.clone()
             self.config.fit.trainer.callbacks = None
             self.config.fit.trainer.logger = None
-        if self.until != "parsed":
-            super().instantiate_classes()
+        if self.until == "model":
+            self.config.fit.data = None
+        super().instantiate_classes()
+        self.config = given
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer if it is to train."""

@@ -4,10 +4,13 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mn_lightning.compare.study.study import Study, StudyError
 from mn_lightning.utils.files import write_atomically
+
+Keep = Literal["best", "last", "both", "none"]
+"""Which checkpoints stay when a run has finished."""
 
 _UNCHANGING = ("base", "limits", "prepare")
 
@@ -35,6 +38,7 @@ class StudyFolder:
     root: Path
     study: Study
     limits: Limits
+    keep: Keep = "none"
 
     @classmethod
     def read(cls, root: Path) -> "StudyFolder":
@@ -46,13 +50,14 @@ class StudyFolder:
         written = _read(root)
         if written is None:
             raise StudyError(f"{root} holds no study.json; mn-lightning compare makes one")
-        limits = Limits(**written.pop("limits"))
-        return cls(root, Study.from_dict(written), limits)
+        limits, keep = Limits(**written.pop("limits")), written.pop("keep")
+        return cls(root, Study.from_dict(written), limits, keep)
 
     @property
     def is_written(self) -> bool:
         """Whether the folder is of this study as it is now."""
-        return _read(self.root) == self._content()
+        written = _read(self.root)
+        return written is not None and {**written, "keep": self.keep} == self._content()
 
     def open(self, fresh: bool = False) -> None:
         """Make the folder, or go on with it.
@@ -94,7 +99,7 @@ class StudyFolder:
             )
 
     def _content(self) -> dict[str, Any]:
-        return {**self.study.to_dict(), "limits": self.limits._asdict()}
+        return {**self.study.to_dict(), "limits": self.limits._asdict(), "keep": self.keep}
 
 
 def _decisive(settings: Any) -> Any:

@@ -92,17 +92,15 @@ def test_nothing_is_started_after_the_end_of_the_session(script: Path, tmp_path:
 
 
 def test_a_session_without_a_sign_of_life_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr(session_module.time, "monotonic", lambda: now)
+    times = iter([0.0, 1.0, 1.0, 50.0, 50.0, 109.0, 111.0])
+    monkeypatch.setattr(session_module.time, "monotonic", lambda: next(times))
     session = Session(tmp_path)
     watch = Watch(session.path)
-    for now in (1.0, 50.0, 61.0):
-        assert not watch.is_stopped()
-        session.beat()
-    now = 61.0
-    assert not watch.is_stopped()
-    now = 61.5 + session_module.PATIENCE
-    assert watch.is_stopped()
+    assert not watch.is_stopped()  # at 1, where the content is new
+    session.beat()
+    assert not watch.is_stopped()  # at 50, where it has changed
+    assert not watch.is_stopped()  # at 109
+    assert watch.is_stopped()  # at 111, more than a minute after the change
 
 
 def test_runs_at_the_same_time_have_a_slot_each(script: Path, tmp_path: Path) -> None:
