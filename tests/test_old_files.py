@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mn_lightning import MixtureNorm, ModeGroupNorm, ModeNorm
@@ -143,12 +144,26 @@ def test_a_gan_goes_on_with_the_cached_statistics(old: Path) -> None:
     run.fit(parts.gan(), parts.gan_loader(), ckpt_path=old / "gan.ckpt")
     assert list((old / "cache").iterdir()) == [cache]
     assert (cache.read_bytes(), cache.stat().st_mtime_ns) == before
-    assert extractor.seen == recorded("gan")["images seen by the extractor"] == 24  # the generated ones alone
+    # The generated ones, the fingerprint's, and those that show that the statistics are this extractor's.
+    assert recorded("gan")["images seen by the extractor"] == 24
+    assert extractor.seen == 24 + 4 + 4
     expected = recorded("gan")["metrics after resumed training"]
     spread = expected.pop("kd_quarters/std")  # of rounding errors
     metrics = {key: float(value) for key, value in run.callback_metrics.items()}
     assert metrics.pop("kd_quarters/std") == pytest.approx(spread, abs=1e-5)
     assert metrics == close(expected)
+
+
+def test_a_gan_leaves_statistics_of_another_function_alone(old: Path) -> None:
+    class Quarters(parts.Quarters):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) * 2
+
+    (cache,) = (old / "cache").iterdir()
+    callbacks, saver = parts.gan_callbacks(old / "cache", Quarters()), ModelCheckpoint(old / "gan")
+    run = parts.trainer(old, callbacks, saver, max_epochs=1, precision="64-true")
+    run.fit(parts.gan(), parts.gan_loader())
+    assert {path.name.rpartition("-")[0] for path in (old / "cache").iterdir()} == {"fd_quarters", cache.stem}
 
 
 # --- a study ------------------------------------------------------------------------------------------------------

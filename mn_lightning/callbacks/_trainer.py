@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from tqdm.auto import tqdm  # type: ignore[import-untyped, unused-ignore]
 
@@ -83,6 +83,20 @@ def progress_bar(trainer: Trainer, total: int, title: str, unit: str) -> Iterato
     """Show a bar in process 0, if the trainer shows bars too, and give the function that advances it."""
     bar: Any = trainer.progress_bar_callback
     hidden = not trainer.is_global_zero or bar is None or not bar.is_enabled
+    display = bar.progress if isinstance(bar, RichProgressBar) else None
+    if display is not None and not hidden:
+        # Rich repaints its own lines: whatever else is written meanwhile stays on the screen.
+        task = display.add_task(title, total=total)
+
+        def advance(count: int) -> None:
+            display.advance(task, count)
+            bar.refresh()
+
+        try:
+            yield advance
+        finally:
+            display.remove_task(task)
+        return
     with tqdm(total=total, desc=title, unit=unit, leave=False, disable=hidden) as shown:
         yield shown.update
 

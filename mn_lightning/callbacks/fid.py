@@ -39,9 +39,14 @@ class FIDCallback(Callback):
     """Measure the Fréchet distance (FID) of a generator's images to real ones while it trains.
 
     Works for any LightningModule with a method ``sample(n)`` that returns n images ``(n, C, H, W)``, as bytes or with
-    values in ``value_range``. An evaluation runs every so many generator steps or epochs, and at the end of the
-    training. A generator step is counted by the module's ``generator_steps``, or else by ``trainer.global_step``,
-    which counts the steps of all optimizers.
+    values in ``value_range``. An evaluation runs every so many generator steps or epochs, at the end of the training,
+    and before a ``ModelCheckpoint`` saves that monitors one of its values: each file is named and ranked by the
+    distance of the weights in it. (With ``train_time_interval``, it is not known in advance when that is.) A generator
+    step is counted by the module's ``generator_steps``, or else by ``trainer.global_step``, which counts the steps of
+    all optimizers; where a module steps optimizers of its own, which Lightning does not see, batches are counted.
+
+    What is measured is what a checkpoint holds: with ``EMAWeightAveraging`` or another ``WeightAveraging``, the
+    averaged weights. Such a callback has to stand before this one.
 
     Logged are ``fid``, ``fid/best`` and ``fid/steps_to_best``, to the loggers once for each evaluation and for
     ``ModelCheckpoint(monitor="fid")`` and ``EarlyStopping``, which see the last value at all times; let the first
@@ -51,26 +56,29 @@ class FIDCallback(Callback):
     Stale mixtures are refitted first. The training does not notice an evaluation: modes, buffers and random states are
     put back. Latents are drawn by the module from torch's (or NumPy's) global random state, which is seeded for each
     block of ``batch_size`` images, so that the same images come out in every evaluation of the same weights, on any
-    number of processes. Under DDP the buffers, as BatchNorm's running statistics, are those of rank zero. On the same
+    number of processes. Under DDP the buffers, as BatchNorm's running statistics, are those of process 0. On the same
     images the value equals ``torch_fidelity.calculate_metrics(fid=True)``.
 
     Args:
         every_n_steps: evaluate whenever the generator steps reach a multiple of this.
-        every_n_epochs: evaluate at the end of every so manieth epoch; every epoch if neither is given.
+        every_n_epochs: evaluate at the end of every epoch whose number is a multiple of this; of every epoch if neither
+            is given.
         num_samples: images to generate, over all processes together.
         real: DataLoader or folder of the real images; None takes the Trainer's training data. Each image of the
             loader's dataset counts once, as the dataset gives it: switch random augmentation off.
-        value_range: values of black and white, in real and in generated images of floating point.
+        value_range: values of black and white, in real and in generated images of floating point. Generated images may
+            go beyond it by less than the distance from black to white, and are clamped then.
         feature_extractor: name of one of torch-fidelity's extractors, or a module that maps uint8 images
             ``(N, C, H, W)`` to features ``(N, D)``.
-        weights_path: file of the named extractor's weights; None downloads them.
+        weights_path: file of the named extractor's weights, which is read as numbers; None downloads them.
         metrics: ``"fid"``, and on request ``"kid"`` and ``"isc"`` (Inception score), with their ``/std``.
         batch_size: images generated and extracted at a time.
         sample_method: name of the method that generates.
         train_mode: generate in the mode that the module is trained in, as some GAN code does, and not in evaluation.
         log_floor: log ``fid/floor`` at the start, the distance between two random halves of the real images.
         seed: of the latents, and of the subsets for KID and Inception score.
-        cache_dir: folder for the real statistics; None takes one beside torch hub's weights.
+        cache_dir: folder for the statistics of the real images; None takes one beside torch hub's weights. They are
+            found again by the images' content and by what the extractor makes of four fixed images.
 
     Attributes:
         best: the lowest distance so far.
@@ -80,8 +88,9 @@ class FIDCallback(Callback):
         seconds: that all evaluations since the training's start have taken.
 
     Raises:
-        ValueError: an argument out of range; in ``setup``, a module without ``sample_method``; at the start of the
-            training, real images of another form or range.
+        ValueError: an argument out of range; in ``setup``, a module without ``sample_method``, or a callback that
+            averages weights behind this one; at the start of the training, real images of another form or range; in an
+            evaluation, such generated images.
         RuntimeError: in ``setup``, if the weights cannot be had; says which file to put where.
 
     Examples:

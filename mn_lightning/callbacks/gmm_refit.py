@@ -67,8 +67,8 @@ class GMMRefitCallback(MixtureCompanion):
         batches = all_processes().gather(trainer.num_training_batches)
         if len(set(batches)) > 1:
             raise ValueError(
-                f"the processes have {', '.join(map(str, batches))} training batches; all need the same number to refit "
-                f"mixtures together: use a DistributedSampler, or limit_train_batches={min(batches)}"
+                f"the processes have {', '.join(map(str, batches))} training batches; all need the same number to "
+                f"refit mixtures together: use a DistributedSampler, or limit_train_batches={min(batches)}"
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

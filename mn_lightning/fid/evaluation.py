@@ -13,7 +13,7 @@ from mn_lightning.fid.extraction import Extraction, Generated, Progress
 from mn_lightning.fid.extractors import FidelityFeatures
 from mn_lightning.fid.feature_sums import inception_score, kernel_distance
 from mn_lightning.fid.images import RealImages, ValueRange, content_digest
-from mn_lightning.fid.real_statistics import RealStatistics, StatisticsCache, cache_key
+from mn_lightning.fid.real_statistics import RealStatistics, StatisticsCache, are_features_of_one_extractor, cache_key
 from mn_lightning.utils.distributed import all_processes
 from mn_lightning.utils.restore import rng_untouched, seed_all
 
@@ -154,15 +154,23 @@ class Evaluation:
             self.names["fid"],
             cache_key(digest, self.extractor, kept=kept),
             fingerprint,
-            reads_old=isinstance(self.extractor, FidelityFeatures) and self.extractor.is_torch_fidelitys,
+            lambda statistics: self._is_ours(extraction, images, statistics),
         )
         # Process 0 alone looks and tells the others: each may see other files.
-        statistics = cache.load() if processes.rank == 0 else None
+        statistics = processes.together(lambda: cache.load() if processes.rank == 0 else None)
         if not processes.on_rank_zero(lambda: statistics is not None):
             statistics = compute()
             if statistics is not None:
                 cache.save(statistics)
         return statistics
+
+    def _is_ours(self, extraction: Extraction, images: RealImages, statistics: RealStatistics) -> bool:
+        """Whether statistics that are found by structure and weights alone are the extractor's, for all we know."""
+        if isinstance(self.extractor, FidelityFeatures) and self.extractor.is_torch_fidelitys:
+            return True
+        kept = statistics.kept
+        indices = [index * len(images) // len(kept) for index in range(min(4, len(kept)))]
+        return bool(indices) and are_features_of_one_extractor(kept[: len(indices)], extraction.at(images, indices))
 
     def _compute(self, generated: Generated) -> dict[str, float]:
         """Return the values by name; process 0 only."""

@@ -65,7 +65,7 @@ class Extraction:
         # Data sets are often sorted by class: the halves are random.
         in_first_half = torch.from_numpy(np.random.default_rng(0).permutation(total) < total // 2)
         keep = torch.zeros(total, dtype=torch.bool)
-        keep[[index * total // kept for index in range(kept)]] = True
+        keep[[index * total // kept for index in range(kept)]] = True  # Evaluation looks some of them up again
 
         def extract() -> tuple[FeatureSums, FeatureSums, Tensor]:
             # Every process reads an image, so that one without a share knows the number of features too.
@@ -95,6 +95,11 @@ class Extraction:
             return RealStatistics((first + second).to("cpu"), first.distance(second).cpu(), chosen.cpu())
 
         return self.processes.together(join)
+
+    def at(self, images: RealImages, indices: list[int]) -> Tensor:
+        """Return the features ``(N, D)`` of the N real images at ``indices``, in this process alone."""
+        seed_all(self.seed, 0)
+        return torch.cat([self._features(batch)[0].cpu() for batch in images.batches(indices)])
 
     @torch.no_grad()
     def fingerprint(self, shape: tuple[int, int, int]) -> Tensor:

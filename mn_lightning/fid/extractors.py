@@ -1,5 +1,8 @@
 """torch-fidelity's feature extractors, with clear words where their weights are missing."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -20,7 +23,8 @@ class FidelityFeatures(nn.Module):
     Args:
         name: one of ``torch_fidelity.registry.FEATURE_EXTRACTORS_REGISTRY``, to which
             ``torch_fidelity.register_feature_extractor`` adds.
-        weights_path: file of the weights; None downloads them once, to torch hub's folder.
+        weights_path: file of the weights; None downloads them once, to torch hub's folder. It is read as numbers: a
+            file that holds code is refused.
         with_logits: give the class logits too, as the Inception score needs them; Inception only.
 
     Raises:
@@ -38,8 +42,11 @@ class FidelityFeatures(nn.Module):
         self.name = name
         extractor_class = FEATURE_EXTRACTORS_REGISTRY[name]
         layers = [_layer(name, extractor_class), *["logits_unbiased"] * with_logits]
+        # CLIP is downloaded as TorchScript, which torch runs in an interpreter of its own.
+        as_numbers = weights_path is not None or name == INCEPTION
         try:
-            self.extractor = extractor_class(name, layers, feature_extractor_weights_path=weights_path)
+            with _numbers_only() if as_numbers else nullcontext():
+                self.extractor = extractor_class(name, layers, feature_extractor_weights_path=weights_path)
         except Exception as error:  # network, file system, unpickling, keys: all mean that there are no weights
             raise RuntimeError(_advice(name, weights_path, error)) from error
         self.requires_grad_(False)
@@ -67,6 +74,21 @@ class FidelityFeatures(nn.Module):
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         return tuple(values.flatten(1) for values in self.extractor(images))
+
+
+@contextmanager
+def _numbers_only() -> Iterator[None]:
+    """Have torch.load refuse whatever is no number, also where it is called with ``weights_only=False``."""
+    variable = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(variable)
+    os.environ[variable] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before
 
 
 def _layer(name: str, extractor_class: type) -> str:

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,15 +68,22 @@ class StatisticsCache:
         name: for people who look into the folder.
         key: of :func:`cache_key`.
         fingerprint: ``(N, D)``, features of fixed images.
-        reads_old: take a file of an earlier version too, which has no fingerprint. The key has to say enough then.
+        accepts_old: whether to take the statistics of a file of version 0.1, which has no fingerprint.
     """
 
-    def __init__(self, folder: str | None, name: str, key: str, fingerprint: Tensor, reads_old: bool = False) -> None:
+    def __init__(
+        self,
+        folder: str | None,
+        name: str,
+        key: str,
+        fingerprint: Tensor,
+        accepts_old: Callable[[RealStatistics], bool] = lambda statistics: False,
+    ) -> None:
         root = Path(torch.hub.get_dir()) / "mn_lightning" if folder is None else Path(folder).expanduser()
         self.path = root / f"{name}-{key}-{_digest({'fingerprint': fingerprint})[:8]}.pt"
         self.key = key
         self.fingerprint = fingerprint
-        self.reads_old = reads_old
+        self.accepts_old = accepts_old
         self._pattern = f"{glob.escape(f'{name}-{key}')}*.pt"
 
     def save(self, statistics: RealStatistics) -> None:
@@ -107,21 +115,29 @@ class StatisticsCache:
                 tensors = content["tensors"]
                 if (content["key"], content["digest"]) != (self.key, _digest(tensors)):
                     raise ValueError("not what was saved")
-                if self._agrees(content):
-                    sums = FeatureSums(*(tensors[name] for name in ("total", "outer", "count")))
-                    return RealStatistics(sums, tensors["floor"], tensors["kept"])
+                sums = FeatureSums(*(tensors[name] for name in ("total", "outer", "count")))
+                statistics = RealStatistics(sums, tensors["floor"], tensors["kept"])
+                old = content["format"] == _WITHOUT_FINGERPRINT
+                agrees = not old and self._agrees(content)
             except Exception as error:  # torch.load and a foreign content can fail in any way
                 reason = str(error) if isinstance(error, ValueError) else type(error).__name__
                 _warn(f"{path} is damaged or foreign ({reason}); the real statistics are computed again")
+                continue
+            if agrees or (old and self.accepts_old(statistics)):
+                return statistics
         return None
 
     def _agrees(self, content: dict[str, Any]) -> bool:
-        if content["format"] == _WITHOUT_FINGERPRINT:
-            return self.reads_old
-        saved = content["tensors"]["fingerprint"]
-        if (content["format"], content["pipeline"]) != (_FORMAT, PIPELINE) or saved.shape != self.fingerprint.shape:
+        if (content["format"], content["pipeline"]) != (_FORMAT, PIPELINE):
             return False
-        return bool((saved - self.fingerprint).abs().max() <= _TOLERANCE * saved.abs().max())
+        return are_features_of_one_extractor(content["tensors"]["fingerprint"], self.fingerprint)
+
+
+def are_features_of_one_extractor(one: Tensor, other: Tensor) -> bool:
+    """Whether features ``(N, D)`` of the same images differ by rounding errors at most."""
+    if one.shape != other.shape:
+        return False
+    return bool((one - other).abs().max() <= _TOLERANCE * one.abs().max())
 
 
 def _warn(text: str) -> None:

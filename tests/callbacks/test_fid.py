@@ -14,7 +14,7 @@ from helpers.tiny import trainer
 from helpers.tiny_generator import REAL, Features, Generator, TwoOptimizers, fid, loader, real_bytes
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch import Tensor, nn
@@ -689,3 +689,30 @@ def test_what_was_measured_last_and_how_long_it_took(tmp_path: Path) -> None:
     }
     assert callback.evaluated_at == STEPS
     assert callback.seconds > 0
+
+
+def test_in_rich_s_display_the_bar_is_one_of_its_lines(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    seen: dict[int, tuple[str, float]] = {}
+    left: list[str] = []
+
+    class Bar(RichProgressBar):
+        def on_train_batch_start(self, *args: Any) -> None:
+            super().on_train_batch_start(*args)
+            left.extend(task.description for task in self.progress.tasks if NAME in task.description)
+
+        def refresh(self, hard: bool = False) -> None:
+            super().refresh(hard)
+            seen.update({task.id: (task.description, task.completed) for task in self.progress.tasks})
+
+    run(tmp_path, fid(tmp_path, every_n_steps=2), Bar(), enable_progress_bar=True)
+    assert sum(entry == (NAME, 50) for entry in seen.values()) >= 2  # the last can come after the display has ended
+    assert left == []
+    assert NAME not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_other_displays_have_a_bar_of_tqdm_if_the_trainer_shows_bars(
+    tmp_path: Path, shown: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, fid(tmp_path), *[TQDMProgressBar()] * shown, enable_progress_bar=shown)
+    assert (f"{NAME}:" in capfd.readouterr().err) == shown

@@ -181,10 +181,9 @@ def test_an_interrupted_fit_leaves_nothing_but_a_fresh_checkpoint(tmp_path: Path
     model.network[1].refit()  # of what the queue holds, which is the batch that came last
     for name, value in saved.items():
         assert torch.equal(value, model.state_dict()[name]), name
-    for module in model.modules():
-        assert not module._state_dict_pre_hooks
-        assert not module._load_state_dict_pre_hooks
-        assert not module._forward_pre_hooks
+    assert not model._state_dict_pre_hooks
+    assert not model._load_state_dict_pre_hooks
+    assert not any(module._forward_pre_hooks for module in model.modules())
     model.network[1].train()(torch.randn(8, 6, 3, 3))
     model.state_dict()
     assert model.network[1].stale  # nobody refits it unasked

@@ -1,5 +1,6 @@
 """torch-fidelity's extractors: the same features, through the file of the weights; and advice where there is none."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,37 @@ def test_other_names() -> None:
         FidelityFeatures("tiny-features", with_logits=True)
     extractor = FidelityFeatures("tiny-features")
     assert extractor(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))[0].shape == (2, 6)
+
+
+class Command:
+    """Is unpickled as a call."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["inception-v3-compat", "vgg16"])
+def test_a_file_of_weights_brings_no_code(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, trace = tmp_path / "weights.pth", tmp_path / "executed"
+    torch.save({"Conv2d_1a_3x3.conv.weight": Command(trace)}, file)
+    with pytest.raises(RuntimeError, match="weights_path") as caught:
+        FidelityFeatures(name, weights_path=str(file))
+    assert "\n" not in str(caught.value)
+    assert not trace.exists()
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+    torch.load(file, weights_only=False)  # what it would have done
+    assert trace.exists()
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_other_numbers_of_channels_are_refused(channels: int) -> None:
+    with pytest.raises(
+        ValueError, match=rf"'tiny-features' got images of shape \(2, {channels}, 8, 8\); it takes 1 or 3"
+    ):
+        FidelityFeatures("tiny-features")(torch.zeros(2, channels, 8, 8, dtype=torch.uint8))
 
 
 class Replay(LightningModule):
