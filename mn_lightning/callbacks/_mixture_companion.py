@@ -56,11 +56,14 @@ class MixtureCompanion(Callback):
                 )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Undo what was done to the module: after an error or Ctrl-C, Lightning calls no ``teardown``."""
-        self._remove_check()
+        """Undo what :meth:`setup` did: after an error or Ctrl-C, Lightning calls no ``teardown``."""
+        self._undo(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Undo what was done to the module and to other callbacks."""
+        """Undo what :meth:`setup` did."""
+        self._undo(trainer)
+
+    def _undo(self, trainer: Trainer) -> None:
         self._remove_check()
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, BaseFinetuning):
