@@ -1,15 +1,17 @@
-"""What the callbacks share that mixture layers need: which of them is missing, and what a checkpoint may bring."""
+"""What all callbacks around mixture layers do: look for one another, check checkpoints, speak to Lightning's own."""
 
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.callbacks import BaseFinetuning, StochasticWeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
+from mn_lightning.callbacks._finetuning import forget_treatment, treat_as_batch_norm
 from mn_lightning.layers import MixtureNorm, ModeNorm
+from mn_lightning.layers.queue import keep_queues_apart
 from mn_lightning.layers.refit import has_mixtures
 from mn_lightning.swap.check import check_layers
 
@@ -27,13 +29,16 @@ class MixtureCompanion(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Prepare for the checkpoint that may be loaded next, and for averages of weights.
 
-        A checkpoint with other norm layers than the model's is refused in one line. Lightning's
-        StochasticWeightAveraging is to refresh our statistics, too: it looks for BatchNorm layers to decide whether to
-        run the training batches once more under the averaged weights.
+        A checkpoint with other norm layers than the model's is refused in one line. DDP leaves the queues alone. What
+        Lightning does with BatchNorm is done with our layers: finetuning callbacks freeze them, and
+        StochasticWeightAveraging runs the training batches once more, for statistics of the averaged weights.
         """
         self._remove_check()
         self._check = pl_module.register_load_state_dict_pre_hook(_check_before_loading)  # type: ignore[no-untyped-call]
+        keep_queues_apart(pl_module)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, BaseFinetuning):
+                treat_as_batch_norm(callback)
             if isinstance(callback, StochasticWeightAveraging):
                 callback.pl_module_contains_batch_norm = _has_statistics  # type: ignore[method-assign]
 
@@ -51,12 +56,18 @@ class MixtureCompanion(Callback):
                 )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Undo what was done to the module: after an error or Ctrl-C, Lightning calls no ``teardown``."""
-        self._remove_check()
+        """Undo what :meth:`setup` did: after an error or Ctrl-C, Lightning calls no ``teardown``."""
+        self._undo(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Undo what was done to the module."""
+        """Undo what :meth:`setup` did."""
+        self._undo(trainer)
+
+    def _undo(self, trainer: Trainer) -> None:
         self._remove_check()
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, BaseFinetuning):
+                forget_treatment(callback)
 
     def _remove_check(self) -> None:
         if self._check is not None:

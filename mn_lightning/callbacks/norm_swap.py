@@ -97,6 +97,11 @@ class NormSwapCallback(MixtureCompanion):
             return
         then, now = settings_in_checkpoint(checkpoint), swap_settings(pl_module)
         names = [*(layer.name for layer in self.report), *self.report.unchanged]
+        if not then and self.norm != "batch":
+            rank_zero_warn(
+                f"NormSwapCallback({self.norm!r}): the checkpoint was saved before a swap; these layers begin with "
+                f"BatchNorm's weights and statistics: {', '.join(names)}"
+            )
         changed = [difference(then[name], now[name]) for name in names if name in then and then[name] != now[name]]
         if changed:
             once = "; ".join(dict.fromkeys(changed))

@@ -1,8 +1,9 @@
-"""Look at what a state dict brings for a layer, before it is loaded."""
+"""What a state dict brings for a layer: a mixture that is one, or BatchNorm's statistics, or a swap's record."""
 
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mn_lightning.kernels.types import Mixture
@@ -39,9 +40,44 @@ def mixture_fault(parameters: Iterable[Any]) -> str:
     return ""
 
 
-def pass_over_record(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Hook of our layers before weights are loaded: what a swap has saved fits a layer that stood there from the start.
+def before_loading(layer: Any, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Make what a state dict holds for ``layer`` fit it: a hook of our layers, and of all that a swap puts in.
 
-    ``state_dict`` is ``load_state_dict``'s own copy.
+    The record of a swap is no weight, and is passed over. Where the state dict holds a BatchNorm, its running moments
+    become those of ``layer``, as in a swap: of all modes, or the only component of a mixture; for a layer without
+    statistics they are left out. Gates, which BatchNorm has not, stay as they are.
+
+    Args:
+        layer: whose state is to be loaded.
+        state_dict: ``load_state_dict``'s own copy.
+        prefix: of the layer's keys in it.
     """
     state_dict.pop(prefix + SWAP_RECORD, None)
+    keys = [f"{prefix}running_mean", f"{prefix}running_var"]
+    moments = [state_dict.get(key) for key in keys]
+    if not all(isinstance(value, Tensor) and value.dim() == 1 for value in moments):
+        return
+    own = {name: value for name, value in layer.state_dict().items() if name != SWAP_RECORD}
+    if own.keys() >= {"running_mean", "running_var"} and own["running_mean"].dim() == 1:
+        return  # it is a BatchNorm, or keeps the same statistics
+    mean, var = (state_dict.pop(key) for key in keys)
+    if "num_batches_tracked" not in own:
+        state_dict.pop(f"{prefix}num_batches_tracked", None)
+    for name, value in own.items():
+        if name in ("weight", "log_weight", "bias"):
+            continue
+        state_dict.setdefault(prefix + name, _from_batch_norm(name, value, mean, var))
+
+
+def _from_batch_norm(name: str, own: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """What the state ``name`` of a layer is after BatchNorm with these moments."""
+    if mean.shape == own.shape[-1:]:
+        if name in ("running_mean", "mixture_means"):
+            return mean.expand(own.shape)
+        if name in ("running_var", "mixture_variances"):
+            return var.expand(own.shape)
+    if name == "mixture_weights":
+        weights = torch.zeros_like(own)
+        weights[0] = 1
+        return weights
+    return own

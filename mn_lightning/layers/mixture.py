@@ -1,5 +1,6 @@
 """Mixture normalization as a layer: parameters, the stored mixture, and the queue of recent batches."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,15 +13,19 @@ from mn_lightning.functional.rows import GRANULARITIES, Granularity, check_input
 from mn_lightning.kernels.select import gpu_kernels
 from mn_lightning.kernels.types import AFFINES, SCALES, Affine, Mixture, NormOptions, Scale
 from mn_lightning.layers.activation import out_of_place
+from mn_lightning.layers.alignment import aligned
 from mn_lightning.layers.batch_norm import device_and_dtype
-from mn_lightning.layers.loading import mixture_fault, pass_over_record
+from mn_lightning.layers.empty import is_empty, unchanged
+from mn_lightning.layers.loading import before_loading, mixture_fault
 from mn_lightning.layers.queue import BatchQueue, RowsPerBatch, rows_to_keep
+from mn_lightning.layers.statistics import KeepsStatistics, statistics_dtype
+from mn_lightning.layers.tracing import as_one_node
 from mn_lightning.utils.checks import check_at_least, check_choice, check_counts
 from mn_lightning.utils.distributed import ALONE, all_processes
 from mn_lightning.utils.recompute import is_recomputing
 
 
-class MixtureNorm(nn.Module):
+class MixtureNorm(KeepsStatistics):
     r"""Mixture normalization (Kalayeh & Shah, arXiv:1806.02892), a replacement for BatchNorm1d, 2d and 3d.
 
     In training, a Gaussian mixture is fitted to the rows (C-vectors) of every batch, and each row is normalized with
@@ -66,6 +71,7 @@ class MixtureNorm(nn.Module):
         mixture_means: μ, ``(K, C)``.
         mixture_variances: σ², ``(K, C)``.
         num_batches_tracked: number of batches seen in training; the random choices of the fit are a function of it.
+        track_running_stats: if set to False, no batch is queued, and the stored mixture stays as it is.
 
     Raises:
         ValueError: an argument out of range; input of another rank or channel count; one row only in training.
@@ -82,6 +88,7 @@ class MixtureNorm(nn.Module):
         torch.Size([1, 8, 4, 4])
     """
 
+    statistics = ("mixture_weights", "mixture_means", "mixture_variances")
     weight: nn.Parameter | None
     log_weight: nn.Parameter | None
     bias: nn.Parameter | None
@@ -137,7 +144,7 @@ class MixtureNorm(nn.Module):
         self._register_mixture()
         rows_per_batch = rows_to_keep(queue_rows_per_batch, num_features, queue_size)
         self.queue = BatchQueue(num_features, queue_size, rows_per_batch)
-        self.register_load_state_dict_pre_hook(pass_over_record)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(before_loading)  # type: ignore[no-untyped-call]
         self.reset_parameters()
         self.to(device=device, dtype=dtype)
 
@@ -167,9 +174,11 @@ class MixtureNorm(nn.Module):
     def _register_mixture(self) -> None:
         """One Gaussian until the first refit, see :meth:`reset_parameters`."""
         shape = (self.n_components, self.num_features)
-        self.register_buffer("mixture_weights", torch.empty(shape if self.granularity == "channel" else shape[:1]))
-        self.register_buffer("mixture_means", torch.empty(shape))
-        self.register_buffer("mixture_variances", torch.empty(shape))
+        dtype = statistics_dtype()
+        weights_shape = shape if self.granularity == "channel" else shape[:1]
+        self.register_buffer("mixture_weights", torch.empty(weights_shape, dtype=dtype))
+        self.register_buffer("mixture_means", torch.empty(shape, dtype=dtype))
+        self.register_buffer("mixture_variances", torch.empty(shape, dtype=dtype))
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
 
     def reset_parameters(self) -> None:
@@ -239,8 +248,13 @@ class MixtureNorm(nn.Module):
         Raises:
             ValueError: another rank, channel count or dtype; in training, fewer than two rows.
         """
+        node = as_one_node(self, input)
+        if node is not None:
+            return node  # type: ignore[no-any-return]
         check_input(f"MixtureNorm({self.num_features})", input, self.num_features)
         processes = all_processes() if self.sync and self.training else ALONE
+        if is_empty(input) and processes.size == 1:
+            return unchanged(input, self)
         mixture: Mixture | FitOptions = self.mixture
         if self.training:
             if processes.size == 1:
@@ -254,7 +268,7 @@ class MixtureNorm(nn.Module):
         affine = self.affine or "output"
         options = NormOptions(self.training, self.eps, affine, self.scale, self.activation, self.min_weight)
         y, fitted = normalize(input, mixture, weight, self.bias, options, self.granularity, processes)
-        if self.training and not again:
+        if self.training and self.track_running_stats and not again:
             # A value that is not finite anywhere in the batch has reached the means, if all of it is fitted to.
             gpu = gpu_kernels(fitted.means)
             if gpu is not None:
@@ -270,11 +284,15 @@ class MixtureNorm(nn.Module):
     def refit(self) -> bool:
         """Fit the stored mixture to the queue.
 
+        Components come in the order of those of the mixture before, so that an average of mixtures over a training,
+        as exponential moving averages of weights take it, is one of like components.
+
         Under torch.distributed, to the queues of all processes, whatever ``sync`` is: every process must call it, and
         all end with the same mixture.
 
         Returns:
-            Whether there was anything to fit to: with fewer than two rows the mixture stays as it is.
+            Whether the mixture is new. With fewer than two rows it stays as it is; so it does, with a warning, if the
+            rows are so large that their variance is not finite.
         """
         processes = all_processes()
         rows = self.queue.draw(self.queue_decay, self.num_batches_tracked)
@@ -286,9 +304,19 @@ class MixtureNorm(nn.Module):
         iterations = self.em_iters if self.refit_iters is None else self.refit_iters
         fitted = fit_mixture(rows, self.n_components, iterations, step, *options, processes)
         stored = mixture_moments(rows, fitted, *options, self.min_weight, processes)
+        self.queue.mark_fitted()
+        if not all(value.isfinite().all() for value in stored):
+            warnings.warn(
+                f"MixtureNorm({self.num_features}) was not refitted, and keeps its mixture: the values of its recent "
+                "batches are too large for a finite variance; look for what makes them so large, or standardize the "
+                "data",
+                stacklevel=2,
+            )
+            return False
+        if (self.mixture_weights > 0).sum(0).max() > 1:
+            stored = aligned(stored, self.mixture)
         for buffer, value in zip(self.mixture, stored, strict=True):
             buffer.copy_(value)
-        self.queue.mark_fitted()
         return True
 
     def reset_queue(self) -> None:

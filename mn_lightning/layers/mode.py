@@ -9,21 +9,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mn_lightning import functional as F
 from mn_lightning.functional.rows import check_input
 from mn_lightning.layers.batch_norm import device_and_dtype
-from mn_lightning.layers.loading import pass_over_record
+from mn_lightning.layers.empty import is_empty, unchanged
+from mn_lightning.layers.gate import Gate
+from mn_lightning.layers.loading import before_loading
+from mn_lightning.layers.statistics import KeepsStatistics, statistics_dtype
+from mn_lightning.layers.tracing import as_one_node
 from mn_lightning.utils.checks import check_counts
 from mn_lightning.utils.distributed import ALONE, all_processes
 from mn_lightning.utils.recompute import is_recomputing
 
-GATE_STD = 0.01
 
-
-def init_gate(gate: nn.Linear) -> None:
-    """Initialize gates near the uniform 1/K, with noise that lets the modes grow apart."""
-    nn.init.normal_(gate.weight, mean=1 / gate.out_features, std=GATE_STD)
-    nn.init.zeros_(gate.bias)
-
-
-class ModeNorm(nn.Module):
+class ModeNorm(KeepsStatistics):
     r"""Mode normalization (Deecke, Murray & Bilen, arXiv:1810.05466), a replacement for BatchNorm1d, 2d and 3d.
 
     A learned gate assigns each sample softly to K modes, and the sample is normalized with the gate-weighted moments of
@@ -48,6 +44,7 @@ class ModeNorm(nn.Module):
         gate: the linear map W, b.
         running_mean: ``(K, C)``.
         running_var: ``(K, C)``, average of unbiased variances as in BatchNorm.
+        track_running_stats: if set to False, the running moments stay as they are.
 
     Raises:
         ValueError: an argument out of range; input of another rank or channel count; one value per channel in
@@ -61,6 +58,7 @@ class ModeNorm(nn.Module):
         torch.Size([2, 8])
     """
 
+    statistics = ("running_mean", "running_var")
     weight: nn.Parameter | None
     bias: nn.Parameter | None
     running_mean: Tensor
@@ -88,19 +86,19 @@ class ModeNorm(nn.Module):
         self.momentum = momentum
         self.affine = affine
         self.sync = sync
-        self.gate = nn.Linear(num_features, n_components)
+        self.gate = Gate(num_features, n_components)
         self.register_parameter("weight", nn.Parameter(torch.empty(num_features)) if affine else None)
         self.register_parameter("bias", nn.Parameter(torch.empty(num_features)) if affine else None)
-        self.register_buffer("running_mean", torch.empty(n_components, num_features))
-        self.register_buffer("running_var", torch.empty(n_components, num_features))
+        for name in self.statistics:
+            self.register_buffer(name, torch.empty(n_components, num_features, dtype=statistics_dtype()))
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
-        self.register_load_state_dict_pre_hook(pass_over_record)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(before_loading)  # type: ignore[no-untyped-call]
         self.reset_parameters()
         self.to(device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Set the affine map to the identity, the running moments to 0 and 1, the gates to nearly uniform."""
-        init_gate(self.gate)
+        self.gate.reset_parameters()
         self.reset_running_stats()
         if self.weight is not None:
             nn.init.ones_(self.weight)
@@ -149,8 +147,14 @@ class ModeNorm(nn.Module):
             ValueError: another rank, channel count or dtype; in training, fewer than two values per
                 channel.
         """
+        node = as_one_node(self, input)
+        if node is not None:
+            return node  # type: ignore[no-any-return]
         check_input(f"ModeNorm({self.num_features})", input, self.num_features)
-        track = not (self.training and is_recomputing())
+        processes = all_processes() if self.sync and self.training else ALONE
+        if is_empty(input) and processes.size == 1:
+            return unchanged(input, self)
+        track = not self.training or (self.track_running_stats and not is_recomputing())
         momentum: float | Tensor = 0.0 if self.momentum is None else self.momentum
         if self.training and track:
             self.num_batches_tracked.add_(1)
@@ -158,8 +162,7 @@ class ModeNorm(nn.Module):
                 momentum = self.num_batches_tracked.double().reciprocal()
         return F.mode_norm(
             input,
-            self.gate.weight,
-            self.gate.bias,
+            *self.gate.parameters_for(input),
             self.running_mean if track else None,
             self.running_var if track else None,
             self.weight,
@@ -167,7 +170,7 @@ class ModeNorm(nn.Module):
             training=self.training,
             momentum=momentum,
             eps=self.eps,
-            processes=all_processes() if self.sync and self.training else ALONE,
+            processes=processes,
         )
 
     def extra_repr(self) -> str:

@@ -9,8 +9,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mn_lightning import functional as F
 from mn_lightning.functional.rows import check_input
 from mn_lightning.layers.batch_norm import device_and_dtype
-from mn_lightning.layers.loading import pass_over_record
-from mn_lightning.layers.mode import init_gate
+from mn_lightning.layers.empty import is_empty, unchanged
+from mn_lightning.layers.gate import Gate
+from mn_lightning.layers.loading import before_loading
+from mn_lightning.layers.tracing import as_one_node
 from mn_lightning.utils.checks import check_counts
 
 
@@ -64,16 +66,16 @@ class ModeGroupNorm(nn.Module):
         self.n_components = n_components
         self.eps = eps
         self.affine = affine
-        self.gate = nn.Linear(1, n_components)
+        self.gate = Gate(1, n_components)
         self.register_parameter("weight", nn.Parameter(torch.empty(num_features)) if affine else None)
         self.register_parameter("bias", nn.Parameter(torch.empty(num_features)) if affine else None)
-        self.register_load_state_dict_pre_hook(pass_over_record)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(before_loading)  # type: ignore[no-untyped-call]
         self.reset_parameters()
         self.to(device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Set the affine map to the identity and the gates to nearly uniform."""
-        init_gate(self.gate)
+        self.gate.reset_parameters()
         if self.weight is not None:
             nn.init.ones_(self.weight)
         if self.bias is not None:
@@ -104,10 +106,14 @@ class ModeGroupNorm(nn.Module):
         Raises:
             ValueError: another rank, channel count or dtype; one value per sample.
         """
+        node = as_one_node(self, input)
+        if node is not None:
+            return node  # type: ignore[no-any-return]
         check_input(f"ModeGroupNorm({self.num_features})", input, self.num_features)
-        return F.mode_group_norm(
-            input, self.gate.weight.squeeze(-1), self.gate.bias, self.weight, self.bias, eps=self.eps
-        )
+        if is_empty(input):
+            return unchanged(input, self)
+        weight, bias = self.gate.parameters_for(input)
+        return F.mode_group_norm(input, weight.squeeze(-1), bias, self.weight, self.bias, eps=self.eps)
 
     def extra_repr(self) -> str:
         """Return what distinguishes the layer, in torch's form."""

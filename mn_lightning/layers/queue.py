@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mn_lightning.kernels.select import gpu_kernels
 from mn_lightning.utils.checks import check_at_least
@@ -137,3 +138,24 @@ def _take_rows(batch: Tensor, index: Tensor) -> Tensor:
     if flat.dim() == 2:
         return flat[index]
     return flat[index // inner, index % inner]
+
+
+def keep_queues_apart(model: nn.Module) -> None:
+    """Tell DDP to leave the queues in ``model`` alone; call it before you wrap the model.
+
+    DDP gives all processes the buffers of the first one in every step, and a queue holds what its own process has seen.
+    ``swap_norms`` calls this for the model that it is given, and the callbacks for the LightningModule. It is needed
+    where DDP wraps another module, around that one.
+
+    Examples:
+        >>> from mn_lightning import MixtureNorm
+        >>> model = nn.Sequential(MixtureNorm(4))
+        >>> keep_queues_apart(model)  # and then DistributedDataParallel(model)
+    """
+    queues = [(name, module) for name, module in model.named_modules() if isinstance(module, BatchQueue)]
+    buffers = [f"{name}.{buffer}" for name, queue in queues for buffer, _ in queue.named_buffers()]
+    if buffers:
+        ignored = dict.fromkeys([*getattr(model, "_ddp_params_and_buffers_to_ignore", ()), *buffers])
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
+            model, list(ignored)
+        )

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
 from mn_lightning.swap.record import MARK, describe, is_swapped, recorded_settings
 
 
@@ -33,7 +34,7 @@ def check_layers(model: nn.Module, state_dict: Mapping[str, Any], prefix: str = 
         settings_then, settings_now = recorded.get(start[:-1]), getattr(layer, MARK, None)
         if not then and settings_then is None:
             continue  # torch says which keys are missing
-        if then == now:
+        if then == now or (not recorded and _is_batch_norms(then, layer)):
             continue
         if settings_then == settings_now and then.keys() == now.keys():
             raise RuntimeError(_of_another_size(start, then, now, settings_then))
@@ -44,6 +45,13 @@ def check_layers(model: nn.Module, state_dict: Mapping[str, Any], prefix: str = 
             f"mn_lightning.checkpoints.load_from_checkpoint({type(model).__name__}, path, ...), or swap the same "
             "layers first, with NormSwapCallback or swap_norms"
         )
+
+
+def _is_batch_norms(shapes: Mapping[str, tuple[int, ...]], layer: nn.Module) -> bool:
+    """Whether these are of a BatchNorm as wide as ``layer``, which takes it as its beginning."""
+    if not isinstance(layer, (MixtureNorm, ModeNorm, ModeGroupNorm)):
+        return False
+    return shapes.get("running_mean") == shapes.get("running_var") == (layer.num_features,)
 
 
 def _of_another_size(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mn_lightning.layers.loading import SWAP_RECORD, pass_over_record
+from mn_lightning.layers.loading import SWAP_RECORD, before_loading
 
 MARK = SWAP_RECORD
 """Attribute of a swapped layer with its settings, and the last part of the record's key in a state dict."""
@@ -65,7 +65,7 @@ def mark_as_swapped(layer: nn.Module, settings: dict[str, Any], replaced: bool) 
     setattr(layer, MARK, settings)
     if replaced:
         layer.register_state_dict_post_hook(_write)  # type: ignore[no-untyped-call]
-        layer.register_load_state_dict_pre_hook(pass_over_record)  # type: ignore[no-untyped-call]
+        layer.register_load_state_dict_pre_hook(before_loading)  # type: ignore[no-untyped-call]
 
 
 def is_swapped(layer: nn.Module) -> bool:

@@ -7,6 +7,7 @@ from torch import nn
 
 from mn_lightning.swap.candidates import norm_candidates
 from mn_lightning.swap.record import describe, recorded_settings, unsaved
+from mn_lightning.swap.registry import is_known
 from mn_lightning.swap.report import SwapReport
 from mn_lightning.swap.surgery import swap_chosen
 
@@ -18,8 +19,8 @@ def swap_as_saved(model: nn.Module, state_dict: Mapping[str, Any]) -> SwapReport
 
     Args:
         model: as it was before its layers were swapped.
-        state_dict: what ``model.state_dict()`` returned after that; also a copy of it as a plain dict, or one that was
-            saved as safetensors.
+        state_dict: what ``model.state_dict()`` returned after that; also a copy of it as a plain dict, one that was
+            saved as safetensors, or that of a DDP or compiled model around it.
 
     Returns:
         What was replaced.
@@ -67,6 +68,11 @@ def swap_as_recorded(model: nn.Module, recorded: Mapping[str, dict[str, Any]]) -
     """
     chosen: dict[tuple[str, bool], dict[str, dict[str, Any]]] = {}  # by norm and fusion: one swap for each
     for name, (path, settings) in _layers_recorded(model, recorded).items():
+        if not is_known(settings["norm"]):
+            raise ValueError(
+                f"{path} was swapped for {settings['norm']}, which a file cannot import; import "
+                f"{settings['norm'].rpartition('.')[0]} before you load it"
+            )
         for argument, text in unsaved(settings).items():
             raise ValueError(
                 f"{path} was swapped with {argument}={text}, which a checkpoint cannot hold; swap it with swap_norms "
@@ -85,11 +91,17 @@ def _layers_recorded(model: nn.Module, recorded: Mapping[str, dict[str, Any]]) -
     A layer that stands in several places is recorded under all of its names, and swapped under the first.
     """
     first_names = {layer: name for name, layer in norm_candidates(model).items()}
-    layers = dict(model.named_modules(remove_duplicate=False))
+    layers = {_without_wrappers(path): layer for path, layer in model.named_modules(remove_duplicate=False)}
     found = {}
     for path, settings in recorded.items():
-        layer = layers.get(path)
+        layer = layers.get(_without_wrappers(path))
         if layer not in first_names:
             raise ValueError(f"{path} was swapped for {describe(settings)}, but the model has no norm layer there")
         found[first_names[layer]] = path, settings
     return found
+
+
+def _without_wrappers(path: str) -> str:
+    """The name of a layer as it is without DDP (``module.``) and torch.compile (``_orig_mod.``) around the model."""
+    parts = [part for part in path.split(".") if part != "_orig_mod"]
+    return ".".join(parts[1:] if parts[:1] == ["module"] and len(parts) > 1 else parts)

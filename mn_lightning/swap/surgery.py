@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, fx, nn
 
 from mn_lightning.layers import MixtureNorm
 from mn_lightning.layers.batch_norm import device_and_dtype
-from mn_lightning.layers.queue import BatchQueue
+from mn_lightning.layers.queue import keep_queues_apart
+from mn_lightning.layers.statistics import KeepsStatistics
 from mn_lightning.swap.candidates import layer_aliases, norm_candidates, other_norms
 from mn_lightning.swap.fusion import Fusable, does_nothing, find_activation, fusable_module
 from mn_lightning.swap.record import MARK, describe, is_swapped, mark_as_swapped, settings_of
@@ -213,6 +213,10 @@ def _carry_over(name: str, old: Any, new: Any) -> None:
     """Give the new layer what every norm takes over: device and dtype, weight and bias."""
     new.to(**device_and_dtype(old))
     affine = {key: getattr(old, key) for key in ("weight", "bias") if getattr(old, key) is not None}
+    # A layer that was frozen stays so; one without an affine map has nothing to tell by.
+    new.requires_grad_(not affine or any(value.requires_grad for value in affine.values()))
+    if isinstance(new, KeepsStatistics) and old.running_mean is not None:
+        new.track_running_stats = old.track_running_stats
     if all(_same_shape(getattr(new, key, None), parameter) for key, parameter in affine.items()):
         # The same objects, not copies: requires_grad, ties and an optimizer's references stay as they are.
         for key in ("weight", "bias") if affine else ():
@@ -257,7 +261,7 @@ def _apply(model: nn.Module, plan: Sequence[Replacement]) -> None:
             _keep_what_follows(step.new, {child: old.get_submodule(child) for child in step.source.after})
         if step.activation is not None:
             model.set_submodule(step.activation, nn.Identity())
-    _keep_queues_apart(model)
+    keep_queues_apart(model)
 
 
 def _share_hooks(old: nn.Module, new: nn.Module) -> None:
@@ -278,21 +282,12 @@ def _keep_what_follows(layer: nn.Module, modules: Mapping[str, nn.Module]) -> No
         layer.register_forward_hook(_through_what_follows, prepend=True)
 
 
-def _through_what_follows(layer: Any, inputs: Any, output: Tensor) -> Tensor:
+def _through_what_follows(layer: Any, inputs: Any, output: Any) -> Any:
+    if isinstance(output, fx.Proxy):
+        return output  # the node calls the layer, and this hook with it
     for name in layer._after_norm:
         output = layer.get_submodule(name)(output)
     return output
-
-
-def _keep_queues_apart(model: nn.Module) -> None:
-    """Tell DDP to leave the queues alone: it would overwrite each process' own with the first one's in every step."""
-    queues = [name for name, module in model.named_modules() if isinstance(module, BatchQueue)]
-    buffers = [f"{name}.{buffer}" for name in queues for buffer, _ in model.get_submodule(name).named_buffers()]
-    if buffers:
-        ignored = dict.fromkeys([*getattr(model, "_ddp_params_and_buffers_to_ignore", ()), *buffers])
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
-            model, list(ignored)
-        )
 
 
 # --- for the report -----------------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ def test_activation_module_is_part_of_the_layer() -> None:
     assert "PReLU" in repr(layer)
 
 
-@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1, 1), (0, 3), (2, 3, 0)])
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1, 1)])
 def test_too_few_rows_are_refused_before_they_are_queued(shape: tuple[int, ...]) -> None:
     layer = MixtureNorm(3)
     layer(torch.randn(8, 3))

@@ -142,7 +142,7 @@ def test_arguments_out_of_range(arguments: dict[str, Any], accepted: str) -> Non
     assert accepted in message
 
 
-@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1, 1), (0, 3)])
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1, 1)])
 def test_too_few_values_change_no_running_moment(shape: tuple[int, ...]) -> None:
     layer = ModeNorm(3)
     layer(torch.randn(8, 3))

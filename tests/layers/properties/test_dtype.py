@@ -11,8 +11,12 @@ FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 def test_a_layer_of_this_dtype(case: Case, dtype: torch.dtype) -> None:
     layer, reference = case.in_use(dtype=dtype), case.make(dtype=torch.float64)
     reference.load_state_dict(layer.state_dict())
-    floating = [p for p in (*layer.parameters(), *layer.buffers()) if p.is_floating_point()]
-    assert all(p.dtype == dtype for p in floating)
+    values = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
+    floating = [value for value in values.values() if value.is_floating_point()]
+    for name, value in values.items():
+        statistic = name in getattr(layer, "statistics", ())  # in float32 at least
+        if value.is_floating_point():
+            assert value.dtype == (torch.promote_types(dtype, torch.float32) if statistic else dtype)
     x = (some_input() * 2 + 1).to(dtype).requires_grad_()
     tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 4 * torch.finfo(dtype).eps)
     for training in (False, True):  # training would round the running moments
