@@ -1,3 +1,4 @@
+import inspect
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,9 +31,13 @@ class SampleGridCallback(Callback):
         nrow: images in a row of the grid.
         seed: decides the latents.
 
+    The module's ``sample(n)`` or ``sample(n, generator)`` returns images ``(n, 1 or 3, H, W)``, as numbers in [-1, 1]
+    or bytes. One without ``generator`` draws from torch's own random state, which is seeded for it.
+
     Raises:
         ValueError: a number below 1, or a negative seed.
-        TypeError: in ``setup``, if the LightningModule has no method ``sample(n, generator)``.
+        TypeError: in ``setup``, if the LightningModule has no method ``sample``; at the start of the training, if that
+            returns something else than images.
 
     Examples:
         >>> trainer = Trainer(callbacks=[SampleGridCallback(every_n_steps=200, num_samples=16, nrow=4)], logger=False)
@@ -54,12 +59,13 @@ class SampleGridCallback(Callback):
         if not callable(getattr(pl_module, "sample", None)):
             raise TypeError(
                 f"SampleGridCallback got a {type(pl_module).__name__} without sample; it takes a LightningModule whose "
-                "sample(n, generator) returns images (n, C, H, W) in [-1, 1], add that method"
+                "sample(n) returns images (n, C, H, W) in [-1, 1], add that method"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from here, which is not 0 for a resumed run."""
+        """Count from here, which is not 0 for a resumed run; find out now whether ``sample`` works."""
         self._last = training_steps(trainer)
+        self._sample(pl_module, 1)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Draw a grid if it is time for one."""
@@ -76,14 +82,11 @@ class SampleGridCallback(Callback):
         self._last = training_steps(trainer)
         # All processes sample and ask for the folder, either of which can wait for the others; one writes.
         refit_mixtures(pl_module)
-        with untouched(pl_module, pl_module.device):
-            pl_module.eval()
-            generator = torch.Generator().manual_seed(self.seed)
-            images: Tensor = cast(Any, pl_module).sample(self.num_samples, generator=generator)
+        images = self._sample(pl_module, self.num_samples)
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "samples"
         if not trainer.is_global_zero:
             return
-        grid = make_grid(images.float().cpu(), self.nrow, normalize=True, value_range=(-1, 1))
+        grid = make_grid(images, self.nrow, normalize=True, value_range=(-1, 1))
         folder.mkdir(parents=True, exist_ok=True)
         save_image(grid, folder / f"{self._last:06d}.png")
         for logger in trainer.loggers:
@@ -92,3 +95,30 @@ class SampleGridCallback(Callback):
                 experiment.add_image("samples", grid, self._last)
             elif hasattr(logger, "log_image"):
                 logger.log_image("samples", [to_pil_image(grid)], step=self._last)
+
+    @torch.no_grad()
+    def _sample(self, pl_module: LightningModule, n: int) -> Tensor:
+        """Return images in [-1, 1], float32 on the CPU."""
+        sample = cast(Any, pl_module).sample
+        with untouched(pl_module, pl_module.device):
+            pl_module.eval()
+            if _takes_generator(sample):
+                images = sample(n, generator=torch.Generator().manual_seed(self.seed))
+            else:
+                torch.manual_seed(self.seed)  # `untouched` puts the state back
+                images = sample(n)
+        if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] not in (1, 3) or len(images) != n:
+            given = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(f"{type(pl_module).__name__}.sample({n}) returned {given}; it takes ({n}, 1 or 3, H, W)")
+        if images.dtype == torch.uint8:
+            return images.cpu().float() / 127.5 - 1
+        if not images.is_floating_point():
+            raise TypeError(
+                f"{type(pl_module).__name__}.sample returned {images.dtype}; it takes numbers in [-1, 1] or torch.uint8"
+            )
+        return images.float().cpu()
+
+
+def _takes_generator(sample: Any) -> bool:
+    parameters = inspect.signature(sample).parameters.values()
+    return any(one.name == "generator" or one.kind is one.VAR_KEYWORD for one in parameters)
