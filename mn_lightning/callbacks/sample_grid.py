@@ -40,6 +40,9 @@ class SampleGridCallback(Callback):
         nrow: images in a row of the grid.
         seed: decides the latents.
 
+    The module's ``sample(n)`` or ``sample(n, generator)`` returns images ``(n, 1 or 3, H, W)``, as numbers in [-1, 1]
+    or bytes. One without ``generator`` draws from torch's own random state, which is seeded for it.
+
     Raises:
         ValueError: a number below 1, or a negative seed; in ``setup``, a callback that averages weights behind this
             one; when it draws, samples of another shape, dtype or range.
@@ -78,8 +81,9 @@ class SampleGridCallback(Callback):
         check_behind_averages(trainer, self)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from here, which is not 0 for a resumed run."""
+        """Count from here, which is not 0 for a resumed run; find out now whether ``sample`` works."""
         self._last = training_steps(trainer)
+        self._sample(pl_module, 1)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Draw a grid if it is time for one."""
@@ -96,9 +100,8 @@ class SampleGridCallback(Callback):
         self._last = training_steps(trainer)
         # All processes sample and ask for the folder, either of which can wait for the others; one writes.
         refit_mixtures(pl_module)
-        with saved_weights(trainer, pl_module), untouched(pl_module, pl_module.device), torch.no_grad():
-            pl_module.eval()
-            images = generated_bytes(self._sample(pl_module), self.num_samples, _VALUE_RANGE).cpu()
+        with saved_weights(trainer, pl_module):
+            images = self._sample(pl_module, self.num_samples)
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "samples"
         if not trainer.is_global_zero:
             return
@@ -112,14 +115,17 @@ class SampleGridCallback(Callback):
             elif hasattr(logger, "log_image"):
                 logger.log_image("samples", [to_pil_image(grid)], step=self._last)
 
-    def _sample(self, pl_module: Any) -> Tensor:
-        if self._gives_generator:
-            generator = torch.Generator().manual_seed(self.seed)
-            images: Tensor = pl_module.sample(self.num_samples, generator=generator)
-        else:
-            seed_all(self.seed, 0)
-            images = pl_module.sample(self.num_samples)
-        return images
+    @torch.no_grad()
+    def _sample(self, pl_module: Any, n: int) -> Tensor:
+        """Return ``n`` images as bytes, on the CPU; the model and the random states are as they were."""
+        with untouched(pl_module, pl_module.device):
+            pl_module.eval()
+            if self._gives_generator:
+                images = pl_module.sample(n, generator=torch.Generator().manual_seed(self.seed))
+            else:
+                seed_all(self.seed, 0)
+                images = pl_module.sample(n)
+        return generated_bytes(images, n, _VALUE_RANGE).cpu()
 
 
 def _takes(function: Any, *args: Any, **kwargs: Any) -> bool:

@@ -15,8 +15,7 @@ import mn_lightning.data
 import mn_lightning.models
 from mn_lightning.cli.arguments import config_files, nearest
 from mn_lightning.configs import config_names
-
-_LONGEST = 600
+from mn_lightning.utils.text import in_one_line
 
 _KEY = re.compile(r'Parser key "(.+?)":')
 _CLASS = re.compile(r"Problem with given class_path '(.+)'")
@@ -32,12 +31,6 @@ _NOISE = re.compile(
     r"Does not validate against|Subtypes:|Errors:|Given value|Not a valid subclass|Subclass types expect"
     r"|a class path \(|a dict with|Expected a path but|Expected a <class 'NoneType'>"
 )
-
-
-def in_one_line(text: str) -> str:
-    """Return a text without its line breaks, and cut where nobody would read on."""
-    flat = " ".join(text.split())
-    return flat if len(flat) <= _LONGEST else f"{flat[:_LONGEST]} ..."
 
 
 def explain(message: str, command: str, args: Sequence[str], options: Iterable[str] = ()) -> str:

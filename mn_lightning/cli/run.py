@@ -10,8 +10,9 @@ from lightning.pytorch import Trainer
 
 from mn_lightning.cli.arguments import TRAINER_COMMANDS
 from mn_lightning.cli.lightning_cli import MNLightningCLI
-from mn_lightning.cli.parse_errors import explain, in_one_line
+from mn_lightning.cli.parse_errors import explain
 from mn_lightning.cli.quiet import quiet_libraries
+from mn_lightning.utils.text import in_one_line
 
 FAILED = 1
 WRONG = 2

@@ -1,25 +1,52 @@
 """The Trainer of the command line: a method for each of our subcommands."""
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
+from mn_lightning.inspection.collector import tensors_in
 from mn_lightning.inspection.inspect import inspect
 from mn_lightning.swap.listing import norm_layers
 from mn_lightning.utils.tables import print_table
+from mn_lightning.utils.text import in_one_line
 
 
 class CommandTrainer(Trainer):
     """A Trainer with ``layers`` and ``inspect``, so that LightningCLI makes subcommands of them."""
 
     def layers(self, model: LightningModule, datamodule: LightningDataModule | None = None) -> None:
-        """List the norm layers of the network: what can be written under ``layers`` of NormSwapCallback."""
-        example = model.example_input_array
-        found = norm_layers(model, example if isinstance(example, Tensor) else None)
+        """List the norm layers of the network: what can be written under ``layers`` of NormSwapCallback.
+
+        Args:
+            model: with its example_input_array the layers' shapes are found.
+            datamodule: whose first batch takes its place where the model has none.
+        """
+        found, note = norm_layers(model), ""
+        try:
+            found = norm_layers(model, self._example_input(model, datamodule))
+        except Exception as error:  # any error of any model and data: the names are of use without shapes
+            note = f"The shapes are unknown: {in_one_line(str(error)) or type(error).__name__}."
         rows = [
             (layer.name, layer.kind, layer.num_features or "", "×".join(map(str, layer.input_shape or ())) or "unknown")
             for layer in found
         ]
         print_table("Norm layers", ("name", "kind", "channels", "input shape"), rows)
+        if note:
+            print(note)
+
+    def _example_input(self, model: LightningModule, datamodule: LightningDataModule | None) -> Tensor:
+        if isinstance(model.example_input_array, Tensor):
+            return model.example_input_array
+        if datamodule is not None:
+            datamodule.trainer = self
+            datamodule.setup("fit")  # without prepare_data, which may download
+        elif not is_overridden("train_dataloader", model):
+            raise ValueError("the model has no example_input_array, and no data is given")
+        batch = next(iter((model if datamodule is None else datamodule).train_dataloader()))
+        images = next(tensors_in(batch), None)
+        if images is None:
+            raise ValueError("the model has no example_input_array, and the data's first batch has no tensor")
+        return images[:2]
 
     def inspect(
         self,

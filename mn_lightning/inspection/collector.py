@@ -106,7 +106,7 @@ class _ValidationListener(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: object
     ) -> None:
-        tensors = list(_tensors_in(batch))
+        tensors = list(tensors_in(batch))
         images = next((tensor for tensor in tensors if tensor.dim() == 4), None)
         self.recorder.end_batch(len(tensors[0]) if tensors else 0, images)
 
@@ -132,10 +132,11 @@ def _generate(
     return recorder
 
 
-def _tensors_in(batch: Any) -> Iterator[Tensor]:
+def tensors_in(batch: Any) -> Iterator[Tensor]:
+    """Return the tensors of a batch: itself, or those in its lists, tuples and dicts, in order."""
     if isinstance(batch, Tensor):
         yield batch
     elif isinstance(batch, dict):
-        yield from (tensor for part in batch.values() for tensor in _tensors_in(part))
+        yield from (tensor for part in batch.values() for tensor in tensors_in(part))
     elif isinstance(batch, (list, tuple)):
-        yield from (tensor for part in batch for tensor in _tensors_in(part))
+        yield from (tensor for part in batch for tensor in tensors_in(part))

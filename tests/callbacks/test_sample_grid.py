@@ -282,3 +282,70 @@ def test_a_module_without_samples(tmp_path: Path) -> None:
 def test_wrong_arguments(name: str) -> None:
     with pytest.raises(ValueError, match=rf"^SampleGridCallback got {name}=-1; it takes {name} >= "):
         SampleGridCallback(**{name: -1})
+
+
+class Plain(LightningModule):
+    """A generator as the guide asks for: ``sample(n)``, without ``generator``."""
+
+    def __init__(self, returned: Any = None) -> None:
+        super().__init__()
+        self.network = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.Tanh(), torch.nn.Unflatten(1, (1, 8, 8)))
+        self.returned = returned
+        self.batches = 0
+
+    def sample(self, n: int) -> Any:
+        images = self.network(torch.randn(n, 4))
+        return images if self.returned is None else self.returned(images)
+
+    def training_step(self, batch: Tensor) -> Tensor:
+        self.batches += 1
+        loss: Tensor = self.network(torch.randn(4, 4)).square().mean()
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 1e-2)
+
+
+def as_bytes(images: Tensor) -> Tensor:
+    return ((images + 1) * 127.5).round().to(torch.uint8)
+
+
+@pytest.mark.parametrize("returned", [None, as_bytes])
+def test_a_module_whose_sample_takes_a_number_alone(tmp_path: Path, returned: Any) -> None:
+    model = Plain(returned)
+    fit(tmp_path, model, SampleGridCallback(100, num_samples=3, nrow=3, seed=5), max_epochs=1)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        images = model.network(torch.randn(3, 4))
+    (name,) = names(tmp_path)
+    picture = np.asarray(Image.open(tmp_path / "samples" / name)).astype(int)
+    for k in range(3):
+        shown = picture[2:10, 2 + 10 * k : 10 + 10 * k, 0]
+        np.testing.assert_allclose(shown, (images[k, 0].numpy() + 1) * 127.5, atol=1.5)
+
+
+def test_the_training_of_such_a_module_is_the_same(tmp_path: Path) -> None:
+    weights = []
+    for name, callbacks in (("with", [SampleGridCallback(1, num_samples=2)]), ("without", [])):
+        torch.manual_seed(0)
+        model = Plain()
+        fit(tmp_path / name, model, *callbacks)
+        weights.append(model.network[0].weight.detach().clone())
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda images: images[0], r"Plain.sample\(1\) returned shape \(1, 8, 8\); it takes \(1, 1 or 3, H, W\)"),
+        (lambda images: images.expand(-1, 2, 8, 8), r"returned shape \(1, 2, 8, 8\); it takes"),
+        (lambda images: images.repeat(2, 1, 1, 1), r"returned shape \(2, 1, 8, 8\); it takes"),
+        (list, r"returned list; it takes"),
+        (lambda images: images.int(), r"returned torch.int32; it takes numbers in \[-1, 1\] or torch.uint8"),
+    ],
+)
+def test_what_is_no_image_is_said_before_the_training(tmp_path: Path, returned: Any, message: str) -> None:
+    model = Plain(returned)
+    with pytest.raises(TypeError, match=message):
+        fit(tmp_path, model, SampleGridCallback(100, num_samples=2))
+    assert model.batches == 0

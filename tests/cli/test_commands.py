@@ -79,7 +79,37 @@ def test_layers_of_a_network_without_example_input(capsys: pytest.CaptureFixture
     main(["layers", "--model=ImageClassifier", "--model.network=torchvision.models.resnet18"])
     printed = capsys.readouterr().out
     assert "network.layer4.1.bn2" in printed
-    assert "unknown" in printed
+    assert "The shapes are unknown: the model has no example_input_array, and no data is given." in printed
+
+
+OWN = """
+from torch import nn
+
+class MyNetwork(nn.Sequential):
+    def __init__(self, features: int = 64) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(features, 7), nn.BatchNorm1d(7), nn.Linear(7, 10))
+"""
+
+
+def test_layers_shows_the_shapes_of_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_network.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = ["--model=ImageClassifier", "--model.network=own_network.MyNetwork"]
+    data = ["--data=DigitsDataModule", "--data.image_size=8"]
+    main(["layers", *model, *data])
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "network.2" in line]
+    assert [cell.strip() for cell in row.strip("│ ").split("│")] == ["network.2", "BatchNorm1d", "7", "7"]
+    main(["layers", *model, *data, "--model.network.features=9"])
+    printed = capsys.readouterr().out
+    assert "BatchNorm1d" in printed
+    assert "The shapes are unknown: mat1 and mat2 shapes cannot be multiplied" in printed
+    missing = ["--data=TorchvisionDataModule", "--data.dataset=CIFAR10", f"--data.root={tmp_path}"]
+    main(["layers", *model, *missing])
+    printed = capsys.readouterr().out
+    assert "BatchNorm1d" in printed
+    assert "The shapes are unknown: " in printed
 
 
 def test_a_configuration_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
