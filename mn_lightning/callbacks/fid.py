@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mn_lightning.callbacks._trainer import is_last_epoch, log_now, progress_bar, training_steps
+from mn_lightning.callbacks.update_norms import freshen
 from mn_lightning.fid.evaluation import METRICS, Evaluation
 from mn_lightning.fid.extractors import INCEPTION, FidelityFeatures
 from mn_lightning.fid.images import RealImages, to_bytes
-from mn_lightning.layers.refit import refit_mixtures
 from mn_lightning.utils.checks import check_at_least, check_choice
 from mn_lightning.utils.distributed import all_processes
 from mn_lightning.utils.restore import seed_all, untouched
@@ -285,7 +285,7 @@ class FIDCallback(Callback):
                 images: Tensor = getattr(module, self.sample_method)(n)
             return images
 
-        refit_mixtures(module)
+        freshen(trainer, module)
         with untouched(module, module.device):
             if not self.train_mode:
                 module.eval()

@@ -8,7 +8,7 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid, save_image
 
 from mn_lightning.callbacks._trainer import training_steps
-from mn_lightning.layers.refit import refit_mixtures
+from mn_lightning.callbacks.update_norms import freshen
 from mn_lightning.utils.checks import check_at_least
 from mn_lightning.utils.restore import untouched
 
@@ -75,7 +75,7 @@ class SampleGridCallback(Callback):
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last = training_steps(trainer)
         # All processes sample and ask for the folder, either of which can wait for the others; one writes.
-        refit_mixtures(pl_module)
+        freshen(trainer, pl_module)
         with untouched(pl_module, pl_module.device):
             pl_module.eval()
             generator = torch.Generator().manual_seed(self.seed)
