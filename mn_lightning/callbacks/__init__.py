@@ -6,6 +6,7 @@ from mn_lightning.callbacks.mixture_monitor import MixtureMonitor
 from mn_lightning.callbacks.norm_swap import NormSwapCallback
 from mn_lightning.callbacks.queue_reset import QueueResetCallback
 from mn_lightning.callbacks.sample_grid import SampleGridCallback
+from mn_lightning.callbacks.update_norms import UpdateNormsCallback
 
 __all__ = [
     "FIDCallback",
@@ -14,4 +15,5 @@ __all__ = [
     "NormSwapCallback",
     "QueueResetCallback",
     "SampleGridCallback",
+    "UpdateNormsCallback",
 ]

@@ -24,10 +24,10 @@ from mn_lightning.callbacks._trainer import (
     saves_by,
     training_steps,
 )
+from mn_lightning.callbacks.update_norms import freshen
 from mn_lightning.fid.evaluation import METRICS, Evaluation
 from mn_lightning.fid.extractors import INCEPTION, FidelityFeatures
 from mn_lightning.fid.images import RealImages, generated_bytes
-from mn_lightning.layers.refit import refit_mixtures
 from mn_lightning.utils.checks import check_at_least, check_choice
 from mn_lightning.utils.distributed import all_processes
 from mn_lightning.utils.restore import seed_all, untouched
@@ -340,7 +340,7 @@ class FIDCallback(Callback):
                 images: Tensor = getattr(module, self.sample_method)(n)
             return images
 
-        refit_mixtures(module)
+        freshen(trainer, module)
         with saved_weights(trainer, module), untouched(module, module.device):
             if not self.train_mode:
                 module.eval()

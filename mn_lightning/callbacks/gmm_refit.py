@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from mn_lightning.callbacks._mixture_companion import MixtureCompanion
+from mn_lightning.callbacks.update_norms import updating_callbacks
 from mn_lightning.layers.refit import copy_mixtures, refit_mixtures
 from mn_lightning.utils.distributed import all_processes
 
@@ -18,6 +19,8 @@ def _refit_before_saving(module: nn.Module, prefix: str, keep_vars: bool) -> Non
 
 
 def _give_to_averages(trainer: Trainer, pl_module: LightningModule) -> None:
+    if updating_callbacks(trainer):
+        return  # that callback gives averages mixtures of their own
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
         average = callback._average_model if isinstance(callback, WeightAveraging) else None
@@ -35,7 +38,8 @@ class GMMRefitCallback(MixtureCompanion):
     Lightning's ``WeightAveraging`` and ``EMAWeightAveraging`` evaluate and save a second model, whose weights are an
     average. Averages of mixtures mean nothing, as their components stand in another order in each: the average model is
     given the mixtures of the current one, whatever ``use_buffers`` is. They are those of its activations as long as the
-    average follows the weights closely, which an average over a whole training does not. For one of these, call
+    average follows the weights closely, which an average over a whole training does not. For one of these, add
+    :class:`~mn_lightning.callbacks.UpdateNormsCallback`, with which averages get mixtures of their own, or call
     :func:`~mn_lightning.layers.update.update_norms` after the fit.
 
     Examples:

@@ -13,9 +13,9 @@ from mn_lightning.analysis.gates import gate_statistics, gate_sums, gates
 from mn_lightning.analysis.history import History
 from mn_lightning.analysis.mixtures import mixture_statistics, row_statistics, row_sums
 from mn_lightning.callbacks._trainer import is_new_fit, is_validation_of_fit, log_now, optimizer_steps, training_steps
+from mn_lightning.callbacks.update_norms import freshen
 from mn_lightning.kernels.types import Mixture
 from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
-from mn_lightning.layers.refit import refit_mixtures
 from mn_lightning.utils.distributed import all_processes
 
 COLLAPSED = 0.99
@@ -135,7 +135,7 @@ class MixtureMonitor(Callback):
         if optimizer_steps(trainer) == self._recorded_at or not (self._mixtures or self._gated):
             return
         self._recorded_at = optimizer_steps(trainer)
-        refit_mixtures(pl_module)
+        freshen(trainer, pl_module)
         epoch, step = trainer.current_epoch + 1, training_steps(trainer)
         found = self._measure(pl_module.device)
         for name, values in found.items():

@@ -11,8 +11,8 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid, save_image
 
 from mn_lightning.callbacks._trainer import averages_at_the_end, check_behind_averages, saved_weights, training_steps
+from mn_lightning.callbacks.update_norms import freshen
 from mn_lightning.fid.images import generated_bytes
-from mn_lightning.layers.refit import refit_mixtures
 from mn_lightning.utils.checks import check_at_least
 from mn_lightning.utils.restore import seed_all, untouched
 
@@ -99,7 +99,7 @@ class SampleGridCallback(Callback):
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last = training_steps(trainer)
         # All processes sample and ask for the folder, either of which can wait for the others; one writes.
-        refit_mixtures(pl_module)
+        freshen(trainer, pl_module)
         with saved_weights(trainer, pl_module):
             images = self._sample(pl_module, self.num_samples)
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "samples"

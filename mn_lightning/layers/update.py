@@ -1,6 +1,6 @@
 """Statistics of norm layers taken anew, for weights that have stopped changing."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mn_lightning.layers import ModeNorm
+from mn_lightning.layers import MixtureNorm, ModeNorm
 from mn_lightning.layers.refit import mixture_layers, refit_mixtures, reset_queues
 from mn_lightning.utils.distributed import all_processes
 from mn_lightning.utils.restore import modes_untouched
@@ -17,7 +17,7 @@ _Averaging: TypeAlias = _BatchNorm | ModeNorm
 
 
 @torch.no_grad()
-def update_norms(model: nn.Module, batches: Iterable[Any]) -> int:
+def update_norms(model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], object] | None = None) -> int:
     """Take the statistics that evaluation uses anew from ``batches``, with the weights as they are.
 
     Those that a training leaves behind are of the weights of its last steps, which were still changing. Where they
@@ -27,8 +27,9 @@ def update_norms(model: nn.Module, batches: Iterable[Any]) -> int:
 
     The batches go through the model in training mode and without gradients. The running moments of BatchNorm and
     ModeNorm become averages over all batches with equal weight; the mixture of each MixtureNorm is fitted to the last
-    ``queue_size`` of them. Other layers with statistics of their own, such as norms from the registry, see the batches
-    as in training.
+    ``queue_size`` of them, and the queues hold them afterwards. Other layers with statistics of their own, such as
+    norms from the registry, see the batches as in training. A training that goes on afterwards is not changed by it:
+    MixtureNorm's count of batches, of which its random choices are a function, is put back.
 
     Under torch.distributed, every process must call it, each with batches of its own: all end with averages over the
     batches of all, and mixtures fitted to the queues of all.
@@ -38,6 +39,7 @@ def update_norms(model: nn.Module, batches: Iterable[Any]) -> int:
         batches: such tensors, or tuples and lists that begin with one, as a ``DataLoader`` gives: about as large as
             those of the training, and moved to the model's device. For a model that takes something else, give what it
             takes for each batch, as in ``update_norms(model.generator, latents)``.
+        forward: what is done with each batch; by default the model is called with its first tensor.
 
     Returns:
         How many layers have new statistics.
@@ -63,11 +65,14 @@ def update_norms(model: nn.Module, batches: Iterable[Any]) -> int:
         return 0
     device = next(buffer.device for layer in (*averaging, *mixtures) for buffer in layer.buffers())
     reset_queues(model)
-    with _restored_on_error(model, averaging), modes_untouched(model), _averages(averaging):
+    with _restored_on_error(model, averaging), modes_untouched(model), _averages(averaging), _counts_kept(mixtures):
         model.train()
         count = 0
         for batch in batches:
-            model(_input_of(batch).to(device))
+            if forward is None:
+                model(input_of(batch).to(device))
+            else:
+                forward(batch)
             count += 1
         _average_over_processes(averaging, torch.tensor(count, device=device))
         refit_mixtures(model)
@@ -78,7 +83,12 @@ def _has_running_moments(module: nn.Module) -> bool:
     return isinstance(module, _Averaging) and module.running_mean is not None
 
 
-def _input_of(batch: Any) -> Tensor:
+def input_of(batch: Any) -> Tensor:
+    """Return the tensor that a batch is or begins with.
+
+    Raises:
+        TypeError: it is something else.
+    """
     first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if not isinstance(first, Tensor):
         raise TypeError(
@@ -100,6 +110,16 @@ def _averages(layers: list[Any]) -> Iterator[None]:
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+
+
+@contextmanager
+def _counts_kept(layers: list[MixtureNorm]) -> Iterator[None]:
+    former = [layer.num_batches_tracked.clone() for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, count in zip(layers, former, strict=True):
+            layer.num_batches_tracked.copy_(count)
 
 
 @contextmanager

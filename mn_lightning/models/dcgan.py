@@ -141,6 +141,16 @@ class DCGAN(SwappableModule):
         self._generator_steps += 1
         self._stop_if_done()
 
+    def statistics_step(self, batch: Tensor | list[Tensor] | tuple[Tensor, ...]) -> None:
+        """Make the passes of a training step, for ``UpdateNormsCallback``.
+
+        Args:
+            batch: as in :meth:`training_step`.
+        """
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        self.discriminator(images)
+        self.discriminator(self(self._training_latents(len(images))))
+
     def configure_optimizers(self) -> list[Optimizer]:
         """Make the optimizers of generator and discriminator, in this order."""
         default = partial(torch.optim.Adam, lr=2e-4, betas=(0.0, 0.9))

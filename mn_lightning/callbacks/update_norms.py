@@ -1,0 +1,178 @@
+"""Statistics of the current weights, taken before anything is evaluated or saved."""
+
+import time
+from collections import deque
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from mn_lightning.callbacks._mixture_companion import MixtureCompanion
+from mn_lightning.callbacks._own_batches import OwnBatches
+from mn_lightning.callbacks._trainer import log_now
+from mn_lightning.layers.refit import refit_mixtures
+from mn_lightning.layers.update import input_of, update_norms
+from mn_lightning.utils.restore import rng_untouched
+
+_REMEMBERED = 8
+"""States whose statistics are known to be fresh: more than the models that take each other's place in one step."""
+
+
+class UpdateNormsCallback(MixtureCompanion):
+    """Take the statistics of all norms from the current weights before each validation, checkpoint and FID evaluation.
+
+    Running averages, and mixtures of recent batches, are of the weights of the last steps, which were still changing.
+    Here a few batches go through the network before anything is evaluated or saved, and BatchNorm, ModeNorm and
+    MixtureNorm get the statistics of these alone: see :func:`~mn_lightning.layers.update.update_norms`. So a difference
+    between two norms is one of their weights, not of how their statistics age.
+
+    The batches are drawn from the training data in an order of their own. The training does not notice: order, random
+    states, modes and weights are what they are without the callback. The sanity check is left alone.
+
+    Whatever weights are evaluated or saved get statistics of their own, also averages of weights
+    (``EMAWeightAveraging``, ``WeightAveraging``, ``StochasticWeightAveraging``) and the weights of a schedule-free
+    optimizer, which take the current ones' place for an evaluation.
+
+    A module that is not simply called with the first tensor of a batch needs a method ``statistics_step(batch)``, which
+    makes the passes that its training makes with a batch, as :class:`~mn_lightning.models.DCGAN` has.
+
+    Logged at the end of each epoch is ``update_norms/seconds``, what all updates of this fit have taken so far. An
+    update costs the forward passes of ``batches`` training steps. In several processes every one takes part.
+
+    Args:
+        batches: number of batches in each process; fewer where the training data has not so many.
+        loader: where the batches come from: a DataLoader, or any iterable, of which the first ``batches`` are taken
+            each time. None draws from the dataset of the Trainer's training data.
+        seed: of the order in which they are drawn.
+
+    Attributes:
+        seconds: that all updates since the training's start have taken.
+        updates: how many there were.
+
+    Raises:
+        ValueError: an argument out of range; at the start of the training, training data from which nothing can be
+            drawn in another order.
+
+    Examples:
+        >>> from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
+        >>> callbacks = [NormSwapCallback(), GMMRefitCallback(), QueueResetCallback(), UpdateNormsCallback(batches=20)]
+        >>> trainer = Trainer(callbacks=callbacks, logger=False)
+    """
+
+    def __init__(self, batches: int = 20, loader: Any = None, seed: int = 0) -> None:
+        super().__init__()
+        self._batches = OwnBatches("UpdateNormsCallback", batches, loader, seed)
+        self.seconds = 0.0
+        self.updates = 0
+        self._fresh: deque[tuple[float, ...]] = deque(maxlen=_REMEMBERED)
+        self._handle: RemovableHandle | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make sure that every state dict taken from here on holds fresh statistics."""
+        super().on_fit_start(trainer, pl_module)
+        self._remove_hook()
+        # A plain function, so that copies of the model do not drag the trainer along.
+        self._handle = pl_module.register_state_dict_pre_hook(_update_before_saving)  # type: ignore[no-untyped-call]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check where the batches come from."""
+        self.seconds, self.updates = 0.0, 0
+        self._fresh.clear()
+        self._batches.check(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Update before the first batch: by then, averages have taken the place of the current weights."""
+        if batch_idx == 0 and dataloader_idx == 0:
+            self.update(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what the updates have cost."""
+        log_now(trainer, {"update_norms/seconds": self.seconds}, after_epoch=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave a model whose statistics are those of its weights."""
+        self.update_all(trainer, pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Undo what was done to the module."""
+        super().teardown(trainer, pl_module, stage)
+        self._remove_hook()
+
+    def update(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take new statistics for the weights that ``pl_module`` holds, unless it has them.
+
+        Does nothing outside of a fit, and before its first step. Every process must call it.
+        """
+        trained = trainer.state.fn == TrainerFn.FITTING and trainer.fit_loop.total_batch_idx >= 0
+        if not trained or trainer.sanity_checking:
+            return
+        needed = _fingerprint(pl_module) not in self._fresh
+        if not trainer.strategy.reduce_boolean_decision(needed, all=False):
+            return
+        started = time.monotonic()
+        # Tensors that are made in inference mode could not be written to by the training.
+        with torch.inference_mode(False), rng_untouched(pl_module.device):
+            batches = self._batches.draw(trainer, pl_module)
+            update_norms(pl_module, batches, lambda batch: _pass(trainer, pl_module, batch))
+        self._fresh.append(_fingerprint(pl_module))
+        self.updates += 1
+        self.seconds += time.monotonic() - started
+
+    def update_all(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As :meth:`update`, and likewise for the averages of weights that are saved beside the current ones."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for callback in callbacks:
+            if isinstance(callback, WeightAveraging) and callback._average_model is not None:
+                callback._swap_models(pl_module)
+                try:
+                    self.update(trainer, pl_module)
+                finally:
+                    callback._swap_models(pl_module)
+        self.update(trainer, pl_module)
+
+    def _remove_hook(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+
+def updating_callbacks(trainer: Trainer) -> list[UpdateNormsCallback]:
+    """Return those of the trainer's callbacks, one or none as a rule."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, UpdateNormsCallback)]
+
+
+def freshen(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Bring the statistics up to date before ``pl_module`` is evaluated: by the callback above, or by a refit."""
+    for callback in updating_callbacks(trainer):
+        callback.update(trainer, pl_module)
+    refit_mixtures(pl_module)
+
+
+def _update_before_saving(module: nn.Module, prefix: str, keep_vars: bool) -> None:
+    trainer = getattr(module, "_trainer", None)  # None in a copy of the module
+    if isinstance(module, LightningModule) and trainer is not None:
+        for callback in updating_callbacks(trainer):
+            callback.update_all(trainer, module)
+
+
+def _pass(trainer: Trainer, module: LightningModule, batch: Any) -> None:
+    with trainer.precision_plugin.forward_context():
+        step = getattr(module, "statistics_step", None)
+        if step is None:
+            module(input_of(batch))
+        else:
+            step(batch)
+
+
+def _fingerprint(module: nn.Module) -> tuple[float, ...]:
+    """Numbers that change with any weight or statistic; those of a state that was put aside come back with it."""
+    values = [*module.parameters(), *module.buffers()]
+    sums = [value.detach().float().sum() for value in values if value.is_floating_point()]
+    return tuple(torch.stack(sums).tolist()) if sums else ()
