@@ -83,7 +83,7 @@ class SampleGridCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count from here, which is not 0 for a resumed run; find out now whether ``sample`` works."""
         self._last = training_steps(trainer)
-        self._sample(pl_module, 1)
+        self._sample(pl_module, self.num_samples)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Draw a grid if it is time for one."""

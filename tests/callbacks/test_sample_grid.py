@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from mn_lightning.callbacks import SampleGridCallback
 from mn_lightning.models import DCGAN
+from mn_lightning.utils.restore import seed_all
 
 BATCHES = 5
 
@@ -113,6 +114,17 @@ class Noisy(DCGAN):
         return super().sample(n, generator)
 
 
+def in_one_order(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Mixtures with their components sorted: a refit follows the order of the one before, which only one run had."""
+    orders = {
+        name.removesuffix("means"): value[:, 0].argsort() for name, value in state.items() if name.endswith("means")
+    }
+    return {
+        name: next((value[order] for prefix, order in orders.items() if name.startswith(prefix)), value)
+        for name, value in state.items()
+    }
+
+
 @pytest.mark.parametrize("swapped", [True, False])
 def test_the_training_is_the_same_without_it(tmp_path: Path, swapped: bool) -> None:
     def run(*callbacks: Callback) -> tuple[dict[str, Tensor], list[tuple[Any, ...]]]:
@@ -130,6 +142,7 @@ def test_the_training_is_the_same_without_it(tmp_path: Path, swapped: bool) -> N
     without, seen_without = run()
     assert len(names(tmp_path)) == 5
     assert seen == seen_without
+    state, without = in_one_order(state), in_one_order(without)
     assert all(torch.equal(state[name], without[name]) for name in without)
 
 
@@ -314,7 +327,7 @@ def as_bytes(images: Tensor) -> Tensor:
 def test_a_module_whose_sample_takes_a_number_alone(tmp_path: Path, returned: Any) -> None:
     model = Plain(returned)
     fit(tmp_path, model, SampleGridCallback(100, num_samples=3, nrow=3, seed=5), max_epochs=1)
-    torch.manual_seed(5)
+    seed_all(5, 0)
     with torch.no_grad():
         images = model.network(torch.randn(3, 4))
     (name,) = names(tmp_path)
