@@ -121,11 +121,15 @@ class SampleGridCallback(Callback):
         with untouched(pl_module, pl_module.device):
             pl_module.eval()
             if self._gives_generator:
-                images = pl_module.sample(n, generator=torch.Generator().manual_seed(self.seed))
+                images: Tensor = pl_module.sample(n, generator=torch.Generator().manual_seed(self.seed))
             else:
                 seed_all(self.seed, 0)
                 images = pl_module.sample(n)
-        return generated_bytes(images, n, _VALUE_RANGE).cpu()
+        images = generated_bytes(images, n, _VALUE_RANGE).cpu()
+        if images.shape[1] not in (1, 3):
+            name, channels = type(pl_module).__name__, images.shape[1]
+            raise ValueError(f"{name}.sample gave images with {channels} channels; a picture takes 1 or 3")
+        return images
 
 
 def _takes(function: Any, *args: Any, **kwargs: Any) -> bool:
