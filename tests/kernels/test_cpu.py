@@ -37,7 +37,7 @@ FORMATS = pytest.mark.parametrize("memory_format", [torch.contiguous_format, tor
 
 
 @pytest.fixture
-def _threads() -> object:
+def own_threads() -> object:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -59,7 +59,7 @@ def problem(name: str, memory_format: torch.memory_format) -> tuple[nn.Module, T
 @ALL
 @FORMATS
 def test_the_number_of_threads_changes_nothing(
-    name: str, memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch, small_blocks: None, _threads: None
+    name: str, memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch, small_blocks: None, own_threads: None
 ) -> None:
     monkeypatch.setattr(threads, "SMALLEST", 0)
     found = []
@@ -71,7 +71,7 @@ def test_the_number_of_threads_changes_nothing(
 
 
 @ALL
-def test_several_models_at_once(name: str, monkeypatch: pytest.MonkeyPatch, small_blocks: None, _threads: None) -> None:
+def test_several_models_at_once(name: str, monkeypatch: pytest.MonkeyPatch, small_blocks: None, own_threads: None) -> None:
     monkeypatch.setattr(threads, "SMALLEST", 0)
     torch.set_num_threads(3)
     expected = step(*problem(name, torch.contiguous_format))
@@ -91,7 +91,7 @@ def test_several_models_at_once(name: str, monkeypatch: pytest.MonkeyPatch, smal
         assert all(torch.equal(a, b) for a, b in zip(expected, found[i], strict=True))
 
 
-def test_parts_are_shared_out_and_errors_come_back(monkeypatch: pytest.MonkeyPatch, _threads: None) -> None:
+def test_parts_are_shared_out_and_errors_come_back(monkeypatch: pytest.MonkeyPatch, own_threads: None) -> None:
     torch.set_num_threads(4)
     done: list[int] = []
     in_parts(lambda first, last: done.extend(range(first, last)), count=11, size=threads.SMALLEST)

@@ -11,12 +11,12 @@ WITH_TORCH = True
 
 @pytest.mark.parametrize("training", [True, False])
 def test_called_with_state_from_outside(case: Case, training: bool) -> None:
-    layer, other = case.make().train(training), case.in_use().train(training)
+    layer, other = (make(dtype=torch.float64).train(training) for make in (case.make, case.in_use))
     for parameter in other.parameters():
         nn.init.normal_(parameter)
     before = state(layer)
     parameters, buffers = dict(other.named_parameters()), state(other)
-    x = some_input((8, 3, 4))
+    x = some_input((8, 3, 4), torch.float64)
 
     def loss(parameters: dict[str, Tensor]) -> Tensor:
         given = {name: value.clone() for name, value in buffers.items()}
@@ -26,8 +26,8 @@ def test_called_with_state_from_outside(case: Case, training: bool) -> None:
     y = functional_call(layer, {**parameters, **buffers}, (x,))
     expected = other(x)
     expected.pow(3).sum().backward() if expected.requires_grad else None
-    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(y, expected, rtol=1e-8, atol=1e-8)
     for name, parameter in other.named_parameters():
-        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-4)
-    assert_same(buffers, state(other))  # what was given has been updated
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-8, atol=1e-8)
+    assert_same(buffers, state(other), 1e-8)  # what was given has been updated
     assert_same(state(layer), before)  # and the layer's own has not
