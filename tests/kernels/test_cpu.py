@@ -247,6 +247,18 @@ def test_what_follows_may_write_in_place(name: str, memory_format: torch.memory_
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@ALL
+def test_gradients_keep_the_memory_format_through_what_writes_in_place(name: str) -> None:
+    layer, x, dy = problem(name, torch.channels_last)
+    y = layer(x.requires_grad_())
+    formats: list[bool] = []
+    y.register_hook(lambda gradient: formats.append(gradient.is_contiguous(memory_format=torch.channels_last)))
+    torch.relu_(y).backward(dy)
+    assert formats == [True]
+    assert x.grad is not None
+    assert x.grad.is_contiguous(memory_format=torch.channels_last)
+
+
 # --- choice of the backend ----------------------------------------------------------------------------------------
 
 

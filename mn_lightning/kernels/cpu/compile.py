@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import numba
 from numba.core import event
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import PassManager
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -19,6 +21,17 @@ REORDERED = {"contract", "reassoc", "nsz", "arcp"}
 
 AS_WRITTEN = {"contract"}
 """For formulas whose rounding was thought about."""
+
+
+
+class _ApartCompiler(CompilerBase):  # type: ignore[misc]
+    """Takes a loop's arrays to lie apart in memory, as they do: else each short loop begins by comparing addresses."""
+
+    def define_pipelines(self) -> list[PassManager]:
+        """Return numba's own pipeline."""
+        self.state.flags.noalias = True
+        return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
+
 
 _logger = logging.getLogger("mn_lightning")
 _loops: list[Any] = []
@@ -35,7 +48,7 @@ def formula(function: Function) -> Function:
 
 
 def _compiled(function: Function, fastmath: set[str]) -> Function:
-    options = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
+    options = {"nogil": True, "fastmath": fastmath, "error_model": "numpy", "pipeline_class": _ApartCompiler}
     try:
         compiled = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder can be written to
