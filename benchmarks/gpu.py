@@ -12,7 +12,8 @@ d. ``benchmarks.epochs`` and ``benchmarks.trainer_steps``: training steps of who
 e. ``benchmarks.fit``, against scikit-learn.
 f. with what is left of the time, the study ``digits``.
 
-Each writes its log, and what it measures as JSON, to DIR as soon as it is there; ``summary.json`` says what ran.
+Each writes its log, and what it measures as JSON, to DIR as soon as it is there, also of a process that is stopped
+because its time is up; ``summary.json`` says what ran.
 """
 
 import argparse
