@@ -39,7 +39,7 @@ from mn_lightning.kernels import select
 
 REPOSITORY = Path(__file__).parent.parent
 NEEDED = ("triton", "lightning", "torchvision", "sklearn", "jsonargparse", "torch_fidelity", "pytest", "xdist")
-GPU_TESTS = ("tests/kernels/triton_cases.py", "tests/gpu", "tests/layers/test_no_waiting.py")
+GPU_TESTS = ("tests/kernels/triton_cases.py", "tests/layers/properties", "tests/gpu")
 WORKERS = 12
 COPIED_BYTES = 2**30
 
@@ -85,8 +85,8 @@ def study(args: Namespace, json: Path) -> list[str]:
 
 
 TRITON = ("--backend", "triton")
-COMPILED = ("--layers", "ModeNorm K=2", "MixtureNorm K=3", "--formats", "contiguous")
-LARGE = ("--shapes", "256x64x32x32")
+COMPILED = ("--layers", "ModeNorm K=2", "--formats", "contiguous")
+LARGE = ("--layers", "ModeNorm K=2", "MixtureNorm K=3", "--shapes", "256x64x32x32")
 STEPS = [
     Step(
         "a", "machine", 1, lambda args, json: ["-m", "benchmarks.gpu", "--device", args.device, "--only-a", str(json)]
