@@ -8,7 +8,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
@@ -189,6 +189,15 @@ def report_of(name: str, args: argparse.Namespace, rows: Sequence[Mapping[str, A
         "settings": {key: value for key, value in vars(args).items() if not isinstance(value, Path)},
         "rows": list(rows),
     }
+
+
+def collect(name: str, args: argparse.Namespace, parts: Iterable[Sequence[Mapping[str, Any]]]) -> list[Any]:
+    """Return the rows of all parts of benchmark ``name``; they are written as soon as each part is there."""
+    rows: list[Any] = []
+    for part in parts:
+        rows.extend(part)
+        write(args.json, report_of(name, args, rows))
+    return rows
 
 
 def write(path: Path, report: Mapping[str, Any]) -> None:

@@ -280,10 +280,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="steps measured in a row, by default 5 on a CPU and 50 on a GPU")
     args = _timing.parse(parser, arguments)
     with silence(), _timing.computing(args.backend):
-        rows = [memory(MEMORY, args), epoch(CONV_NET, args), epoch(INCEPTION, args)]
+        measured = ((epoch, CONV_NET), (epoch, INCEPTION), (memory, MEMORY))
+        rows = _timing.collect("epochs", args, ([measure(variant, args)] for measure, variant in measured))
     header = ("what", "BatchNorm", "ours", "ratio", "target", "", "ms a step, BatchNorm", "ours", "ms of the refit")
     print_table(_timing.title("Training of a study's variant", args), header, map(_line, rows))
-    _timing.write(args.json, _timing.report_of("epochs", args, rows))
 
 
 if __name__ == "__main__":

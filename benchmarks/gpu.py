@@ -12,7 +12,8 @@ d. ``benchmarks.epochs`` and ``benchmarks.trainer_steps``: training steps of who
 e. ``benchmarks.fit``, against scikit-learn.
 f. with what is left of the time, the study ``digits``.
 
-Each writes its log, and what it measures as JSON, to DIR as soon as it is there; ``summary.json`` says what ran.
+Each writes its log, and what it measures as JSON, to DIR as soon as it is there, also of a process that is stopped
+because its time is up; ``summary.json`` says what ran.
 """
 
 import argparse
@@ -38,7 +39,7 @@ from mn_lightning.kernels import select
 
 REPOSITORY = Path(__file__).parent.parent
 NEEDED = ("triton", "lightning", "torchvision", "sklearn", "jsonargparse", "torch_fidelity", "pytest", "xdist")
-GPU_TESTS = ("tests/kernels/triton_cases.py", "tests/gpu", "tests/layers/test_no_waiting.py")
+GPU_TESTS = ("tests/kernels/triton_cases.py", "tests/layers/properties", "tests/gpu")
 WORKERS = 12
 COPIED_BYTES = 2**30
 
@@ -84,8 +85,8 @@ def study(args: Namespace, json: Path) -> list[str]:
 
 
 TRITON = ("--backend", "triton")
-COMPILED = ("--layers", "ModeNorm K=2", "MixtureNorm K=3", "--formats", "contiguous")
-LARGE = ("--shapes", "256x64x32x32")
+COMPILED = ("--layers", "ModeNorm K=2", "--formats", "contiguous")
+LARGE = ("--layers", "ModeNorm K=2", "MixtureNorm K=3", "--shapes", "256x64x32x32")
 STEPS = [
     Step(
         "a", "machine", 1, lambda args, json: ["-m", "benchmarks.gpu", "--device", args.device, "--only-a", str(json)]

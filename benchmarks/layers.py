@@ -241,16 +241,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--backends", nargs="+", choices=[*get_args(select.BackendName), COMPILE])
     args = _timing.parse(parser, arguments)
     shapes = args.shapes or (QUICK_SHAPES if args.quick else SHAPES)
-    rows = [
-        row
-        for backend in args.backends or [args.backend]
+    parts = (
+        rows_of(shape, layout, backend, args)
         for shape in shapes
         for layout in args.formats
-        for row in rows_of(shape, layout, backend, args)
-    ]
+        for backend in args.backends or [args.backend]
+    )
+    rows = _timing.collect("layers", args, parts)
     header = ("layer", "input", "backend", "against", "its ms", "layer ms", "ratio", "target", "", "of floor")
     print_table(_timing.title("Norm layers", args), header, map(_line, rows))
-    _timing.write(args.json, _timing.report_of("layers", args, rows))
 
 
 if __name__ == "__main__":

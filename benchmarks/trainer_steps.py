@@ -114,10 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="steps measured in a row, by default 5 on a CPU and 50 on a GPU")
     args = _timing.parse(parser, arguments)
     with epochs.silence(), _timing.computing(args.backend):
-        rows = [measure(case, args) for case in CASES]
+        rows = _timing.collect("trainer_steps", args, ([measure(case, args)] for case in CASES))
     header = ("network", "BatchNorm ms", "ours ms", "ratio", "target", "", "BatchNorm MiB", "ours MiB")
     print_table(_timing.title("A training step", args), header, map(_line, rows))
-    _timing.write(args.json, _timing.report_of("trainer_steps", args, rows))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from mn_lightning.kernels import cpu, reference
-from mn_lightning.kernels.types import Activation
+from mn_lightning.kernels.types import Activation, Mixture
 from mn_lightning.utils.checks import check_choice
 from mn_lightning.utils.distributed import ALONE, Processes
 
@@ -34,6 +34,9 @@ TRITON_BY_DEFAULT = True
 
 On an H100 it takes between a quarter and two thirds of the reference's time for every layer and input measured.
 """
+
+LEAST_CAPABILITY = (8, 0)
+"""Of an NVIDIA GPU, for Triton."""
 
 # What triton's norms do not take is computed with the reference.
 _BACKENDS: dict[str, ModuleType] = {"reference": reference, "cpu": cpu, "triton": reference}
@@ -105,22 +108,37 @@ def gpu_kernels(
         return None
     if processes.size > 1 or not _is_here_and_now(x):
         return None
-    kernels = _triton()
+    kernels = _triton(x.device)
     return kernels if kernels is not None and kernels.takes(x, features or x.shape[1], components) else None
 
 
 @lru_cache
-def _triton() -> ModuleType | None:
-    if find_spec("triton") is None:
-        warnings.warn(
-            "Triton is not installed: norms on a GPU are computed with torch's operations, which takes longer; "
-            "`pip install triton` for fast ones",
-            stacklevel=2,
-        )
+def _triton(device: torch.device) -> ModuleType | None:
+    """Return the kernels if they run on a device; if not, say so, once."""
+    fault = _fault(device)
+    if fault:
+        warnings.warn(f"{fault}: norms are computed with torch's operations, which takes longer", stacklevel=3)
         return None
     from mn_lightning.kernels.triton import norms
 
     return norms
+
+
+def _fault(device: torch.device) -> str:
+    """What keeps the kernels from running on a device; empty if nothing does."""
+    if find_spec("triton") is None:
+        return "Triton is not installed (`pip install triton`)"
+    capability = LEAST_CAPABILITY if device.type == "cpu" else torch.cuda.get_device_capability(device)
+    if device.type == "cuda" and (torch.version.cuda is None or capability < LEAST_CAPABILITY):
+        return f"the kernels for GPUs are made for NVIDIA's of compute capability {LEAST_CAPABILITY[0]} and later"
+    from mn_lightning.kernels.triton import norms
+
+    ones = torch.ones(1, 1, device=device)
+    try:  # one may be without a C compiler, for example, which Triton needs to start its first kernel
+        norms.all_finite(Mixture(ones[0], ones, ones))
+    except Exception as error:
+        return f"Triton does not work here ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+    return ""
 
 
 def _interpreting() -> bool:

@@ -4,6 +4,8 @@ import importlib.util
 import os
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,13 +41,40 @@ def test_importing_the_package_does_not_import_triton() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "find_spec", lambda name: None)
+@pytest.fixture
+def _not_tried_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     select._triton.cache_clear()
-    try:
-        with select.use("triton"), pytest.warns(UserWarning, match="Triton is not installed.*pip install triton"):
-            y = ModeGroupNorm(4)(torch.randn(2, 4, 3, 3))
-        assert y.isfinite().all()
-    finally:
-        select._triton.cache_clear()
+    yield
+    select._triton.cache_clear()
+
+
+@pytest.mark.usefixtures("_not_tried_yet")
+def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "find_spec", lambda name: None)
+    layer, x = ModeGroupNorm(4), torch.randn(2, 4, 3, 3)
+    with select.use("triton"):
+        with pytest.warns(UserWarning, match="Triton is not installed.*pip install triton"):
+            y = layer(x)
+        with warnings.catch_warnings():  # said once
+            warnings.simplefilter("error")
+            layer(x)
+    with select.use("reference"):
+        assert torch.equal(y, layer(x))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.usefixtures("_not_tried_yet")
+def test_where_triton_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a C compiler, a GPU that is too old."""
+    from mn_lightning.kernels.triton import norms
+
+    def without_compiler(of: object) -> None:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+    monkeypatch.setattr(norms, "all_finite", without_compiler)
+    with select.use("triton"), pytest.warns(UserWarning, match=r"\(RuntimeError: Failed to find C compiler\.\): norms"):
+        assert ModeGroupNorm(4)(torch.randn(2, 4, 3, 3)).isfinite().all()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.version, "cuda", "12.4")
+    assert "capability 8" in select._fault(torch.device("cuda"))
