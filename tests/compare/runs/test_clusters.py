@@ -32,7 +32,9 @@ def finish_with_a_lost_node(arguments: list[str], kill_the_second: Any, printed:
     process = start("--jobs", "2", *arguments)
     try:
         wait_until(lambda: checkpoint("A").exists() and checkpoint("B").exists())
+        assert len(processes_of_runs()) == 2
         kill_the_second()
+        wait_until(lambda: len(processes_of_runs()) == 1)
         Path("go").touch()
         assert process.wait(200) == 0, Path("printed.txt").read_text()
     finally:
