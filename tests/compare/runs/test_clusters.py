@@ -23,7 +23,7 @@ from helpers.cluster_cases import (
     write_waiting_study,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.processes, pytest.mark.clusters]
+pytestmark = [pytest.mark.slow, pytest.mark.processes, pytest.mark.clusters, pytest.mark.timeout(900)]
 
 
 def finish_with_a_lost_node(arguments: list[str], kill_the_second: Any, printed: str) -> None:

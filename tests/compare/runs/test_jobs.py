@@ -19,7 +19,7 @@ from helpers.cluster_cases import (
 )
 from helpers.study_calls import swap, write
 
-pytestmark = [pytest.mark.slow, pytest.mark.processes]
+pytestmark = [pytest.mark.slow, pytest.mark.processes, pytest.mark.timeout(900)]
 
 
 def scores(folder: str) -> list[list[str]]:
