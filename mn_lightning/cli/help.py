@@ -106,6 +106,7 @@ goes on with a study that was interrupted.
 
   mn-lightning compare digits
   mn-lightning compare my_study.yaml --limit_epochs 1          (try it first)
+  mn-lightning compare my_study.yaml --jobs 4
   mn-lightning compare my_study.yaml --report
 
 options
@@ -117,6 +118,11 @@ options
   --report               run nothing, report what has finished
   --dry-run              run nothing, print each run's whole configuration
   --fresh                put earlier results aside and start anew
+  --jobs N               train N runs at the same time; auto: one for each GPU, or for two CPU cores
+  --gpus_per_job N       GPUs of each run, or a share of one as 0.25
+  --backend NAME         local, ray or dask: on this machine, or on a cluster
+  --address ADDRESS      the cluster's: auto or ray://host:10001 of Ray, tcp://host:8786 of Dask
+  --keep WHICH           best, last, both or none: checkpoints that stay when a run has finished; none by default
   --limit_epochs N       train N epochs at most
   --limit_samples N      use N training samples an epoch at most
 

@@ -49,35 +49,39 @@ def _run(folder: StudyFolder, options: argparse.Namespace) -> int:
     chosen = [
         run for run in runs_in(folder) if options.only in (None, run.variant) and options.seed in (None, run.seed)
     ]
-    prepared = preparations(folder.study, folder.root)
+    prepared: list[Run] = list(preparations(folder.study, folder.root))
     if options.dry_run:
         return _print_configurations(chosen, folder, options.jobs or len(chosen))
     if options.report:
         folder.check_unchanged()
         return _report(folder)
-    alone = options.prepare is not None or None not in (options.only, options.seed)
-    if not alone and (options.fresh or not folder.is_written):
-        check_study(folder.study)
-    folder.open(fresh=options.fresh)
     if options.prepare is not None:
-        become(next(run for run in prepared if run.variant == options.prepare))
+        prepared, chosen = [], [run for run in prepared if run.variant == options.prepare]
+    single = options.prepare is not None or None not in (options.only, options.seed)
     with connect(_request(options)) as engine:
+        if not single and (options.fresh or not folder.is_written):
+            check_study(folder.study)
+        folder.open(fresh=options.fresh)
         status = train_all(prepared, engine)
         for run in prepared:
             if not run.finished:
                 sys.stderr.write(f"mn-lightning compare: without the preparation {run.variant} there are no runs\n")
                 return status or INCOMPLETE
-        if not alone:
-            status = train_all(chosen, engine)
-    if alone:
-        become(chosen[0])
+        if single and options.backend == "local":
+            become(chosen[0])
+        status = train_all(chosen, engine)
     if status:
         return status
-    gone = sum(run.finished and not all(path.exists() for path in run.kept(folder.keep)) for run in chosen)
+    if not single:
+        _say_what_is_gone(folder, chosen)
+        _report(folder)
+    return 0 if all(run.finished for run in chosen) else INCOMPLETE
+
+
+def _say_what_is_gone(folder: StudyFolder, runs: Sequence[Run]) -> None:
+    gone = sum(run.finished and not all(path.exists() for path in run.kept(folder.keep)) for run in runs)
     if gone:
         print(f"{gone} runs have finished without keeping all that --keep {folder.keep} asks for; --fresh repeats them")
-    _report(folder)
-    return 0 if all(run.finished for run in chosen) else INCOMPLETE
 
 
 def _request(options: argparse.Namespace) -> Request:

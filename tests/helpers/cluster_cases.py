@@ -34,7 +34,7 @@ def start(*arguments: str, **more: str) -> "subprocess.Popen[bytes]":
         )
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, Path("printed.txt").read_text()[-3000:]

@@ -69,7 +69,7 @@ class WaitForFile(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch == 1 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            deadline = time.monotonic() + 240
+            deadline = time.monotonic() + 600
             while not (Path("go").exists() or trainer._signal_connector.received_sigterm):
                 assert time.monotonic() < deadline
                 time.sleep(0.05)

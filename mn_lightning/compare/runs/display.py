@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from mn_lightning.compare.runs.progress import read_progress
 from mn_lightning.compare.runs.run import Run
 
 
@@ -55,7 +54,7 @@ class Display:
             if outcome is not None and outcome != self._before[run.label]:
                 self._end(run, f"{outcome.status} in {_minutes(outcome.seconds)}", outcome.error)
                 continue
-            progress = read_progress(run.progress_path)
+            progress = run.progress()
             if progress is None:
                 continue
             if run.label not in self._shown:
@@ -76,8 +75,9 @@ class Display:
         self._waiting.remove(run)
         if run.label in self._shown:
             self._lines.remove_task(self._shown[run.label])
-        rows = [row[run.study.metric] for row in run.rows() if run.study.metric in row]
-        score = f", {run.study.metric} {rows[-1]:.4g}" if rows else ""
+        progress = run.progress()
+        value = None if progress is None else progress.score
+        score = "" if value is None else f", {run.study.metric} {value:.4g}"
         self._print(f"{self._place(run)} · {how}{score}")
         if error:
             self._print(f"   {error}; its output is in {run.log_path}")
@@ -104,7 +104,7 @@ def time_left(runs: Sequence[Run], jobs: int) -> str:
     for run in runs:
         outcome = run.outcome()
         if outcome is None:
-            progress = read_progress(run.progress_path)
+            progress = run.progress()
             if progress is None or progress.left is None:
                 waiting.append(run)
             else:

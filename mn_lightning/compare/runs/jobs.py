@@ -105,8 +105,7 @@ def _arguments(run: Run) -> tuple[str, ...]:
 
 
 def _task(number: int, run: Run, engine: Engine, session: Session) -> Task:
-    run.folder.mkdir(parents=True, exist_ok=True)
-    run.progress_path.unlink(missing_ok=True)
+    run.open()
     log, contact = run.log_path.absolute(), session.path.absolute()
     return Task(number, _arguments(run), log, contact, Path.cwd(), engine.environment, engine.slots)
 
@@ -126,6 +125,8 @@ def _execute(engine: Engine, tasks: Sequence[Task], runs: Sequence[Run], session
                         _note(runs[number], status)
             break
         except Exception as error:
+            if session.stopped:
+                return
             # The engine itself, as a worker that was killed: the runs go on from their checkpoints.
             sys.stderr.write(f"mn-lightning compare: {engine.label}: {type(error).__name__}: {in_one_line(error)}\n")
     if not session.stopped:

@@ -1,47 +1,29 @@
-"""How far a run is: written by its process, read by the command."""
+"""Say how far a run is, while it is trained."""
 
-import json
 import math
 import time
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mn_lightning.callbacks._trainer import training_steps
 from mn_lightning.compare.runs.recorder import RunRecorder
-from mn_lightning.utils.files import write_atomically
+from mn_lightning.compare.runs.run import Progress, Run
 
 _INTERVAL = 1.0
 
 
-class Progress(NamedTuple):
-    """How far a run is.
-
-    Attributes:
-        done: share of the training, 0 to 1.
-        score: the last value of the study's metric; None before the first.
-        left: estimated seconds to the end; None before there is an estimate.
-    """
-
-    done: float
-    score: float | None
-    left: float | None
-
-
 class ProgressWriter(Callback):
-    """Write a run's progress once a second.
+    """Write a run's progress once a second, and at the end.
 
     Args:
-        path: of the file.
+        run: whose.
         recorder: knows the score.
-        metric: its name.
     """
 
-    def __init__(self, path: Path, recorder: RunRecorder, metric: str) -> None:
-        self.path = path
+    def __init__(self, run: Run, recorder: RunRecorder) -> None:
+        self.run = run
         self.recorder = recorder
-        self.metric = metric
         self._started = (0.0, 0.0)
         self._written = -math.inf
 
@@ -61,6 +43,10 @@ class ProgressWriter(Callback):
         """Write the next time, with the new score."""
         self._written = -math.inf
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the last score."""
+        self._write(trainer, pl_module, 0)
+
     def _write(self, trainer: Trainer, module: LightningModule, batches: int) -> None:
         self._written = time.monotonic()
         if not trainer.is_global_zero:
@@ -68,14 +54,9 @@ class ProgressWriter(Callback):
         done = _share_done(trainer, module, batches)
         since, before = self._started
         left = (self._written - since) * (1 - done) / (done - before) if done > before else None
-        scores = [row[self.metric] for row in self.recorder.rows if self.metric in row]
-        progress = Progress(done, scores[-1] if scores else None, left)
-        write_atomically(self.path, json.dumps(progress._asdict()))
-
-
-def read_progress(path: Path) -> Progress | None:
-    """Return what was written last; None if nothing was."""
-    return Progress(**json.loads(path.read_text())) if path.exists() else None
+        metric = self.run.study.metric
+        scores = [row[metric] for row in self.recorder.rows if metric in row]
+        self.run.set_progress(Progress(done, scores[-1] if scores else None, left))
 
 
 def _share_done(trainer: Trainer, module: LightningModule, batches: int) -> float:

@@ -33,6 +33,20 @@ class Outcome(NamedTuple):
     seconds: float
 
 
+class Progress(NamedTuple):
+    """How far a run is.
+
+    Attributes:
+        done: share of the training, 0 to 1.
+        score: the last value of the study's metric; None before the first.
+        left: estimated seconds to the end; None before there is an estimate.
+    """
+
+    done: float
+    score: float | None
+    left: float | None
+
+
 class BusyError(RuntimeError):
     """Another process trains the run."""
 
@@ -89,11 +103,6 @@ class Run:
         ]
 
     @property
-    def progress_path(self) -> Path:
-        """The file of :class:`~mn_lightning.compare.runs.progress.ProgressWriter`."""
-        return self.folder / "progress.json"
-
-    @property
     def log_path(self) -> Path:
         """What the run's processes have printed."""
         return self.folder / "log.txt"
@@ -125,6 +134,20 @@ class Run:
             path.unlink(missing_ok=True)
         else:
             write_atomically(path, json.dumps(outcome._asdict()))
+
+    def progress(self) -> Progress | None:
+        """How far the run is; None while it has not started."""
+        path = self.folder / "progress.json"
+        return Progress(**json.loads(path.read_text())) if path.exists() else None
+
+    def set_progress(self, progress: Progress) -> None:
+        """Write down how far the run is."""
+        write_atomically(self.folder / "progress.json", json.dumps(progress._asdict()))
+
+    def open(self) -> None:
+        """Make the folder, and forget how far an earlier process came."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "progress.json").unlink(missing_ok=True)
 
     @contextmanager
     def taken(self, wait: float = 0) -> Iterator[None]:

@@ -94,7 +94,7 @@ class _RunCLI(StudyCLI):
             save_on_train_epoch_end=True,
         )
         recorder = RunRecorder(run.metrics_path)
-        progress = ProgressWriter(run.progress_path, recorder, run.study.metric)
+        progress = ProgressWriter(run, recorder)
         best = BestKeeper(
             recorder, run.folder, run.study.metric, run.study.mode, weights=run.best_path in run.kept(keep)
         )

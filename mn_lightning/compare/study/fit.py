@@ -6,7 +6,7 @@ from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
-from mn_lightning.cli import CommandTrainer, MNLightningCLI
+from mn_lightning.cli import MNLightningCLI
 from mn_lightning.compare.study.study import StudyError
 
 Until = Literal["parsed", "model", "built", "trained"]
@@ -31,7 +31,6 @@ class StudyCLI(MNLightningCLI):
         self.label = label
         self.until = until
         super().__init__(
-            trainer_class=CommandTrainer,
             parser_kwargs=non_exiting_parser("mn-lightning compare"),
             args=arguments,
             **options,
@@ -62,6 +61,11 @@ class StudyCLI(MNLightningCLI):
             self.config.fit.data = None
         super().instantiate_classes()
         self.config = given
+
+    def after_instantiate_classes(self) -> None:
+        """Check the model, if there is one."""
+        if self.until != "parsed":
+            super().after_instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer if it is to train."""

@@ -23,7 +23,7 @@ from helpers.cluster_cases import (
     write_waiting_study,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.processes, pytest.mark.clusters]
+pytestmark = [pytest.mark.slow, pytest.mark.processes, pytest.mark.clusters, pytest.mark.timeout(1800)]
 
 
 def finish_with_a_lost_node(arguments: list[str], kill_the_second: Any, printed: str) -> None:
@@ -32,9 +32,11 @@ def finish_with_a_lost_node(arguments: list[str], kill_the_second: Any, printed:
     process = start("--jobs", "2", *arguments)
     try:
         wait_until(lambda: checkpoint("A").exists() and checkpoint("B").exists())
+        assert len(processes_of_runs()) == 2
         kill_the_second()
+        wait_until(lambda: len(processes_of_runs()) == 1)
         Path("go").touch()
-        assert process.wait(200) == 0, Path("printed.txt").read_text()
+        assert process.wait(800) == 0, Path("printed.txt").read_text()
     finally:
         kill_group(process)
     assert printed in Path("printed.txt").read_text()

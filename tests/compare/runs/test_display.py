@@ -1,7 +1,6 @@
 """What a terminal and a log file show of runs whose files are written here."""
 
 import io
-import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from rich.console import Console
 
 from mn_lightning.compare.runs import display as display_module
 from mn_lightning.compare.runs.display import Display, time_left
-from mn_lightning.compare.runs.run import Outcome, Run, runs_in
+from mn_lightning.compare.runs.run import Outcome, Progress, Run, runs_in
 from mn_lightning.compare.study.folder import Limits, StudyFolder
 from mn_lightning.compare.study.study import Study
 
@@ -27,7 +26,7 @@ def runs(tmp_path: Path) -> list[Run]:
 
 
 def write(run: Run, done: float, score: float | None, left: float | None) -> None:
-    run.progress_path.write_text(json.dumps({"done": done, "score": score, "left": left}))
+    run.set_progress(Progress(done, score, left))
 
 
 def test_a_log_file_has_a_line_for_each_start_and_end(runs: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,7 +38,6 @@ def test_a_log_file_has_a_line_for_each_start_and_end(runs: list[Run], capsys: p
         assert capsys.readouterr().out == "── run 2 of 4: MN, seed 0 · about 1:00 min left\n"
         write(runs[1], 0.6, 0.75, 20)
         display.update()
-        runs[1].metrics_path.write_text("epoch,step,seconds,val_acc\n0,5,1,0.5\n1,10,2,0.75\n")
         runs[1].set_outcome(Outcome("finished", "", 125))
         display.update()
         assert capsys.readouterr().out == "── run 2 of 4: MN, seed 0 · finished in 2:05 min, val_acc 0.75\n"

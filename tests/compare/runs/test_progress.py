@@ -10,20 +10,22 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from mn_lightning.compare.runs import progress as progress_module
-from mn_lightning.compare.runs.progress import Progress, ProgressWriter, read_progress
+from mn_lightning.compare.runs.progress import ProgressWriter
 from mn_lightning.compare.runs.recorder import RunRecorder
+from mn_lightning.compare.runs.run import Progress, Run
+from mn_lightning.compare.study.study import Study
 from mn_lightning.models import DCGAN
 
 
 class Reader(Callback):
     """Reads what has been written after each batch."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, run: Run) -> None:
+        self.run = run
         self.seen: list[Progress] = []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        found = read_progress(self.path)
+        found = self.run.progress()
         assert found is not None
         self.seen.append(found)
 
@@ -33,20 +35,24 @@ def _at_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress_module, "_INTERVAL", 0.0)
 
 
-def callbacks(folder: Path) -> tuple[list[Callback], Reader]:
-    recorder, path = RunRecorder(folder / "metrics.csv"), folder / "progress.json"
-    reader = Reader(path)
-    return [recorder, ProgressWriter(path, recorder, "val_acc"), reader], reader
+def callbacks(folder: Path) -> tuple[list[Any], Reader]:
+    run = Run(Study("mine", (), {"BN": {}}, "BN", "val_acc"), "BN", 0, folder)
+    run.folder.mkdir(parents=True)
+    assert run.progress() is None
+    recorder, reader = RunRecorder(folder / "metrics.csv"), Reader(run)
+    return [recorder, ProgressWriter(run, recorder), reader], reader
 
 
 def test_shares_of_epochs(tmp_path: Path) -> None:
-    assert read_progress(tmp_path / "progress.json") is None
     given, reader = callbacks(tmp_path)
     trainer(tmp_path, given, enable_checkpointing=True).fit(classifier(), digits())
     total = 2 * BATCHES
     assert [found.done for found in reader.seen] == pytest.approx([i / total for i in range(1, total + 1)])
     assert [found.score is None for found in reader.seen] == [True] * BATCHES + [False] * BATCHES
     assert reader.seen[-1].left == 0
+    last = reader.run.progress()
+    assert last is not None
+    assert (last.done, last.score) == (1, given[0].rows[-1]["val_acc"])
     assert all(found.left is not None and found.left > 0 for found in reader.seen[:-1])
 
 
