@@ -160,7 +160,8 @@ class DCGAN(SwappableModule):
         ]
 
     def on_train_start(self) -> None:
-        """Do no further step if the checkpoint to resume from has them all."""
+        """Go on where the checkpoint was saved; do no further step if it has them all."""
+        super().on_train_start()
         self._stop_if_done()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
