@@ -14,6 +14,7 @@ from mn_lightning.layers import MixtureNorm, ModeNorm
 from mn_lightning.layers.queue import keep_queues_apart
 from mn_lightning.layers.refit import has_mixtures
 from mn_lightning.swap.check import check_layers
+from mn_lightning.utils.loaders import restore_place
 
 
 class MixtureCompanion(Callback):
@@ -54,6 +55,10 @@ class MixtureCompanion(Callback):
                     f"The model holds MixtureNorm layers, but the trainer has no {needed.__name__}: {needed.purpose}. "
                     f"Add {needed.__name__}() to the trainer's callbacks."
                 )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on in the training data where the checkpoint was saved."""
+        restore_place(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Undo what :meth:`setup` did: after an error or Ctrl-C, Lightning calls no ``teardown``."""

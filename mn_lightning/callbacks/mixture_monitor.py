@@ -19,10 +19,10 @@ from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
 from mn_lightning.utils.distributed import all_processes
 
 COLLAPSED = 0.99
-"""A layer has collapsed if one mode holds more than this share."""
+"""A layer has collapsed if one component or mode holds more than this part of the data."""
 
 EVERY_N_BATCHES = 32
-"""Gates are computed once more for one batch in so many, because doing it for all would take time."""
+"""Gates are computed a second time for one batch in so many; for all batches it would take time."""
 
 Gated = ModeNorm | ModeGroupNorm
 
@@ -36,17 +36,17 @@ class MixtureMonitor(Callback):
     exceeds 0.9), and ``log_likelihood_gain`` over a single Gaussian, in nats per row and dimension. For the gated
     layers, over the epoch's last batch and every 32nd: ``gate_0``, ``gate_1``, ... (mean gate of each mode),
     ``share_0``, ... (share of samples, or channels, with their largest gate there), and ``gate_entropy``, in nats. See
-    :mod:`mn_lightning.analysis`. A number that cannot be had is left out, as the separation of one component is.
+    :mod:`mn_lightning.analysis`. A number that does not exist is left out, such as the separation of one component.
 
     Stale mixtures are refitted first, so that the place among the trainer's callbacks does not matter. Numbers are
-    taken before checkpoints are saved, and serve ``ModelCheckpoint(monitor=...)`` too. Under DDP they are those of the
-    rows of all processes. Nothing waits for the device between two ends of epochs.
+    taken before checkpoints are saved: ``ModelCheckpoint(monitor=...)`` can choose by them. Under DDP they are computed
+    from the rows of all processes. Within an epoch nothing waits for the device.
 
     The numbers, and at most 20 mixtures of at most 64 channels of each layer, are kept in checkpoints: for K components
     up to 4·20·K·(2·64 + 1) bytes a layer, 31 kB for K = 3, and 4 bytes for each number and epoch.
     ``mn-lightning inspect`` draws them.
 
-    A layer of which one component or mode has held more than 99% for an epoch is said once.
+    One warning for each layer says where one component or mode has held more than 99% of the data for an epoch.
 
     Attributes:
         histories: what was recorded, by the layer's name.

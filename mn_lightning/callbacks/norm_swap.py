@@ -6,6 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from mn_lightning.callbacks._mixture_companion import MixtureCompanion
@@ -37,7 +38,8 @@ class NormSwapCallback(MixtureCompanion):
 
     Raises:
         ValueError: in ``setup``, what :func:`~mn_lightning.swap.swap_norms` raises; a ``WeightAveraging`` callback that
-            stands before this one.
+            stands before this one; for a fit, a strategy that trains a copy of the model in processes that it starts
+            (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``).
 
     Examples:
         >>> from mn_lightning.callbacks import GMMRefitCallback, QueueResetCallback
@@ -81,6 +83,12 @@ class NormSwapCallback(MixtureCompanion):
                     "the model as it was before the swap; put it behind"
                 )
         self.report = swap_norms(pl_module, self.layers, self.norm, self.fuse_activation, **self.norm_args)
+        trains_a_copy = stage == "fit" and isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+        if trains_a_copy and self.report and self.norm != "batch":
+            raise ValueError(
+                "NormSwapCallback swaps in the processes that the strategy starts, and the model here would stay as it "
+                "is, with weights of other layers; use strategy='ddp', or swap_norms(model) before the fit"
+            )
         sync = _synchronizes_batch_norm(trainer) if self.sync is None else self.sync
         for name in (*(layer.name for layer in self.report), *self.report.unchanged):
             if sync or self.sync is not None:  # what was SyncBatchNorm is synchronized anyway

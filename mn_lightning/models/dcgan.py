@@ -22,9 +22,9 @@ class DCGAN(SwappableModule):
     the non-saturating loss. Logged in every step are ``discriminator_loss``, the sum of the cross entropies of a real
     and of a generated batch, and ``generator_loss``. There is nothing to validate: a callback measures the samples.
 
-    What the generator's norms see: two training batches in each step, one for each update and both made by the same
-    weights. BatchNorm's running statistics take both, and so does MixtureNorm's queue, whose 20 batches are then
-    those of the last 10 steps. The papers do not say.
+    In each step the generator's norms see two training batches, one for each update, both made by the same weights.
+    BatchNorm's running statistics count both. So does MixtureNorm's queue: its 20 batches are those of the last 10
+    steps. The papers do not say what they do.
 
     Latents are uniform in [-1, 1) and drawn from torch's random state, on the module's device. Lightning does not put
     that state into a checkpoint: a resumed run repeats the uninterrupted one, bit for bit, only if you restore the
@@ -160,7 +160,8 @@ class DCGAN(SwappableModule):
         ]
 
     def on_train_start(self) -> None:
-        """Do no further step if the checkpoint to resume from has them all."""
+        """Go on where the checkpoint was saved; do no further step if it has them all."""
+        super().on_train_start()
         self._stop_if_done()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

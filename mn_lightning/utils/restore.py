@@ -14,8 +14,8 @@ def untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
     """Put back afterwards: training flags and buffers of ``module``, and the random states of Python, NumPy and torch.
 
     Args:
-        module: its parameters are the caller's business.
-        device: random states are kept of the CPU and of all devices of this type.
+        module: its parameters are not put back.
+        device: the random states of the CPU and of all devices of this type are put back.
     """
     with modes_untouched(module), rng_untouched(device), buffers_untouched(module):
         yield

@@ -4,13 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny import classifier, digits, mixture_callbacks, mixtures, trainer, weights_of
+from helpers.tiny import classifier, digits, mixture_callbacks, mixtures, network, trainer, weights_of
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
+from torch.multiprocessing import ProcessRaisedException
 
-from mn_lightning import MixtureNorm, ModeNorm
+from mn_lightning import MixtureNorm, ModeNorm, swap_norms
 from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
+from mn_lightning.models import ImageClassifier
 from mn_lightning.swap.record import settings_in_checkpoint
 
 
@@ -183,3 +185,26 @@ def test_a_missing_companion_is_said_in_one_line(
 def test_a_model_without_mixtures_needs_no_companion(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     trainer(tmp_path, [NormSwapCallback("all", "mode")], max_epochs=1).fit(classifier(), digits())
     assert not [w for w in recwarn if "MixtureNorm" in str(w.message)]
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+@pytest.mark.parametrize("by_callback", [True, False])
+def test_processes_that_are_started_for_a_fit_train_a_copy(tmp_path: Path, by_callback: bool) -> None:
+    """Lightning loads their weights back, into a model that the callback has swapped in those processes alone."""
+    torch.manual_seed(0)
+    model = ImageClassifier(network())
+    callbacks = mixture_callbacks()
+    if not by_callback:
+        swap_norms(model, norm="mixture")
+    run = trainer(tmp_path, callbacks, strategy="ddp_spawn", devices=2, max_epochs=1)
+    if by_callback:
+        with pytest.raises(ProcessRaisedException, match="ValueError: NormSwapCallback swaps in the processes that"):
+            run.fit(model, digits())
+        assert mixtures(model) == []
+        return
+    before = weights_of(model)
+    run.fit(model, digits())
+    assert any(not torch.equal(value, before[name]) for name, value in weights_of(model).items())
+    (values,) = run.validate(model, digits(), verbose=False)
+    assert values["val_loss"] == pytest.approx(float(run.callback_metrics["val_loss"]), rel=1e-4)

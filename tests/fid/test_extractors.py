@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch_fidelity
+from helpers import tiny_generator  # noqa: F401 (registers tiny-features)
 from helpers.random_inception import save_random_inception
 from helpers.tiny import trainer
 from lightning.pytorch import LightningModule

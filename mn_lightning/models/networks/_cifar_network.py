@@ -1,3 +1,5 @@
+"""What the networks for small images share: which images they take."""
+
 from typing import ClassVar
 
 import torch

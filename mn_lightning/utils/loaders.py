@@ -1,0 +1,19 @@
+"""The place in the training data where a resumed run goes on."""
+
+from typing import Any
+
+
+def restore_place(trainer: Any) -> None:
+    """Give the training loader its state from the checkpoint, if Lightning has kept it back.
+
+    Lightning gives it when it makes the loader. Where ``configure_optimizers`` asks for
+    ``trainer.estimated_stepping_batches``, the loader is made before the checkpoint is read and never gets the state: a
+    run that is resumed in the middle of an epoch then takes the epoch's first batches once more.
+
+    Args:
+        trainer: Lightning's, when the training starts.
+    """
+    loop = trainer.fit_loop
+    if loop._combined_loader_states_to_load and loop._combined_loader is not None:
+        loop._combined_loader._load_state_dicts(loop._combined_loader_states_to_load)
+        loop._combined_loader_states_to_load = []
