@@ -15,7 +15,8 @@ from mn_lightning.callbacks._mixture_companion import MixtureCompanion
 from mn_lightning.callbacks._own_batches import OwnBatches
 from mn_lightning.callbacks._trainer import log_now
 from mn_lightning.layers.refit import refit_mixtures
-from mn_lightning.layers.update import input_of, update_norms
+from mn_lightning.layers.calling import call_model
+from mn_lightning.layers.update import update_norms
 from mn_lightning.utils.restore import rng_untouched
 
 _REMEMBERED = 8
@@ -166,7 +167,7 @@ def _pass(trainer: Trainer, module: LightningModule, batch: Any) -> None:
     with trainer.precision_plugin.forward_context():
         step = getattr(module, "statistics_step", None)
         if step is None:
-            module(input_of(batch))
+            call_model(module, batch, module.device)
         else:
             step(batch)
 

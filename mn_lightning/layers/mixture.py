@@ -125,6 +125,7 @@ class MixtureNorm(KeepsStatistics):
             em_iters=em_iters,
             queue_size=queue_size,
         )
+        self.label = f"MixtureNorm({num_features})"  # in errors; a swap adds the layer's name in the model
         self.num_features = num_features
         self.n_components = n_components
         self.em_iters = em_iters
@@ -251,14 +252,14 @@ class MixtureNorm(KeepsStatistics):
         node = as_one_node(self, input)
         if node is not None:
             return node  # type: ignore[no-any-return]
-        check_input(f"MixtureNorm({self.num_features})", input, self.num_features)
+        check_input(self.label, input, self.num_features)
         processes = all_processes() if self.sync and self.training else ALONE
         if is_empty(input) and processes.size == 1:
             return unchanged(input, self)
         mixture: Mixture | FitOptions = self.mixture
         if self.training:
             if processes.size == 1:
-                check_rows("MixtureNorm", input)
+                check_rows(self.label, input)
             again = is_recomputing()
             if not again:
                 self.num_batches_tracked.add_(1)
@@ -307,7 +308,7 @@ class MixtureNorm(KeepsStatistics):
         self.queue.mark_fitted()
         if not all(value.isfinite().all() for value in stored):
             warnings.warn(
-                f"MixtureNorm({self.num_features}) was not refitted, and keeps its mixture: the values of its recent "
+                f"{self.label} was not refitted, and keeps its mixture: the values of its recent "
                 "batches are too large for a finite variance; look for what makes them so large, or standardize the "
                 "data",
                 stacklevel=2,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
-from mn_lightning.functional.rows import check_input
+from mn_lightning.functional.rows import check_input, check_rows
 from mn_lightning.layers.batch_norm import device_and_dtype
 from mn_lightning.layers.empty import is_empty, unchanged
 from mn_lightning.layers.gate import Gate
@@ -80,6 +80,7 @@ class ModeNorm(KeepsStatistics):
         check_counts("ModeNorm", num_features=num_features, n_components=n_components)
         if momentum is not None and not 0 <= momentum <= 1:
             raise ValueError(f"ModeNorm got momentum={momentum!r}; it takes 0 <= momentum <= 1, or None")
+        self.label = f"ModeNorm({num_features})"  # in errors; a swap adds the layer's name in the model
         self.num_features = num_features
         self.n_components = n_components
         self.eps = eps
@@ -150,10 +151,12 @@ class ModeNorm(KeepsStatistics):
         node = as_one_node(self, input)
         if node is not None:
             return node  # type: ignore[no-any-return]
-        check_input(f"ModeNorm({self.num_features})", input, self.num_features)
+        check_input(self.label, input, self.num_features)
         processes = all_processes() if self.sync and self.training else ALONE
         if is_empty(input) and processes.size == 1:
             return unchanged(input, self)
+        if self.training and processes.size == 1:
+            check_rows(self.label, input)
         track = not self.training or (self.track_running_stats and not is_recomputing())
         momentum: float | Tensor = 0.0 if self.momentum is None else self.momentum
         if self.training and track:

@@ -62,6 +62,7 @@ class ModeGroupNorm(nn.Module):
     ) -> None:
         super().__init__()
         check_counts("ModeGroupNorm", num_features=num_features, n_components=n_components)
+        self.label = f"ModeGroupNorm({num_features})"  # in errors; a swap adds the layer's name in the model
         self.num_features = num_features
         self.n_components = n_components
         self.eps = eps
@@ -109,7 +110,7 @@ class ModeGroupNorm(nn.Module):
         node = as_one_node(self, input)
         if node is not None:
             return node  # type: ignore[no-any-return]
-        check_input(f"ModeGroupNorm({self.num_features})", input, self.num_features)
+        check_input(self.label, input, self.num_features)
         if is_empty(input):
             return unchanged(input, self)
         weight, bias = self.gate.parameters_for(input)

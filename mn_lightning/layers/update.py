@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning.layers import MixtureNorm, ModeNorm
+from mn_lightning.layers.calling import call_model
 from mn_lightning.layers.refit import mixture_layers, refit_mixtures, reset_queues
 from mn_lightning.utils.distributed import all_processes
 from mn_lightning.utils.restore import modes_untouched
@@ -35,11 +36,13 @@ def update_norms(model: nn.Module, batches: Iterable[Any], forward: Callable[[An
     batches of all, and mixtures fitted to the queues of all.
 
     Args:
-        model: any module that is called with one tensor.
-        batches: such tensors, or tuples and lists that begin with one, as a ``DataLoader`` gives: about as large as
-            those of the training, and moved to the model's device. For a model that takes something else, give what it
-            takes for each batch, as in ``update_norms(model.generator, latents)``.
-        forward: what is done with each batch; by default the model is called with its first tensor.
+        model: any module. If it is in training mode, the layers in it that are not are left alone, and so are those
+            with ``track_running_stats=False``: someone keeps their statistics.
+        batches: what the model is called with: tensors; tuples and lists that begin with one, as a ``DataLoader``
+            gives, of which the rest is left out; or mappings, whose entries become keyword arguments. They should be
+            about as large as those of the training, and are moved to the model's device. For a model that takes
+            something else, give what it takes for each batch, as in ``update_norms(model.generator, latents)``.
+        forward: what is done with each batch; by default the model is called with its inputs.
 
     Returns:
         How many layers have new statistics.
@@ -59,18 +62,21 @@ def update_norms(model: nn.Module, batches: Iterable[Any], forward: Callable[[An
         >>> model[1].num_batches_tracked, model[3].stale
         (tensor(2), False)
     """
-    averaging = [module for module in model.modules() if _has_running_moments(module)]
-    mixtures = mixture_layers(model)
+    kept = [module for module in model.modules() if _is_kept(module, model)]
+    averaging = [module for module in model.modules() if _has_running_moments(module) and module not in kept]
+    mixtures = [layer for layer in mixture_layers(model) if layer not in kept]
     if not averaging and not mixtures:
         return 0
     device = next(buffer.device for layer in (*averaging, *mixtures) for buffer in layer.buffers())
     reset_queues(model)
     with _restored_on_error(model, averaging), modes_untouched(model), _averages(averaging), _counts_kept(mixtures):
         model.train()
+        for layer in kept:
+            layer.eval()
         count = 0
         for batch in batches:
             if forward is None:
-                model(input_of(batch).to(device))
+                call_model(model, batch, device)
             else:
                 forward(batch)
             count += 1
@@ -79,23 +85,16 @@ def update_norms(model: nn.Module, batches: Iterable[Any], forward: Callable[[An
     return len(averaging) + len(mixtures)
 
 
+def _is_kept(module: nn.Module, model: nn.Module) -> bool:
+    """Whether someone has frozen a norm layer's statistics, by its mode or its flag."""
+    if not isinstance(module, (_BatchNorm, ModeNorm, MixtureNorm)):
+        return False
+    without = isinstance(module, _BatchNorm) and module.running_mean is None  # its flag says that there are none
+    return (model.training and not module.training) or not (module.track_running_stats or without)
+
+
 def _has_running_moments(module: nn.Module) -> bool:
     return isinstance(module, _Averaging) and module.running_mean is not None
-
-
-def input_of(batch: Any) -> Tensor:
-    """Return the tensor that a batch is or begins with.
-
-    Raises:
-        TypeError: it is something else.
-    """
-    first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if not isinstance(first, Tensor):
-        raise TypeError(
-            f"update_norms got a batch of type {type(batch).__name__}; it takes tensors, or tuples and lists that "
-            "begin with one: give the model's input alone, as in (batch['image'] for batch in loader)"
-        )
-    return first
 
 
 @contextmanager

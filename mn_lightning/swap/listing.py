@@ -1,5 +1,6 @@
 """Look up which norm layers a model has, to know what to write under ``layers``."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -30,12 +31,13 @@ class NormLayer(NamedTuple):
     input_shape: tuple[int, ...] | None
 
 
-def norm_layers(model: nn.Module, example_input: Tensor | None = None) -> list[NormLayer]:
+def norm_layers(model: nn.Module, example_input: Any = None) -> list[NormLayer]:
     """List the norm layers of ``model`` that can be swapped or have been, in the model's order.
 
     Args:
         model: any module.
-        example_input: a batch to run the model on, in evaluation and without gradients, for the layers' input shapes.
+        example_input: a batch to run the model on, in evaluation and without gradients, for the layers' input shapes:
+            a tensor, a tuple of arguments, or a mapping of keyword arguments.
 
     Returns:
         One entry for each layer.
@@ -60,7 +62,7 @@ def _num_features(layer: Any) -> int | None:
 
 @torch.no_grad()
 def _input_shapes(
-    model: nn.Module, layers: dict[str, nn.Module], example_input: Tensor
+    model: nn.Module, layers: dict[str, nn.Module], example_input: Any
 ) -> dict[str, tuple[int, ...] | None]:
     shapes: dict[str, tuple[int, ...] | None] = {}
 
@@ -73,7 +75,11 @@ def _input_shapes(
     handles = [layer.register_forward_pre_hook(record(name)) for name, layer in layers.items()]
     try:
         with modes_untouched(model):
-            model.eval()(example_input)
+            model.eval()
+            if isinstance(example_input, Mapping):
+                model(**example_input)
+            else:
+                model(*(example_input if isinstance(example_input, tuple) else (example_input,)))
     finally:
         for handle in handles:
             handle.remove()

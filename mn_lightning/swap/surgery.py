@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from mn_lightning.layers import MixtureNorm
+from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
 from mn_lightning.layers.batch_norm import device_and_dtype
 from mn_lightning.layers.queue import keep_queues_apart
 from mn_lightning.layers.statistics import KeepsStatistics
@@ -256,6 +256,8 @@ def _apply(model: nn.Module, plan: Sequence[Replacement]) -> None:
                 parent._modules[attribute] = new_layers[child]
     for old, step in zip(new_layers, plan, strict=True):
         mark_as_swapped(step.new, step.settings, replaced=step.new is not old)
+        if isinstance(step.new, (MixtureNorm, ModeNorm, ModeGroupNorm)):
+            step.new.label += f" at {step.name}"
         if step.new is not old:
             _share_hooks(old, step.new)
             _keep_what_follows(step.new, {child: old.get_submodule(child) for child in step.source.after})
@@ -269,8 +271,14 @@ def _share_hooks(old: nn.Module, new: nn.Module) -> None:
     new._is_full_backward_hook = old._is_full_backward_hook
     for name in _HOOKS:
         hooks = getattr(old, name)
+        for key in [key for key, hook in hooks.items() if _is_of_a_swap(hook)]:
+            del hooks[key]  # the new layer has its own
         hooks.update(getattr(new, name))
         setattr(new, name, hooks)
+
+
+def _is_of_a_swap(hook: Any) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith("mn_lightning.swap")
 
 
 def _keep_what_follows(layer: nn.Module, modules: Mapping[str, nn.Module]) -> None:

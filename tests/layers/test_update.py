@@ -131,3 +131,50 @@ def test_after_an_error_the_statistics_are_the_former(
     for name, value in before.items():
         if name != "4.num_batches_tracked":  # numbers the random choices of the fits
             assert torch.equal(after[name], value), name
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.other = nn.BatchNorm1d(3), mn.ModeNorm(3)
+
+    def forward(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        return self.other(self.norm(x + shift))
+
+
+def test_mappings_become_keyword_arguments() -> None:
+    model = Two()
+    batches = [
+        {
+            "x": torch.randn(50, 3),
+            "shift": torch.full((3,), 5.0),
+        }
+        for _ in range(2)
+    ]
+    assert mn.update_norms(model, batches) == 2
+    rows = torch.cat([batch["x"] + batch["shift"] for batch in batches])
+    torch.testing.assert_close(model.norm.running_mean, rows.mean(0))
+
+
+@pytest.mark.parametrize("how", ["eval", "flag"])
+def test_layers_whose_statistics_someone_keeps_are_left_alone(how: str) -> None:
+    def build() -> nn.Sequential:
+        return nn.Sequential(nn.BatchNorm1d(3), mn.ModeNorm(3), mn.MixtureNorm(3, 2), nn.BatchNorm1d(3), mn.ModeNorm(3))
+
+    model = build()
+    model(torch.randn(30, 3))
+    for index in (0, 1, 2):
+        if how == "eval":
+            model[index].eval()
+        else:
+            model[index].track_running_stats = False
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert mn.update_norms(model, [torch.randn(40, 3) * 3 + 4]) == 2
+    assert [layer.training for layer in model] == [how == "flag"] * 3 + [True] * 2
+    for key, value in model.state_dict().items():
+        if "running" in key or "mixture" in key:
+            assert torch.equal(value, before[key]) == (key[0] in "012"), key
+    model.eval()  # as after a fit: then all are taken anew
+    for layer in model:
+        layer.track_running_stats = True
+    assert mn.update_norms(model, [torch.randn(40, 3) * 3 + 4]) == 5

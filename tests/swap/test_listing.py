@@ -44,6 +44,21 @@ def test_a_model_that_cannot_run_on_the_input_is_left_as_it_was() -> None:
     assert not model.conv1.norm._forward_pre_hooks
 
 
+@pytest.mark.parametrize(
+    "example", [(torch.zeros(2, 3, 7), torch.zeros(2, 3)), {"x": torch.zeros(2, 3, 7), "scale": torch.zeros(2, 3)}]
+)
+def test_models_of_several_inputs(example: object) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+
+        def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+            return self.first(x) * self.second(scale).unsqueeze(-1)
+
+    assert [layer.input_shape for layer in mn.norm_layers(Two(), example)] == [(3, 7), (3,)]
+
+
 def test_layers_that_do_not_run_have_no_shape() -> None:
     class Half(nn.Module):
         def __init__(self) -> None:

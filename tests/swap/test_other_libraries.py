@@ -103,6 +103,15 @@ def test_the_activation_goes_inside_if_it_is_fused() -> None:
     assert isinstance(model[2], nn.Identity)
 
 
+def test_what_follows_is_done_once_after_two_swaps() -> None:
+    layer = timm.layers.BatchNormAct2d(4, act_layer=nn.SiLU).eval()
+    model, x = nn.Sequential(copy.deepcopy(layer)), torch.randn(6, 4, 5, 5)
+    for norm in ("group", "mode", "mixture"):
+        mn.swap_norms(model, norm=norm, again=True)
+    torch.testing.assert_close(model(x), layer(x), rtol=1e-4, atol=1e-5)  # its statistics were 0 and 1
+    assert len(model[0]._forward_hooks) == 1
+
+
 @pytest.mark.parametrize("name", ["regnety_002", "resnet10t"])
 def test_batch_refuses_nothing_and_changes_nothing(name: str) -> None:
     model = timm.create_model(name)

@@ -444,6 +444,18 @@ def test_long_lists_of_layers_are_cut() -> None:
         mn.swap_norms(model, "nope")
 
 
+@pytest.mark.parametrize("norm", ["mixture", "mode", "mode_group"])
+def test_errors_of_a_swapped_layer_say_where_it_is(norm: str) -> None:
+    model = network()
+    mn.swap_norms(model, "block2", norm)
+    with pytest.raises(ValueError, match=r"Norm\(4\) at block2\.norm got input of shape \(2, 3\)") as error:
+        model.block2.norm(torch.randn(2, 3))
+    one_line(error.value)
+    if norm != "mode_group":
+        with pytest.raises(ValueError, match=r"Norm\(4\) at block2\.norm expected more than one value per channel"):
+            model.block2.norm(torch.randn(1, 4))
+
+
 # --- the registry -------------------------------------------------------------------------------------------------
 
 
