@@ -125,6 +125,11 @@ options
   --keep WHICH           best, last, both or none: checkpoints that stay when a run has finished; none by default
   --limit_epochs N       train N epochs at most
   --limit_samples N      use N training samples an epoch at most
+  --jobs N               train N runs at the same time; auto: one for each GPU, or for two CPU cores
+  --gpus_per_job N       GPUs of each run, or a share of one as 0.25
+  --backend NAME         where the runs are trained: local (this machine), ray or dask (a cluster)
+  --address ADDRESS      the cluster's
+  --keep WHAT            best, last, both or none: the checkpoints of finished runs to keep
 
 shipped studies
   {studies}
