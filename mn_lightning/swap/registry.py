@@ -13,7 +13,9 @@ Builder = Callable[..., nn.Module]
 """Called with the BatchNorm layer to replace and keyword arguments; returns the layer to put in its place."""
 
 
-def _batch(batch_norm: _BatchNorm) -> nn.Module:
+def _batch(batch_norm: _BatchNorm, momentum: float | None = None) -> nn.Module:
+    if momentum is not None:
+        batch_norm.momentum = momentum
     return batch_norm
 
 
@@ -84,7 +86,7 @@ def norm_arguments(name: str) -> set[str] | None:
 
     Examples:
         >>> sorted(norm_arguments("mode"))
-        ['affine', 'eps', 'momentum', 'n_components', 'sync']
+        ['affine', 'eps', 'momentum', 'n_components', 'running', 'sync']
     """
     builder = norm_builder(name)
     owner = getattr(builder, "__self__", None)
