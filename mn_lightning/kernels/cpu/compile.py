@@ -23,7 +23,6 @@ AS_WRITTEN = {"contract"}
 """For formulas whose rounding was thought about."""
 
 
-
 class _ApartCompiler(CompilerBase):  # type: ignore[misc]
     """Takes a loop's arrays to lie apart in memory, as they do: else each short loop begins by comparing addresses."""
 
