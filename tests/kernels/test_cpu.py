@@ -59,7 +59,11 @@ def problem(name: str, memory_format: torch.memory_format) -> tuple[nn.Module, T
 @ALL
 @FORMATS
 def test_the_number_of_threads_changes_nothing(
-    name: str, memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch, small_blocks: None, own_threads: None
+    name: str,
+    memory_format: torch.memory_format,
+    monkeypatch: pytest.MonkeyPatch,
+    small_blocks: None,
+    own_threads: None,
 ) -> None:
     monkeypatch.setattr(threads, "SMALLEST", 0)
     found = []
@@ -71,7 +75,9 @@ def test_the_number_of_threads_changes_nothing(
 
 
 @ALL
-def test_several_models_at_once(name: str, monkeypatch: pytest.MonkeyPatch, small_blocks: None, own_threads: None) -> None:
+def test_several_models_at_once(
+    name: str, monkeypatch: pytest.MonkeyPatch, small_blocks: None, own_threads: None
+) -> None:
     monkeypatch.setattr(threads, "SMALLEST", 0)
     torch.set_num_threads(3)
     expected = step(*problem(name, torch.contiguous_format))
