@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 from torchmetrics import Metric
 
 from mn_lightning.callbacks._own_batches import OwnBatches, forward_pass
 from mn_lightning.callbacks._trainer import log_now
-from mn_lightning.layers.update import input_of, update_norms
+from mn_lightning.layers.update import update_norms
 from mn_lightning.utils.distributed import all_processes
 from mn_lightning.utils.restore import rng_untouched
 
@@ -111,7 +112,7 @@ def _validate(trainer: Trainer, model: LightningModule, original: LightningModul
     for which, arguments in _batches(trainer, original):
         # As Lightning names what is logged for one of several loaders.
         log.suffix = f"/dataloader_idx_{which}" if len(trainer.num_val_batches) > 1 else ""
-        log.images = len(input_of(arguments[0]))
+        log.images = extract_batch_size(arguments[0])
         with trainer.precision_plugin.val_step_context():
             model.validation_step(*arguments)
     return log.values(original.device)
