@@ -85,7 +85,7 @@ def fit_mixture(
     check_choice("fit_mixture", "granularity", granularity, GRANULARITIES)
     gpu = gpu_kernels(input, n_components, processes) if granularity == "layer" else None
     if gpu is not None:
-        return Mixture(*gpu.fit(input, n_components, em_iters, step, eps, fit_rows))
+        return Mixture(*gpu.fit_mixture(input, n_components, em_iters, step, eps, fit_rows))
     how = FitOptions(n_components, em_iters, step, fit_rows)
     return unpack(_fit(to_rows(upcast(input.detach()), granularity), how, eps, processes), granularity)
 
@@ -225,7 +225,7 @@ def normalize(
         return _normalize(input, mixture, weight, bias, options, granularity, processes)
     if isinstance(mixture, FitOptions):
         how = mixture
-        mixture = Mixture(*gpu.fit(input, how.n_components, how.em_iters, how.step, options.eps, how.fit_rows))
+        mixture = Mixture(*gpu.fit_mixture(input, how.n_components, how.em_iters, how.step, options.eps, how.fit_rows))
     return gpu.mixture_norm(input, mixture, weight, bias, options), mixture
 
 

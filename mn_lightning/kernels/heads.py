@@ -1,10 +1,10 @@
 """ModeNorm's and ModeGroupNorm's formulas between their large passes: from moments and gates to an affine map.
 
-Each is a ``head`` of ``sample_affine``, in torch's operations; a backend may know faster ways to compute those it knows.
+Each is a ``head`` of ``sample_affine``, in torch's operations. A backend may know faster ways to compute them.
 ``pooled`` and ``within`` are the means and variances of each sample and channel over ``*``, ``(N, C)``.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from mn_lightning.kernels.autograd import matmul, weighted_moments
 from mn_lightning.utils.distributed import Processes
 
 
-class BatchGates(NamedTuple):
+@dataclass(slots=True)
+class BatchGates:
     """ModeNorm in training (Algorithm 1): the modes' moments are those of this batch.
 
     Attributes:
@@ -57,7 +58,8 @@ class BatchGates(NamedTuple):
         return *_maps_of_gates(log_gates, mean, var, weight, bias, self.eps), mean, var * (rows / (rows - 1))
 
 
-class RunningGates(NamedTuple):
+@dataclass(slots=True)
+class RunningGates:
     """ModeNorm at inference (Algorithm 2): the modes' moments are the running ones.
 
     Attributes:
@@ -78,7 +80,8 @@ class RunningGates(NamedTuple):
         return _maps_of_gates(log_gates, self.mean.to(pooled.dtype), self.var.to(pooled.dtype), weight, bias, self.eps)
 
 
-class GroupGates(NamedTuple):
+@dataclass(slots=True)
+class GroupGates:
     """ModeGroupNorm (Algorithm 3): the modes' moments are taken over a sample's channels.
 
     Attributes:

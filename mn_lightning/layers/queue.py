@@ -96,7 +96,7 @@ class BatchQueue(nn.Module):
         self.totals.index_copy_(0, slot, torch.where(finite, torch.full_like(old_total, total), old_total))
         gpu = gpu_kernels(input)
         if gpu is not None:
-            gpu.push(input, step, finite, self.pushes, self.rows, self.counts)
+            gpu.enqueue(input, step, finite, self.pushes, self.rows, self.counts)
             self.pushes.add_(finite)
             return
         capacity = self.rows.shape[1]

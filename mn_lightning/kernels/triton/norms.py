@@ -27,7 +27,7 @@ def takes_activation(activation: Activation | None) -> bool:
     return activation is None or _leak(activation) is not None
 
 
-def fit(
+def fit_mixture(
     x: Tensor, n_components: int, n_iter: int, step: Tensor, eps: float, fit_rows: int | None = None
 ) -> mixture.Moments:
     """:func:`mn_lightning.functional.fit_mixture`."""
@@ -69,7 +69,7 @@ def all_finite(of: Mixture) -> Tensor:
     return mixture.all_finite(of.means, of.variances)
 
 
-def push(x: Tensor, step: Tensor, finite: Tensor, pushes: Tensor, rows: Tensor, counts: Tensor) -> None:
+def enqueue(x: Tensor, step: Tensor, finite: Tensor, pushes: Tensor, rows: Tensor, counts: Tensor) -> None:
     """Copy rows of ``x``, if it is ``finite``, into slot ``pushes`` of a ring ``rows (size, capacity, C)``."""
     mixture.push(x.detach(), step, finite, pushes, rows, counts)
 

@@ -56,7 +56,7 @@ def _differentiable(
         setup(ctx, inputs, output)
         return output
 
-    methods = {"forward": run, "backward": function}
+    methods: dict[str, Any] = {"forward": run, "backward": function}
     made: Any = type(name, (torch.autograd.Function,), {key: staticmethod(value) for key, value in methods.items()})
     applied: Callable[..., tuple[Tensor, ...]] = made.apply
     return applied
