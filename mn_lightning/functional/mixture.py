@@ -19,8 +19,6 @@ from mn_lightning.functional.rows import (
 )
 from mn_lightning.gmm.fitting import fit
 from mn_lightning.gmm.seeding import subsample
-from mn_lightning.kernels import reference
-from mn_lightning.kernels.autograd import as_base
 from mn_lightning.kernels.density import log_joint, prune
 from mn_lightning.kernels.reference import batch_moments
 from mn_lightning.kernels.select import backend_for_rows, gpu_kernels
@@ -250,8 +248,7 @@ def _normalize(
     beta = None if bias is None else per_group(bias, granularity)
     backend = backend_for_rows(x, options.activation, processes)
     y = backend.mixture_norm(x, packed, gamma, beta, options, processes)
-    y = from_rows(y, wide, granularity)
-    y = y if backend is reference else as_base(y)
+    y = backend.as_output(from_rows(y, wide, granularity))
     return y.to(input.dtype), unpack(packed, granularity)
 
 

@@ -1,5 +1,6 @@
 """Activations seen as rows: what is refused, and views, not copies, as :mod:`mn_lightning.gmm` takes them."""
 
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 import torch
@@ -29,6 +30,16 @@ def check_rows(owner: str, input: Tensor) -> None:
             f"{owner} expected more than one value per channel in training, got input of shape "
             f"{tuple(input.shape)}; use a larger batch or drop_last=True in the DataLoader"
         )
+
+
+def is_empty(input: Tensor) -> bool:
+    """Whether there is nothing to take moments of, as in a process' part of a last batch."""
+    return input.numel() == 0
+
+
+def unchanged(input: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+    """Return an empty ``input`` as BatchNorm does: all ``parameters`` get a gradient, of zeros."""
+    return input + sum((parameter.flatten()[:0].sum() for parameter in parameters), input.new_zeros(()))
 
 
 def upcast(x: Tensor) -> Tensor:

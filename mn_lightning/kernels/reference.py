@@ -12,7 +12,7 @@ from mn_lightning.kernels.kmeans import seed_centers
 from mn_lightning.kernels.types import Activation, Head, Mixture, NormOptions, Sums, mean_of, weights_of
 from mn_lightning.utils.distributed import ALONE, Processes
 
-__all__ = ["em_sums", "lloyd_sums", "mixture_norm", "sample_affine", "seed_centers"]
+__all__ = ["as_output", "em_sums", "lloyd_sums", "mixture_norm", "sample_affine", "seed_centers"]
 
 
 def lloyd_sums(x: Tensor, centers: Tensor, origin: Tensor | None = None, processes: Processes = ALONE) -> Sums:
@@ -145,3 +145,8 @@ def sample_affine(x: Tensor, centred: bool, head: Head, parameters: tuple[Tensor
     slope, offset, *others = head(*moments, *parameters)
     shape = (*x.shape[:2], *(1 for _ in range(x.dim() - 2)))
     return torch.addcmul(offset.reshape(shape), x, slope.reshape(shape)), *others
+
+
+def as_output(view: Tensor) -> Tensor:
+    """Make of a view of :func:`mixture_norm`'s rows what a layer returns."""
+    return view

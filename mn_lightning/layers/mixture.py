@@ -9,17 +9,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning.functional.mixture import FitOptions, fit_mixture, mixture_moments, normalize
-from mn_lightning.functional.rows import GRANULARITIES, Granularity, check_input, check_rows
+from mn_lightning.functional.rows import GRANULARITIES, Granularity, check_input, check_rows, is_empty, unchanged
 from mn_lightning.kernels.select import gpu_kernels
 from mn_lightning.kernels.types import AFFINES, SCALES, Affine, Mixture, NormOptions, Scale
 from mn_lightning.layers.activation import out_of_place
 from mn_lightning.layers.alignment import aligned
 from mn_lightning.layers.batch_norm import device_and_dtype
-from mn_lightning.layers.empty import is_empty, unchanged
 from mn_lightning.layers.loading import before_loading, mixture_fault
 from mn_lightning.layers.queue import BatchQueue, RowsPerBatch, rows_to_keep
 from mn_lightning.layers.statistics import KeepsStatistics, statistics_dtype
-from mn_lightning.layers.tracing import as_one_node
+from mn_lightning.layers.tracing import one_node
 from mn_lightning.utils.checks import check_at_least, check_choice, check_counts
 from mn_lightning.utils.distributed import ALONE, all_processes
 from mn_lightning.utils.recompute import is_recomputing
@@ -237,6 +236,7 @@ class MixtureNorm(KeepsStatistics):
         """Whether batches were queued after the last refit: the stored mixture does not know them."""
         return self.queue.stale
 
+    @one_node
     def forward(self, input: Tensor) -> Tensor:
         """Normalize.
 
@@ -249,13 +249,10 @@ class MixtureNorm(KeepsStatistics):
         Raises:
             ValueError: another rank, channel count or dtype; in training, fewer than two rows.
         """
-        node = as_one_node(self, input)
-        if node is not None:
-            return node  # type: ignore[no-any-return]
         check_input(self.label, input, self.num_features)
         processes = all_processes() if self.sync and self.training else ALONE
         if is_empty(input) and processes.size == 1:
-            return unchanged(input, self)
+            return unchanged(input, self.parameters())
         mixture: Mixture | FitOptions = self.mixture
         if self.training:
             if processes.size == 1:

@@ -8,13 +8,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
 from mn_lightning.functional.mode import RunningVariance
-from mn_lightning.functional.rows import check_input, check_rows
+from mn_lightning.functional.rows import check_input, check_rows, is_empty, unchanged
 from mn_lightning.layers.batch_norm import device_and_dtype
-from mn_lightning.layers.empty import is_empty, unchanged
 from mn_lightning.layers.gate import Gate
 from mn_lightning.layers.loading import before_loading
 from mn_lightning.layers.statistics import KeepsStatistics, statistics_dtype
-from mn_lightning.layers.tracing import as_one_node
+from mn_lightning.layers.tracing import one_node
 from mn_lightning.utils.checks import check_choice, check_counts
 from mn_lightning.utils.distributed import ALONE, all_processes
 from mn_lightning.utils.recompute import is_recomputing
@@ -142,6 +141,7 @@ class ModeNorm(KeepsStatistics):
             layer.num_batches_tracked.copy_(batch_norm.num_batches_tracked)
         return layer
 
+    @one_node
     def forward(self, input: Tensor) -> Tensor:
         """Normalize.
 
@@ -155,13 +155,10 @@ class ModeNorm(KeepsStatistics):
             ValueError: another rank, channel count or dtype; in training, fewer than two values per
                 channel.
         """
-        node = as_one_node(self, input)
-        if node is not None:
-            return node  # type: ignore[no-any-return]
         check_input(self.label, input, self.num_features)
         processes = all_processes() if self.sync and self.training else ALONE
         if is_empty(input) and processes.size == 1:
-            return unchanged(input, self)
+            return unchanged(input, self.parameters())
         if self.training and processes.size == 1:
             check_rows(self.label, input)
         track = not self.training or (self.track_running_stats and not is_recomputing())

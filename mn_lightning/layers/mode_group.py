@@ -7,12 +7,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
-from mn_lightning.functional.rows import check_input
+from mn_lightning.functional.rows import check_input, is_empty, unchanged
 from mn_lightning.layers.batch_norm import device_and_dtype
-from mn_lightning.layers.empty import is_empty, unchanged
 from mn_lightning.layers.gate import Gate
 from mn_lightning.layers.loading import before_loading
-from mn_lightning.layers.tracing import as_one_node
+from mn_lightning.layers.tracing import one_node
 from mn_lightning.utils.checks import check_counts
 
 
@@ -95,6 +94,7 @@ class ModeGroupNorm(nn.Module):
         kwargs.setdefault("affine", batch_norm.affine)
         return cls(batch_norm.num_features, **(device_and_dtype(batch_norm) | kwargs))
 
+    @one_node
     def forward(self, input: Tensor) -> Tensor:
         """Normalize.
 
@@ -107,12 +107,9 @@ class ModeGroupNorm(nn.Module):
         Raises:
             ValueError: another rank, channel count or dtype; one value per sample.
         """
-        node = as_one_node(self, input)
-        if node is not None:
-            return node  # type: ignore[no-any-return]
         check_input(self.label, input, self.num_features)
         if is_empty(input):
-            return unchanged(input, self)
+            return unchanged(input, self.parameters())
         weight, bias = self.gate.parameters_for(input)
         return F.mode_group_norm(input, weight.squeeze(-1), bias, self.weight, self.bias, eps=self.eps)
 
