@@ -14,8 +14,8 @@ from torch.utils.hooks import RemovableHandle
 from mn_lightning.callbacks._mixture_companion import MixtureCompanion
 from mn_lightning.callbacks._own_batches import OwnBatches
 from mn_lightning.callbacks._trainer import log_now
-from mn_lightning.layers.refit import refit_mixtures
 from mn_lightning.layers.calling import call_model
+from mn_lightning.layers.refit import refit_mixtures
 from mn_lightning.layers.update import update_norms
 from mn_lightning.utils.restore import rng_untouched
 
