@@ -84,7 +84,9 @@ def test_nothing_else_changes() -> None:
     model[1].eval()
     modes = [module.training for module in model.modules()]
     weights = {name: value.clone() for name, value in model.named_parameters()}
-    assert mn.update_norms(model, [torch.randn(8, 2, 8, 8, requires_grad=True)]) == 3
+    kept = model[1].running_mean.clone()
+    assert mn.update_norms(model, [torch.randn(8, 2, 8, 8, requires_grad=True)]) == 2  # someone keeps model[1]
+    assert torch.equal(model[1].running_mean, kept)
     assert [module.training for module in model.modules()] == modes
     assert [model[i].momentum for i in (1, 4, 5)] == [0.1, 0.1, None]
     for name, value in model.named_parameters():
