@@ -4,7 +4,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mn_lightning.cli.arguments import HELP, TRAINER_COMMANDS, UsageError, resolve, split_command, with_underscores
+from mn_lightning.cli.arguments import (
+    HELP,
+    TRAINER_COMMANDS,
+    UsageError,
+    config_files,
+    resolve,
+    split_command,
+    with_underscores,
+)
 from mn_lightning.cli.help import help_text
 
 
@@ -51,6 +59,9 @@ def _run(given: list[str]) -> None:
         list_studies(rest)
     else:
         resolved = resolve(command, [arg for arg in rest if arg != "--traceback"])
+        from mn_lightning.cli.config_files import check_config_files
+
+        check_config_files(config_files(resolved))
         from mn_lightning.cli.run import run
 
         run(command, resolved, traceback="--traceback" in rest)

@@ -50,8 +50,6 @@ def explain(message: str, command: str, args: Sequence[str], options: Iterable[s
         return f"{_place(found[1], args)}{command} has no setting {found[1]!r}{nearest(found[1], keys)}" + (
             f"mn-lightning {command} --help all lists them"
         )
-    if "Problems parsing config" in message:
-        return _no_yaml(args) or f"a configuration is no YAML: {in_one_line(message.partition('config:')[2])}"
     keys, classes, reasons = _read(message)
     required = next((_REQUIRED.search(reason) for reason in reasons if _REQUIRED.search(reason)), None)
     if required and not classes:
@@ -118,20 +116,6 @@ def _missing(command: str, names: Sequence[str]) -> str:
         return f"no model is given; write --config FILE, --config NAME (shipped are {shipped}), or --model CLASS"
     options = " and ".join(f"--{name}" for name in names)
     return f"{command} needs {options}; mn-lightning {command} --help shows an example"
-
-
-def _no_yaml(args: Sequence[str]) -> str | None:
-    for file in config_files(args):
-        try:
-            with open(file, encoding="utf-8") as opened:
-                yaml.safe_load(opened)
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark
-            where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
-            return f"{file} is no YAML at {where}: {error.problem}"
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            return f"{file} is no YAML: {in_one_line(str(error))}"
-    return None
 
 
 def _place(key: str, args: Sequence[str]) -> str:

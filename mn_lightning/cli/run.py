@@ -1,5 +1,6 @@
 """Run a subcommand for a shell: an error is one line and an exit status."""
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -65,7 +66,29 @@ def has_run(trainer: Trainer | None) -> bool:
 def _line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if "loading state_dict" in str(error):
+        return _other_weights(str(error))
     text = in_one_line(str(error))
     if type(error) in _SAY_WHAT_TO_DO or type(error).__module__.startswith("mn_lightning"):
         return text
     return f"{type(error).__name__}: {text} (--traceback shows where)"
+
+
+def _other_weights(message: str) -> str:
+    """Say in one line what torch says in one for each weight."""
+    missing, unexpected = (
+        re.findall(r'"([^"]+)"', "".join(re.findall(rf"{kind} key\(s\) in state_dict: (.*)", message)))
+        for kind in ("Missing", "Unexpected")
+    )
+    sizes = re.findall(r"size mismatch for (\S+): .*?shape torch.Size\((.*?)\).*?is torch.Size\((.*?)\)", message)
+    found = ((missing, "not in it"), (unexpected, "not in the model"))
+    parts = [f"{names[0]}{_more(names)} {where}" for names, where in found if names]
+    parts += [f"{name} has shape {then} in it and {now} in the model{_more(sizes)}" for name, then, now in sizes[:1]]
+    return (
+        f"the checkpoint is of another model than the configuration: {'; '.join(parts) or in_one_line(message)}; give "
+        "the configuration of its training"
+    )
+
+
+def _more(names: Sequence[object]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -34,8 +34,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
                 "(without save_hyperparameters of objects, for example)"
             ) from error
         raise ValueError(f"checkpoint {name!r} is damaged or no checkpoint; copy or save it again") from error
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+    if (
+        not isinstance(content, dict)
+        or not isinstance(content.get("state_dict"), dict)
+        or not isinstance(content.get("pytorch-lightning_version"), str)
+    ):
         raise ValueError(
-            f"checkpoint {name!r} has no 'state_dict', so it is none of Lightning's; give a file that a Trainer saved"
+            f"checkpoint {name!r} is none of Lightning's, which hold 'state_dict' and 'pytorch-lightning_version'; "
+            "give a file that a Trainer saved"
         )
     return content

@@ -18,7 +18,8 @@ class Command:
 
 
 def test_tensors_and_plain_values_come_back(tmp_path: Path) -> None:
-    content = {"state_dict": {"weight": torch.arange(3.0)}, "epoch": 4, "callbacks": {"a": [1, "b", None]}}
+    weights = {"weight": torch.arange(3.0)}
+    content = {"state_dict": weights, "pytorch-lightning_version": "2.6.1", "callbacks": {"a": [1, "b", None]}}
     torch.save(content, tmp_path / "a.ckpt")
     found = read_checkpoint(tmp_path / "a.ckpt")
     assert torch.equal(found.pop("state_dict")["weight"], content.pop("state_dict")["weight"])
@@ -29,8 +30,9 @@ def test_tensors_and_plain_values_come_back(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ({"state_dict": {}, "hyper_parameters": Command()}, "holds Python objects, which could run code"),
-        ({"weight": torch.ones(2)}, "has no 'state_dict', so it is none of Lightning's"),
-        (torch.ones(2), "has no 'state_dict', so it is none of Lightning's"),
+        ({"state_dict": {}}, "is none of Lightning's, which hold 'state_dict'"),
+        ({"weight": torch.ones(2)}, "is none of Lightning's, which hold 'state_dict'"),
+        (torch.ones(2), "is none of Lightning's, which hold 'state_dict'"),
         (b"no checkpoint", "is damaged or no checkpoint"),
         (b"", "is damaged or no checkpoint"),
         (None, "is damaged or no checkpoint"),
