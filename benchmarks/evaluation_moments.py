@@ -5,7 +5,7 @@ behind; with moments taken anew from training images under the final weights; th
 iterations instead of the training's ``em_iters``; and in training mode, where each batch of test images has its own.
 The weights are the same in all of them.
 
-    mn-lightning compare fashion_mnist --limit_epochs 10 --limit_samples 10000
+    mn-lightning compare fashion_mnist --limit_epochs 10 --limit_samples 10000 --keep last
     python -m benchmarks.evaluation_moments data studies/fashion_mnist/runs/*/seed-*/checkpoints/last.ckpt
 
 Needs Fashion-MNIST in the folder that is the first argument. About two minutes a checkpoint on a CPU core.

@@ -4,7 +4,7 @@ For the runs of the study ``dcgan_fashion_mnist``: with each generator's weights
 refits the mixtures, with random choices of its own in each of five repetitions; measures the Fréchet distance of 10,000
 samples in the features of the study's classifier. The last row is training mode, where each batch has its own mixture.
 
-    mn-lightning compare dcgan_fashion_mnist --limit_epochs 2
+    mn-lightning compare dcgan_fashion_mnist --limit_epochs 2 --keep best
     python -m benchmarks.generator_refits data studies/dcgan_fashion_mnist
 
 About ten minutes a generator on one CPU core.
@@ -76,7 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     features = ClassifierFeatures(str(classifier), LeNet(1, 10), [0.5], [0.5])
     real = moments_of(features, (images for images, _ in data.train_dataloader()))
     rows = []
-    for path in sorted(Path(study).glob("runs/DCGAN-MN/seed-*/checkpoints/best.ckpt")):
+    paths = sorted(Path(study).glob("runs/DCGAN-MN/seed-*/checkpoints/best.ckpt"))
+    if not paths:
+        sys.exit(f"{study} has no checkpoints/best.ckpt of DCGAN-MN; mn-lightning compare --keep best leaves them")
+    for path in paths:
         model = load_from_checkpoint(DCGAN, path, channels=1, base_channels=32)
         for iterations, values in distances(model.generator, features, real).items():
             rows.append((path.parts[-3], iterations, plus_minus(summarize(values), "{:.2f}")))

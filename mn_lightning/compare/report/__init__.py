@@ -1,0 +1,1 @@
+"""What a study has shown: numbers, tables, sentences and pictures."""

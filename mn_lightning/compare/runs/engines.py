@@ -167,8 +167,8 @@ def _jobs_and_cores(request: Request, nodes: list[tuple[int, float]]) -> tuple[i
     jobs = request.jobs or (max(1, sum(cpus for cpus, _ in nodes) // CORES_OF_A_RUN) if by_gpu is None else by_gpu)
     if by_gpu is not None and (jobs > by_gpu or not jobs):
         raise StudyError(
-            f"--gpus_per_job {share:g} leaves place for {by_gpu} runs on the cluster, --jobs {jobs} is given; take a "
-            "smaller one"
+            f"--gpus_per_job {share:g} leaves place for {by_gpu} runs on the cluster; take fewer --jobs, or a smaller "
+            "--gpus_per_job"
         )
     cores = max(1, sum(cpus for cpus, _ in nodes) // jobs)
     while cores > 1 and sum(cpus // cores for cpus, _ in nodes) < jobs:
@@ -223,7 +223,7 @@ def _dask(request: Request) -> Iterator[Engine]:
     except (OSError, ValueError) as error:
         raise StudyError(f"no Dask scheduler answers at {request.address}: {' '.join(str(error).split())}") from error
     with client:
-        workers = _dask_workers(client, request)
+        workers = _dask_workers(client)
         nodes = [(worker["nthreads"], worker["resources"].get("GPU", 0.0)) for worker in workers]
         jobs, cores = _jobs_and_cores(request, nodes)
         joblib.register_parallel_backend("mn_lightning_dask", DaskTasks)
@@ -235,6 +235,9 @@ def _dask(request: Request) -> Iterator[Engine]:
         yield Engine(label, jobs, config, environment, on_every_worker=lambda f: list(client.run(f).values()))
 
 
-def _dask_workers(client: "Client", request: Request) -> list[dict[str, Any]]:
-    client.wait_for_workers(1, timeout=20)
+def _dask_workers(client: "Client") -> list[dict[str, Any]]:
+    try:
+        client.wait_for_workers(1, timeout=20)
+    except TimeoutError:
+        raise StudyError("the Dask scheduler has no worker; start one with dask worker ADDRESS") from None
     return list(client.scheduler_info(n_workers=-1)["workers"].values())

@@ -1,3 +1,5 @@
+"""What a run has measured, row by row, in memory and in a CSV file."""
+
 import csv
 import io
 import time
@@ -19,10 +21,10 @@ class RunRecorder(Checkpoint):
     """Write all metrics of a run, a row for each evaluation, with the steps and the seconds of training until then.
 
     Evaluations are validations, those of FIDCallback, and what the model logs in training at the end of an epoch. The
-    clock stands still during the first two: what is compared is the price of the training. A refit of mixtures at the
+    clock stands still during the first two, because the price of the training is compared. A refit of mixtures at the
     end of an epoch counts as training. Rows are kept in the checkpoint, so that a resumed run has each of them once.
-    Lightning calls a checkpoint callback after all others and after the model, whatever they log at the end of an epoch
-    is there by then.
+    This is a checkpoint callback, because Lightning calls these after all others and after the model: what they log at
+    the end of an epoch is there by then.
 
     Steps are the generator's alone where the module counts them as ``generator_steps``, as papers do.
 

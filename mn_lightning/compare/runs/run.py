@@ -181,6 +181,11 @@ class Preparation(Run):
     """The training of a model that all runs need: a run with the name of the preparation for its ``variant``."""
 
     @property
+    def label(self) -> str:
+        """The words for the preparation in a message."""
+        return f"preparation {self.variant}"
+
+    @property
     def key(self) -> list[str]:
         """The argument that names the preparation to ``python -m mn_lightning.compare.runs``."""
         return [self.variant]

@@ -1,0 +1,1 @@
+"""What a study is, its file, its folder, and its command lines."""
