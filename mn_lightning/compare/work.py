@@ -97,8 +97,10 @@ def macs_of(model: LightningModule, datamodule: Any) -> int:
     """
     image = (datamodule.in_channels, datamodule.image_size, datamodule.image_size)
     if isinstance(model, DCGAN):
-        # Two batches are generated, and the discriminator sees both and the real one.
-        return 2 * _macs(model.generator, (model.latent_features,)) + 3 * _macs(model.discriminator, image)
+        # The discriminator sees what was generated, and the real batch.
+        generated = 1 if model.as_published else 2
+        discriminated = (generated + 1) * _macs(model.discriminator, image)
+        return generated * _macs(model.generator, (model.latent_features,)) + discriminated
     return _macs(model, image)
 
 

@@ -72,6 +72,7 @@ class TorchvisionDataModule(LightningDataModule):
         on_device: hold all images as uint8 on the Trainer's device, and normalize, shift and mirror whole batches
             there. The batches are the same as without, order and augmentation included; under DDP each process holds
             all images and reads its share of them. Without a Trainer the device is the CPU.
+        drop_last: leave out a smaller last batch of a training epoch. Other images are in it in the next one.
 
     Raises:
         ValueError: if ``dataset`` or ``normalize`` is unknown, ``image_size`` too small, ``val_size`` or ``seed``
@@ -96,6 +97,7 @@ class TorchvisionDataModule(LightningDataModule):
         seed: int = 0,
         normalize: Normalization = "standard",
         on_device: bool = False,
+        drop_last: bool = False,
     ) -> None:
         super().__init__()
         check_choice("TorchvisionDataModule", "normalize", normalize, get_args(Normalization))
@@ -123,6 +125,7 @@ class TorchvisionDataModule(LightningDataModule):
         self.seed = seed
         self.normalize = normalize
         self.on_device = on_device
+        self.drop_last = drop_last
 
     @property
     def num_classes(self) -> int:
@@ -172,7 +175,12 @@ class TorchvisionDataModule(LightningDataModule):
         """Return the training batches; order and augmentation are a function of seed and epoch."""
         keys = EpochKeys(EpochShuffle(len(self.train), run_seed(self.seed)))
         return EpochDataLoader(
-            self.train, batch_size=self.batch_size, sampler=keys, num_workers=self.num_workers, collate_fn=as_it_is
+            self.train,
+            batch_size=self.batch_size,
+            sampler=keys,
+            num_workers=self.num_workers,
+            collate_fn=as_it_is,
+            drop_last=self.drop_last,
         )
 
     def val_dataloader(self) -> Loader:

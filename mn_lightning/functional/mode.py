@@ -1,5 +1,7 @@
 """Mode normalization, Algorithms 1 and 2 of Deecke et al."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,9 @@ from mn_lightning.kernels.select import backend_for_samples, gpu_kernels
 from mn_lightning.kernels.types import Head
 from mn_lightning.utils.distributed import ALONE, Processes
 from mn_lightning.utils.precision import full_precision
+
+RunningVariance = Literal["within", "total"]
+"""What ModeNorm's running variance is of: the batches', or also their means' among themselves (Algorithm 1)."""
 
 
 @full_precision
@@ -24,6 +29,7 @@ def mode_norm(
     momentum: float | Tensor = 0.1,
     eps: float = 1e-5,
     processes: Processes = ALONE,
+    running: RunningVariance = "within",
 ) -> Tensor:
     r"""Mode normalization of Deecke et al., Algorithms 1 and 2.
 
@@ -34,7 +40,9 @@ def mode_norm(
     text of Section 3.2; the listing of Algorithm 1 prints the running ones). As the gates are constant over ``*``,
     the layer is one affine map per sample and channel. The running variance averages unbiased variances as
     BatchNorm's does, instead of Algorithm 1's second moments, whose difference loses its digits where the mean is
-    large; with constant gates the layer then equals BatchNorm in evaluation too.
+    large; with constant gates the layer then equals BatchNorm in evaluation too. It leaves out how much the means of
+    batches differ among themselves, which Algorithm 1's second moments contain: ``running="total"`` adds that, in the
+    stable form ``v <- (1-m) v + m s² + m (1-m) (mean - μ)²``, with s² as printed, not unbiased.
 
     Args:
         input: ``(N, C, *)``.
@@ -48,6 +56,7 @@ def mode_norm(
         momentum: weight of the new value in the running moments.
         eps: added to the variances.
         processes: where this batch's moments are used, those that hold it between them.
+        running: ``"within"`` or ``"total"``, see above.
 
     Returns:
         Tensor of the input's shape, dtype and memory format.
@@ -75,7 +84,7 @@ def mode_norm(
         check_rows("mode_norm", input)
     y: Tensor
     gpu = gpu_kernels(input, len(gate_bias), processes)
-    if gpu is not None and isinstance(momentum, float):
+    if gpu is not None and isinstance(momentum, float) and running == "within":
         tracked = None if running_mean is None or running_var is None else (running_mean, running_var)
         y = gpu.mode_norm(input, gate_weight, gate_bias, tracked, weight, bias, training, momentum, eps)
         return y
@@ -90,6 +99,11 @@ def mode_norm(
         if isinstance(momentum, Tensor):
             momentum = momentum.to(x.dtype)
         with torch.no_grad():
-            for running, new in zip((running_mean, running_var), moments, strict=True):
-                running.copy_(running.to(x.dtype).lerp(new.detach(), momentum))
+            mean, var = (moment.detach() for moment in moments)
+            if running == "total":
+                (rows,) = processes.sum(x.new_tensor(x.shape[0] * x.shape[2:].numel()))
+                between = (1 - momentum) * (mean - running_mean.to(x.dtype)).square()
+                var = var * (1 - 1 / rows) + between
+            for tracked_moment, new in ((running_mean, mean), (running_var, var)):
+                tracked_moment.copy_(tracked_moment.to(x.dtype).lerp(new, momentum))
     return y.to(input.dtype)

@@ -1,12 +1,13 @@
 """Mode normalization as a layer: a gate, an affine map and running moments."""
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
+from mn_lightning.functional.mode import RunningVariance
 from mn_lightning.functional.rows import check_input, check_rows
 from mn_lightning.layers.batch_norm import device_and_dtype
 from mn_lightning.layers.empty import is_empty, unchanged
@@ -14,7 +15,7 @@ from mn_lightning.layers.gate import Gate
 from mn_lightning.layers.loading import before_loading
 from mn_lightning.layers.statistics import KeepsStatistics, statistics_dtype
 from mn_lightning.layers.tracing import as_one_node
-from mn_lightning.utils.checks import check_counts
+from mn_lightning.utils.checks import check_choice, check_counts
 from mn_lightning.utils.distributed import ALONE, all_processes
 from mn_lightning.utils.recompute import is_recomputing
 
@@ -35,6 +36,9 @@ class ModeNorm(KeepsStatistics):
         n_components: number of modes K.
         eps: added to the variances.
         momentum: weight of the new value in the running moments; ``None`` for their cumulative average.
+        running: ``"within"``: the running variance is an average of the batches' unbiased variances, as BatchNorm's;
+            ``"total"``: it contains how much the batches' means differ, too, as Algorithm 1 has it. In small batches
+            they differ much.
         affine: whether there are γ (``weight``) and β (``bias``).
         sync: under DDP, treat the batches of all processes as one in training, as SyncBatchNorm does.
         device: as in torch's layers.
@@ -43,7 +47,7 @@ class ModeNorm(KeepsStatistics):
     Attributes:
         gate: the linear map W, b.
         running_mean: ``(K, C)``.
-        running_var: ``(K, C)``, average of unbiased variances as in BatchNorm.
+        running_var: ``(K, C)``, see ``running``.
         track_running_stats: if set to False, the running moments stay as they are.
 
     Raises:
@@ -72,6 +76,7 @@ class ModeNorm(KeepsStatistics):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = True,
+        running: RunningVariance = "within",
         sync: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -86,6 +91,8 @@ class ModeNorm(KeepsStatistics):
         self.eps = eps
         self.momentum = momentum
         self.affine = affine
+        check_choice("ModeNorm", "running", running, get_args(RunningVariance))
+        self.running = running
         self.sync = sync
         self.gate = Gate(num_features, n_components)
         self.register_parameter("weight", nn.Parameter(torch.empty(num_features)) if affine else None)
@@ -174,6 +181,7 @@ class ModeNorm(KeepsStatistics):
             momentum=momentum,
             eps=self.eps,
             processes=processes,
+            running=self.running,
         )
 
     def extra_repr(self) -> str:
@@ -181,4 +189,5 @@ class ModeNorm(KeepsStatistics):
         return (
             f"{self.num_features}, n_components={self.n_components}, eps={self.eps}, momentum={self.momentum}, "
             f"affine={self.affine}{', sync=True' * self.sync}"
+            f"{f', running={self.running!r}' * (self.running != 'within')}"
         )

@@ -44,6 +44,7 @@ class BatchQueue(nn.Module):
 
     rows: Tensor
     counts: Tensor
+    totals: Tensor
     pushes: Tensor
     pushes_when_fitted: Tensor
 
@@ -53,6 +54,7 @@ class BatchQueue(nn.Module):
         self.rows_per_batch = rows_per_batch
         self.register_buffer("rows", torch.zeros(size, rows_per_batch or 0, num_features), persistent=False)
         self.register_buffer("counts", torch.zeros(size, dtype=torch.long), persistent=False)
+        self.register_buffer("totals", torch.zeros(size, dtype=torch.long), persistent=False)
         self.register_buffer("pushes", torch.zeros((), dtype=torch.long), persistent=False)
         self.register_buffer("pushes_when_fitted", torch.zeros((), dtype=torch.long), persistent=False)
 
@@ -71,7 +73,7 @@ class BatchQueue(nn.Module):
 
     def reset(self) -> None:
         """Empty the queue."""
-        for buffer in (self.counts, self.pushes, self.pushes_when_fitted):
+        for buffer in (self.counts, self.totals, self.pushes, self.pushes_when_fitted):
             buffer.zero_()
 
     @torch.no_grad()
@@ -89,6 +91,9 @@ class BatchQueue(nn.Module):
             grown = self.rows.new_zeros(self.size, total, self.rows.shape[2])
             grown[:, : self.rows.shape[1]] = self.rows
             self.rows = grown
+        slot = (self.pushes % self.size).reshape(1)
+        old_total = self.totals.index_select(0, slot)
+        self.totals.index_copy_(0, slot, torch.where(finite, torch.full_like(old_total, total), old_total))
         gpu = gpu_kernels(input)
         if gpu is not None:
             gpu.push(input, step, finite, self.pushes, self.rows, self.counts)
@@ -101,7 +106,6 @@ class BatchQueue(nn.Module):
             if total > capacity
             else batch.flatten(0, -2)
         )
-        slot = (self.pushes % self.size).reshape(1)
         old = self.rows.index_select(0, slot)
         new = torch.cat([chosen.to(old.dtype), old[0, count:]])[None]
         self.rows.index_copy_(0, slot, torch.where(finite, new, old))
@@ -110,9 +114,10 @@ class BatchQueue(nn.Module):
         self.pushes.add_(finite.long())
 
     def draw(self, decay: float, step: Tensor) -> Tensor:
-        """Draw ``decay ** age`` of each batch's rows, age 0 being the newest.
+        """Draw ``decay ** age`` of each batch's kept rows, age 0 being the newest.
 
-        Every batch gives at least one row. Synchronizes with the host.
+        A batch that had fewer rows than others, as the last one of an epoch, gives fewer in proportion: as many of each
+        were kept. Every batch gives at least one row. Synchronizes with the host.
 
         Args:
             decay: in (0, 1].
@@ -122,12 +127,16 @@ class BatchQueue(nn.Module):
             Rows, ``(M, C)``; M is 0 for an empty queue.
         """
         pushes = int(self.pushes)
+        counts, totals = torch.stack([self.counts, self.totals]).tolist()
+        # What a full batch would have kept: equal to the count where a batch is smaller than what is kept of each.
+        largest = max(totals)
+        full = min(largest, self.rows.shape[1])
         parts = []
         for age in range(min(pushes, self.size)):
             slot = (pushes - 1 - age) % self.size
-            count = int(self.counts[slot])
-            order = uniform(step, count, Stream.REFIT_ROWS + age).argsort()
-            parts.append(self.rows[slot, order[: max(1, round(count * decay**age))]])
+            share = full * totals[slot] / largest * decay**age
+            order = uniform(step, counts[slot], Stream.REFIT_ROWS + age).argsort()
+            parts.append(self.rows[slot, order[: max(1, round(share))]])
         return torch.cat(parts) if parts else self.rows.new_zeros(0, self.rows.shape[2])
 
 

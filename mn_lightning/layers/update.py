@@ -141,5 +141,8 @@ def _average_over_processes(layers: list[Any], count: Tensor) -> None:
     share = count / total
     for layer in layers:
         mean, var = processes.sum(layer.running_mean * share, layer.running_var * share)
+        if getattr(layer, "running", "within") == "total":
+            (between,) = processes.sum((layer.running_mean - mean).square() * share)
+            var = var + between
         layer.running_mean.copy_(mean)
         layer.running_var.copy_(var)

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from torch import Tensor
+from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mn_lightning.models._swappable import SwappableModule
@@ -19,12 +20,13 @@ class DCGAN(SwappableModule):
     """Trains a generator of images against a discriminator (Kalayeh & Shah, Section 5.3; Radford et al., 1511.06434).
 
     One training step is one update of the discriminator and then one of the generator, each on latents of its own, with
-    the non-saturating loss. Logged in every step are ``discriminator_loss``, the sum of the cross entropies of a real
-    and of a generated batch, and ``generator_loss``. There is nothing to validate: a callback measures the samples.
+    the non-saturating loss; with ``as_published`` it is another. Logged in every step are ``discriminator_loss``, the
+    sum of the cross entropies of a real and of a generated batch, and ``generator_loss``. There is nothing to validate:
+    a callback measures the samples.
 
     In each step the generator's norms see two training batches, one for each update, both made by the same weights.
     BatchNorm's running statistics count both. So does MixtureNorm's queue: its 20 batches are those of the last 10
-    steps. The papers do not say what they do.
+    steps. With ``as_published`` it is one batch, and the queue holds 20 steps.
 
     Latents are uniform in [-1, 1) and drawn from torch's random state, on the module's device. Lightning does not put
     that state into a checkpoint: a resumed run repeats the uninterrupted one, bit for bit, only if you restore the
@@ -46,6 +48,9 @@ class DCGAN(SwappableModule):
             learning rate 2e-4 and betas (0, 0.9).
         discriminator_optimizer: likewise.
         max_generator_steps: stop the training after so many updates of the generator; None leaves that to the Trainer.
+        as_published: train as the library does from which Kalayeh & Shah have their recipe
+            (github.com/pfnet-research/chainer-gan-lib): one generated batch a step for both losses, the generator is
+            updated first, and the projected latents are normalized over all their features.
 
     Attributes:
         generator: ``(N, latent_features)`` to images in [-1, 1].
@@ -65,6 +70,7 @@ class DCGAN(SwappableModule):
         generator_optimizer: OptimizerCallable | None = None,
         discriminator_optimizer: OptimizerCallable | None = None,
         max_generator_steps: int | None = None,
+        as_published: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -81,7 +87,8 @@ class DCGAN(SwappableModule):
         self.generator_optimizer = generator_optimizer
         self.discriminator_optimizer = discriminator_optimizer
         self.max_generator_steps = max_generator_steps
-        self.generator = DCGANGenerator(latent_features, channels, image_size, base_channels)
+        self.as_published = as_published
+        self.generator = DCGANGenerator(latent_features, channels, image_size, base_channels, as_published)
         self.discriminator = DCGANDiscriminator(channels, image_size, base_channels, discriminator_norm)
         self.automatic_optimization = False
         self.example_input_array = torch.zeros(2, latent_features)
@@ -121,6 +128,14 @@ class DCGAN(SwappableModule):
         """
         images = batch if isinstance(batch, Tensor) else batch[0]
         self._check_images(images)
+        if self.as_published:
+            self._update_from_one_batch(images)
+        else:
+            self._update_in_turn(images)
+        self._generator_steps += 1
+        self._stop_if_done()
+
+    def _update_in_turn(self, images: Tensor) -> None:
         generator_optimizer, discriminator_optimizer = cast(list[LightningOptimizer], self.optimizers())
 
         # Each optimizer freezes the other's network. Autocast depends on it: a weight that it casts without gradients
@@ -138,8 +153,20 @@ class DCGAN(SwappableModule):
             self._update(loss, generator_optimizer)
         self._log_loss("generator_loss", loss, len(images))
 
-        self._generator_steps += 1
-        self._stop_if_done()
+    def _update_from_one_batch(self, images: Tensor) -> None:
+        """Update the generator and then the discriminator, both with the gradients of the weights before the step."""
+        generator_optimizer, discriminator_optimizer = cast(list[LightningOptimizer], self.optimizers())
+        # DDP's own averaging is off: it waits for both networks.
+        with _block_parallel_sync_behavior(self.trainer.strategy, block=True):
+            fakes = self(self._training_latents(len(images)))
+            real_logits, fake_logits = self.discriminator(images), self.discriminator(fakes)
+            of_generator = generator_loss(fake_logits)
+            of_discriminator = discriminator_loss(real_logits, fake_logits)
+            # Each backward pass goes to the weights of one network only.
+            self._update(of_generator, generator_optimizer, inputs=_trained(self.generator), retain_graph=True)
+            self._update(of_discriminator, discriminator_optimizer, inputs=_trained(self.discriminator))
+        self._log_loss("discriminator_loss", of_discriminator, len(images))
+        self._log_loss("generator_loss", of_generator, len(images))
 
     def statistics_step(self, batch: Tensor | list[Tensor] | tuple[Tensor, ...]) -> None:
         """Make the passes of a training step, for ``UpdateNormsCallback``.
@@ -180,9 +207,9 @@ class DCGAN(SwappableModule):
     def _training_latents(self, n: int) -> Tensor:
         return self._latents(n * self.trainer.world_size)[n * self.global_rank :][:n]
 
-    def _update(self, loss: Tensor, optimizer: LightningOptimizer) -> None:
+    def _update(self, loss: Tensor, optimizer: LightningOptimizer, **backward: Any) -> None:
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        self.manual_backward(loss, **backward)
         if self.trainer.world_size > 1:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
@@ -210,6 +237,10 @@ class DCGAN(SwappableModule):
                 f"DCGAN got images with values up to {furthest:.3g} away from 0; its own are in [-1, 1], scale the "
                 "images to that, as normalize='symmetric' does in this package's data modules"
             )
+
+
+def _trained(network: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:

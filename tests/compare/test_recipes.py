@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.built_run import BuiltCLI
 
+from mn_lightning import MixtureNorm
 from mn_lightning.callbacks import NormSwapCallback
 from mn_lightning.compare.study.load import load_study
 from mn_lightning.compare.work import describe
@@ -173,3 +174,32 @@ def test_as_many_norms_are_swapped_as_the_paper_swaps(study: str, variant: str, 
     (swap,) = [callback for callback in cli.trainer.callbacks if isinstance(callback, NormSwapCallback)]
     swap.setup(cli.trainer, cli.model, "fit")
     assert sum(hasattr(module, "_swapped_for") for module in cli.model.modules()) == count
+
+
+@pytest.mark.parametrize("name", [name for name in study_names() if load_study(name).paper == "Kalayeh & Shah 2018"])
+def test_the_activation_is_inside_the_sum(name: str) -> None:
+    """Eq. 38, in all studies with published numbers; Eq. 39 is a variant that says so."""
+    study = load_study(name)
+    for variant, overrides in study.variants.items():
+        if "trainer.callbacks+" in overrides:
+            fused = overrides["trainer.callbacks+"]["init_args"].get("fuse_activation", False)
+            assert fused != ("Eq. 39" in variant), variant
+
+
+@pytest.mark.parametrize(
+    ("study", "variant"),
+    [("kalayeh_table2_cifar10", "MN-1"), ("kalayeh_table4_cifar10", "MN-4"), ("dcgan_cifar10", "DCGAN-MN")],
+)
+def test_there_is_an_activation_behind_each_swapped_norm(study: str, variant: str) -> None:
+    cli = BuiltCLI(load_study(study), variant)
+    (swap,) = [callback for callback in cli.trainer.callbacks if isinstance(callback, NormSwapCallback)]
+    swap.setup(cli.trainer, cli.model, "fit")
+    layers = [module for module in cli.model.modules() if isinstance(module, MixtureNorm)]
+    assert layers
+    assert all(callable(layer.activation) for layer in layers)
+
+
+@pytest.mark.parametrize("study", ["kalayeh_table2_cifar10", "kalayeh_table4_cifar10", "kalayeh_table6"])
+def test_the_last_batch_is_left_out(study: str) -> None:
+    data = BuiltCLI(load_study(study), next(iter(load_study(study).variants))).datamodule
+    assert data.drop_last

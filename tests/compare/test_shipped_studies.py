@@ -13,7 +13,7 @@ from mn_lightning.compare.work import describe
 from mn_lightning.configs import study_names
 
 KALAYEH = {
-    "kalayeh_table2_cifar10": [f"{norm}-{i}" for norm in ("BN", "MN") for i in range(1, 5)],
+    "kalayeh_table2_cifar10": [f"BN-{i}" for i in range(1, 5)] + ["MN-1", "MN-2", "MN-2, Eq. 39", "MN-3", "MN-4"],
     "kalayeh_table2_cifar100": [f"BN-{i}" for i in range(1, 5)] + [f"MN-{i}" for i in range(1, 9)],
     "kalayeh_table4_cifar10": ["BN-1", "MN-1", "MN-2", "MN-3", "MN-4"],
     "kalayeh_table4_cifar100": ["BN-1", "BN-5", "MN-1", "MN-2", "MN-4", "MN-5"],

@@ -131,6 +131,21 @@ def test_smaller_originals_get_a_black_border(name: str, size: int, write: Write
     np.testing.assert_allclose(images, expect(name, written.test.images, size), atol=1e-5)
 
 
+def test_a_smaller_last_batch_can_be_left_out(write: Write) -> None:
+    """In training alone, and other images in each epoch."""
+    data = module("CIFAR10", write("CIFAR10").root, batch_size=16, augment=False, drop_last=True)
+    assert N_TRAIN % 16
+    loader = data.train_dataloader()
+    seen = []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        batches = list(loader)
+        assert [len(labels) for _, labels in batches] == [16] * (N_TRAIN // 16)
+        seen.append(torch.cat([images for images, _ in batches]).sum())
+    assert seen[0] != seen[1]
+    assert sum(len(labels) for _, labels in data.test_dataloader()) == len(data.test)
+
+
 def test_number_of_classes_and_channels_are_known_before_the_data() -> None:
     data = TorchvisionDataModule("CIFAR100", "nowhere")
     assert (data.num_classes, data.in_channels) == (100, 3)

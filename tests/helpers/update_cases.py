@@ -30,7 +30,8 @@ def model() -> Beside:
     torch.manual_seed(1)
     # With one component and a queue that holds everything, the mixture is the Gaussian of all rows.
     mixture = mn.MixtureNorm(CHANNELS, n_components=1, queue_decay=1, queue_rows_per_batch=None)
-    layers = Beside([nn.BatchNorm1d(CHANNELS), mn.ModeNorm(CHANNELS), mixture]).double()
+    total = mn.ModeNorm(CHANNELS, running="total")
+    layers = Beside([nn.BatchNorm1d(CHANNELS), mn.ModeNorm(CHANNELS), mixture, total]).double()
     for _ in range(3):
         layers(9 + torch.randn(6, CHANNELS, 5, dtype=torch.float64))
     return layers
@@ -38,5 +39,5 @@ def model() -> Beside:
 
 def update(rank: int) -> dict[str, Tensor]:
     layers, start = model(), sum(SHARES[:rank])
-    assert mn.update_norms(layers, batches()[start : start + SHARES[rank]]) == 3
+    assert mn.update_norms(layers, batches()[start : start + SHARES[rank]]) == 4
     return layers.state_dict()

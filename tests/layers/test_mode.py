@@ -62,6 +62,38 @@ def test_constant_gates_are_batch_norm_after_the_same_history(
     close(layer.eval()(x).detach(), batch_norm.eval()(x).detach(), tolerance)
 
 
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_the_total_variance_is_that_of_algorithm_1(momentum: float | None) -> None:
+    """Of the running means of x and x² as printed, in evaluation too."""
+    layer = ModeNorm(3, 2, momentum=momentum, running="total", dtype=torch.float64)
+    nn.init.normal_(layer.gate.weight)
+    gate = (layer.gate.weight, layer.gate.bias)
+    first = torch.zeros(2, 3, dtype=torch.float64)
+    second = torch.ones(2, 3, dtype=torch.float64)  # a mean of 0 and a variance of 1
+    for step in range(5):
+        x = torch.randn(4, 3, 2, dtype=torch.float64) + 2 * torch.randn(3, 1, dtype=torch.float64)
+        weights = torch.stack([torch.softmax(gate[0] @ sample.mean(1) + gate[1], 0) for sample in x]).detach()
+        weights = weights / weights.sum(0)
+        share = 1 / (step + 1) if momentum is None else momentum
+        first = (1 - share) * first + share * torch.einsum("nk,nc->kc", weights, x.mean(2))
+        second = (1 - share) * second + share * torch.einsum("nk,nc->kc", weights, x.square().mean(2))
+        layer(x)
+    close(layer.running_mean, first, 1e-9)
+    close(layer.running_var, second - first**2, 1e-9)
+
+
+def test_the_total_variance_keeps_its_digits_where_the_mean_is_large() -> None:
+    layer = ModeNorm(3, 2, momentum=0.5, running="total")
+    for _ in range(60):
+        layer(1e4 + torch.randn(64, 3, 8))
+    assert (layer.running_var - 1).abs().max() < 0.1
+
+
+def test_another_running_variance_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^ModeNorm got running='both'; it takes one of 'within', 'total'$"):
+        ModeNorm(3, running="both")
+
+
 def test_cumulative_average_goes_on_where_batch_norm_was() -> None:
     batch_norm = nn.BatchNorm1d(3, momentum=None)
     for _ in range(4):

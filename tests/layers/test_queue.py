@@ -57,6 +57,27 @@ def test_decay_takes_fewer_rows_of_older_batches(rows: int, decay: float) -> Non
         assert len(found[24 - age]) == max(1, round(rows * decay**age))
 
 
+@pytest.mark.parametrize("kept", [6, 20, None])
+def test_a_smaller_last_batch_gives_fewer_rows_in_proportion(kept: int | None) -> None:
+    """Also where as many rows of it were kept as of the others; the other batches give what they gave without it."""
+    queue = BatchQueue(2, 3, kept)
+    for batch, rows in enumerate((20, 20, 8)):
+        queue.push(tagged(batch, rows), torch.tensor(batch), FINITE)
+    full = kept or 20
+    found = drawn(queue, 0.9)
+    assert [len(found[batch]) for batch in (2, 1, 0)] == [round(full * 8 / 20), round(full * 0.9), round(full * 0.81)]
+    queue.reset()
+    queue.push(tagged(0, 8), torch.tensor(0), FINITE)
+    assert len(drawn(queue, 0.9)[0]) == min(full, 8)
+
+
+def test_a_batch_that_is_not_finite_does_not_change_the_size_that_is_known() -> None:
+    queue = BatchQueue(2, 1, 6)
+    queue.push(tagged(0, 20), torch.tensor(0), FINITE)
+    queue.push(tagged(1, 200), torch.tensor(1), ~FINITE)
+    assert queue.totals.tolist() == [20]
+
+
 def test_rows_of_an_old_batch_are_drawn_at_random() -> None:
     queue = BatchQueue(2, 3, None)
     for batch in range(2):
@@ -114,8 +135,11 @@ def test_the_choice_of_rows_depends_on_the_step_alone() -> None:
 
 
 def test_smaller_and_larger_batches() -> None:
-    """The last batch of an epoch is often smaller; with ``None`` a later batch may be larger than all before."""
-    for rows_per_batch, kept in ((None, [5, 9, 3, 12]), (6, [5, 6, 3, 6])):
+    """The last batch of an epoch is often smaller; with ``None`` a later batch may be larger than all before.
+
+    Where 6 are kept of 12, half of the rows of smaller batches are given, whatever was kept of them: 2.5, 4.5 and 1.5.
+    """
+    for rows_per_batch, kept in ((None, [5, 9, 3, 12]), (6, [2, 4, 2, 6])):
         queue = BatchQueue(2, 4, rows_per_batch)
         for batch, size in enumerate([5, 9, 3, 12]):
             queue.push(tagged(batch, size), torch.tensor(batch), FINITE)

@@ -40,6 +40,13 @@ def check_expected(state: dict[str, Tensor]) -> None:
         variances.append(variance)
     torch.testing.assert_close(state["1.running_mean"], torch.stack(means).mean(0))
     torch.testing.assert_close(state["1.running_var"], torch.stack(variances).mean(0))
+    gate = (state["3.gate.weight"], state["3.gate.bias"])
+    moments = [oracle.mode_norm(batch, *gate, zeros, zeros, training=True, momentum=1)[1:] for batch in batches]
+    count = len(rows[0])
+    second = torch.stack([variance * (count - 1) / count + mean**2 for mean, variance in moments]).mean(0)
+    mean = torch.stack([mean for mean, _ in moments]).mean(0)
+    torch.testing.assert_close(state["3.running_mean"], mean)
+    torch.testing.assert_close(state["3.running_var"], second - mean**2)
     whole = torch.cat(rows)
     tolerance = {"rtol": 1e-6, "atol": 1e-6}  # the queue holds float32
     torch.testing.assert_close(state["2.mixture_means"][0], whole.mean(0), **tolerance)
@@ -48,7 +55,7 @@ def check_expected(state: dict[str, Tensor]) -> None:
 
 def test_running_moments_are_averages_and_mixtures_are_fitted() -> None:
     model = update_cases.model()
-    assert mn.update_norms(model, iter(update_cases.batches())) == 3
+    assert mn.update_norms(model, iter(update_cases.batches())) == 4
     check_expected(model.state_dict())
     assert not model[2].stale
 

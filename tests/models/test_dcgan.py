@@ -274,6 +274,52 @@ def test_the_training_step_by_hand(tmp_path: Path, norm: str, swapped: bool, pre
         assert found.dtype == torch.float32
 
 
+def published_step_by_hand(model: DCGAN, images: Tensor, bf16: bool) -> dict[str, float]:
+    """One generated batch; both updates are made with the gradients of the weights before the step."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        fakes = model.generator(torch.rand(4, 5) * 2 - 1)
+        real, fake = model.discriminator(images), model.discriminator(fakes)
+    real, fake = real.float().sigmoid(), fake.float().sigmoid()
+    of_generator = -fake.log().mean()
+    of_discriminator = -(real.log().mean() + (1 - fake).log().mean())
+    gradients = []
+    for network, loss in ((model.generator, of_generator), (model.discriminator, of_discriminator)):
+        gradients.append(torch.autograd.grad(loss, list(network.parameters()), retain_graph=True))
+    for network, found in zip((model.generator, model.discriminator), gradients, strict=True):
+        for parameter, gradient in zip(network.parameters(), found, strict=True):
+            parameter.data -= LR * gradient
+    return {"discriminator_loss": of_discriminator.item(), "generator_loss": of_generator.item()}
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_published_step_by_hand(tmp_path: Path, precision: Any) -> None:
+    model, by_hand, log = sgd_gan(as_published=True), sgd_gan(as_published=True), Log()
+    start = copy.deepcopy(by_hand)
+    bf16 = precision == "bf16-mixed"
+    steps, tolerance, of_update = (1, 5e-3, 0.1) if bf16 else (2, 1e-5, 1e-4)
+    fit(tmp_path, model, log, *mixture_callbacks(["deconv1"]), limit_train_batches=steps, precision=precision)
+    swap_norms(by_hand, ["deconv1"])
+    torch.manual_seed(7)
+    losses = [published_step_by_hand(by_hand, images, bf16) for images in real_images().split(4)[:steps]]
+    for loss, loss_by_hand in zip(log.losses, losses, strict=True):
+        assert loss == pytest.approx(loss_by_hand, abs=tolerance)
+    for (name, found), expected, first in zip(
+        model.named_parameters(), by_hand.parameters(), start.parameters(), strict=True
+    ):
+        assert not torch.equal(found, first), name
+        assert (found - expected).norm() < of_update * (expected - first).norm() + 1e-6, name
+    (layer,) = mixtures(model)
+    assert int(layer.queue.pushes) == steps  # one generated batch a step
+
+
+def test_the_published_generator_normalizes_each_of_the_projected_features() -> None:
+    network = DCGANGenerator(5, 1, 32, 4, norm_all_features=True)
+    found = outputs(network, torch.randn(6, 5))
+    projected = found["linear.linear"]
+    normalized = (projected - projected.mean(0)) / (projected.var(0, correction=0) + 1e-5).sqrt()
+    torch.testing.assert_close(found["linear"], normalized.clamp(min=0).view(6, 32, 4, 4), atol=1e-4, rtol=1e-4)
+
+
 def test_each_update_freezes_the_other_network(tmp_path: Path) -> None:
     log, model = Log(), gan()
     model.generator.deconv1.deconv.weight.requires_grad = False  # as someone who fine-tunes may want it

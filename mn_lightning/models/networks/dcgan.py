@@ -31,26 +31,34 @@ class DCGANGenerator(nn.Module):
         out_channels: channels of the images.
         image_size: height and width of the images in pixels, 32 or 64.
         base_channels: channels after the third deconvolution.
+        norm_all_features: normalize the linear layer's outputs each by itself, and not by channels: ``linear.norm`` is
+            a BatchNorm1d then.
 
     Raises:
         ValueError: another ``image_size``.
     """
 
     def __init__(
-        self, latent_features: int = 100, out_channels: int = 3, image_size: int = 32, base_channels: int = 64
+        self,
+        latent_features: int = 100,
+        out_channels: int = 3,
+        image_size: int = 32,
+        base_channels: int = 64,
+        norm_all_features: bool = False,
     ) -> None:
         super().__init__()
         check_image_size("DCGANGenerator", image_size)
         wide = 8 * base_channels
+        features = wide * _SEED_SIZE**2
         # A bias before a norm would be subtracted again by it.
-        self.linear = nn.Sequential(
-            OrderedDict(
-                linear=nn.Linear(latent_features, wide * _SEED_SIZE**2, bias=False),
-                unflatten=nn.Unflatten(1, (wide, _SEED_SIZE, _SEED_SIZE)),
-                norm=nn.BatchNorm2d(wide),
-                act=nn.ReLU(),
-            )
+        linear = nn.Linear(latent_features, features, bias=False)
+        unflatten = nn.Unflatten(1, (wide, _SEED_SIZE, _SEED_SIZE))
+        parts: OrderedDict[str, nn.Module] = (
+            OrderedDict(linear=linear, norm=nn.BatchNorm1d(features), unflatten=unflatten, act=nn.ReLU())
+            if norm_all_features
+            else OrderedDict(linear=linear, unflatten=unflatten, norm=nn.BatchNorm2d(wide), act=nn.ReLU())
         )
+        self.linear = nn.Sequential(parts)
         self.deconv1 = _deconv_norm_act(wide, wide // 2)
         self.deconv2 = _deconv_norm_act(wide // 2, wide // 4)
         self.deconv3 = _deconv_norm_act(wide // 4, base_channels)
