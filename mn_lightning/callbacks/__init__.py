@@ -1,5 +1,6 @@
 """What goes into ``Trainer(callbacks=[...])``."""
 
+from mn_lightning.callbacks.current_statistics import CurrentStatisticsCallback
 from mn_lightning.callbacks.fid import FIDCallback
 from mn_lightning.callbacks.gmm_refit import GMMRefitCallback
 from mn_lightning.callbacks.mixture_monitor import MixtureMonitor
@@ -9,6 +10,7 @@ from mn_lightning.callbacks.sample_grid import SampleGridCallback
 from mn_lightning.callbacks.update_norms import UpdateNormsCallback
 
 __all__ = [
+    "CurrentStatisticsCallback",
     "FIDCallback",
     "GMMRefitCallback",
     "MixtureMonitor",

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from mn_lightning.data.images import EpochKeys
+from mn_lightning.layers.calling import call_model
 from mn_lightning.utils.checks import check_at_least, sized_dataset
 from mn_lightning.utils.distributed import all_processes
 
@@ -80,3 +81,13 @@ class OwnBatches:
         if loader.batch_size is None and loader.batch_sampler is not None:
             raise ValueError(f"the training's DataLoader has a batch_sampler, which decides the batches; {advice}")
         return dataset
+
+
+def forward_pass(trainer: Trainer, module: LightningModule, batch: Any) -> None:
+    """Make the passes whose statistics the norms of ``module`` take, in the trainer's precision."""
+    with trainer.precision_plugin.forward_context():
+        step = getattr(module, "statistics_step", None)
+        if step is None:
+            call_model(module, batch, module.device)
+        else:
+            step(batch)

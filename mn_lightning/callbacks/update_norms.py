@@ -12,10 +12,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from mn_lightning.callbacks._mixture_companion import MixtureCompanion
-from mn_lightning.callbacks._own_batches import OwnBatches
+from mn_lightning.callbacks._own_batches import OwnBatches, forward_pass
 from mn_lightning.callbacks._trainer import log_now
 from mn_lightning.layers.refit import refit_mixtures
-from mn_lightning.layers.calling import call_model
 from mn_lightning.layers.update import update_norms
 from mn_lightning.utils.restore import rng_untouched
 
@@ -120,7 +119,7 @@ class UpdateNormsCallback(MixtureCompanion):
         # Tensors that are made in inference mode could not be written to by the training.
         with torch.inference_mode(False), rng_untouched(pl_module.device):
             batches = self._batches.draw(trainer, pl_module)
-            update_norms(pl_module, batches, lambda batch: _pass(trainer, pl_module, batch))
+            update_norms(pl_module, batches, lambda batch: forward_pass(trainer, pl_module, batch))
         self._fresh.append(_fingerprint(pl_module))
         self.updates += 1
         self.seconds += time.monotonic() - started
@@ -161,15 +160,6 @@ def _update_before_saving(module: nn.Module, prefix: str, keep_vars: bool) -> No
     if isinstance(module, LightningModule) and trainer is not None:
         for callback in updating_callbacks(trainer):
             callback.update_all(trainer, module)
-
-
-def _pass(trainer: Trainer, module: LightningModule, batch: Any) -> None:
-    with trainer.precision_plugin.forward_context():
-        step = getattr(module, "statistics_step", None)
-        if step is None:
-            call_model(module, batch, module.device)
-        else:
-            step(batch)
 
 
 def _fingerprint(module: nn.Module) -> tuple[float, ...]:

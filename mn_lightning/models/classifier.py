@@ -21,9 +21,10 @@ class ImageClassifier(SwappableModule):
     """Trains a network with cross entropy and logs loss and top-1 accuracy.
 
     Logged are ``train_loss`` (every step), ``train_acc``, ``val_loss``, ``val_acc``, ``test_loss`` and ``test_acc``
-    (every epoch, as means over images). Hyperparameters are not saved in the checkpoint, because a network among
-    them could not be read with ``weights_only=True``; give the network again to
-    ``ImageClassifier.load_from_checkpoint(path, network=...)``.
+    (every epoch, as means over images), and with ``top_k=5`` also ``val_top5_acc`` and ``test_top5_acc``.
+
+    Hyperparameters are not saved in the checkpoint, because a network among them could not be read with
+    ``weights_only=True``; give the network again to ``ImageClassifier.load_from_checkpoint(path, network=...)``.
 
     Args:
         network: maps a batch of images to logits of shape ``(N, num_classes)``.
@@ -34,9 +35,11 @@ class ImageClassifier(SwappableModule):
             gamma=0.93)``. A ``ReduceLROnPlateau`` watches ``val_loss``.
         lr_scheduler_interval: ``"epoch"`` steps the scheduler once an epoch, ``"step"`` after each optimizer step, as
             Deecke et al. count in Section 4.1.
+        top_k: also log how often the label is among this many most probable classes, in validation and test.
 
     Raises:
-        ValueError: another ``lr_scheduler_interval``; in training, logits of another shape.
+        ValueError: a ``top_k`` that is not between 1 and ``num_classes``; another ``lr_scheduler_interval``; in
+            training, logits of another shape.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class ImageClassifier(SwappableModule):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: SchedulerInterval = "epoch",
+        top_k: int | None = None,
     ) -> None:
         super().__init__()
         check_choice("ImageClassifier", "lr_scheduler_interval", lr_scheduler_interval, get_args(SchedulerInterval))
@@ -58,6 +62,14 @@ class ImageClassifier(SwappableModule):
         self.train_acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.val_acc = self.train_acc.clone()
         self.test_acc = self.train_acc.clone()
+        self.top_k = top_k
+        if top_k is not None:
+            if not 1 <= top_k <= num_classes:
+                raise ValueError(
+                    f"ImageClassifier got top_k={top_k!r}; it takes 1 to num_classes={num_classes}, or None"
+                )
+            top = MulticlassAccuracy(num_classes, top_k=top_k, average="micro", validate_args=False)
+            self.val_top_k_acc, self.test_top_k_acc = top, top.clone()
         self.example_input_array = getattr(network, "example_input_array", None)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -115,6 +127,11 @@ class ImageClassifier(SwappableModule):
             batch_size=len(labels),
         )
         self.log(f"{stage}_acc", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
+        if self.top_k is not None and not each_step:
+            among_first = getattr(self, f"{stage}_top_k_acc")
+            among_first(logits, labels)
+            name = f"{stage}_top{self.top_k}_acc"
+            self.log(name, among_first, on_step=False, on_epoch=True, batch_size=len(labels))
         return loss
 
     def _logits(self, images: Tensor) -> Tensor:

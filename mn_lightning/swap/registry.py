@@ -16,7 +16,9 @@ Builder = Callable[..., nn.Module]
 """Called with the BatchNorm layer to replace and keyword arguments; returns the layer to put in its place."""
 
 
-def _batch(batch_norm: _BatchNorm) -> nn.Module:
+def _batch(batch_norm: _BatchNorm, momentum: float | None = None) -> nn.Module:
+    if momentum is not None:
+        batch_norm.momentum = momentum
     return batch_norm
 
 
@@ -139,7 +141,7 @@ def norm_arguments(name: str) -> set[str] | None:
 
     Examples:
         >>> sorted(norm_arguments("mode"))
-        ['affine', 'eps', 'momentum', 'n_components', 'sync']
+        ['affine', 'eps', 'momentum', 'n_components', 'running', 'sync']
     """
     builder: Any = _imported(name) if name not in _NORMS and "." in name else norm_builder(name)
     owner = getattr(builder, "__self__", None)

@@ -110,6 +110,26 @@ def test_training_logs_the_loss_of_every_step_and_the_accuracy_of_the_epoch() ->
     assert set(epoch) == {"train_loss", "train_acc", "val_loss", "val_acc"}
 
 
+def test_the_label_is_among_the_most_probable() -> None:
+    """In validation and test, over all images; worked out by sorting."""
+    model, data = classifier(top_k=2), some_data()
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    loader = DataLoader(data, batch_size=10)
+    logits = model.network(data.tensors[0]).detach().numpy()
+    order = np.argsort(-logits, axis=1)[:, :2]
+    expected = (order == data.tensors[1].numpy()[:, None]).any(1).mean()
+    for evaluate, name in ((trainer.validate, "val_top2_acc"), (trainer.test, "test_top2_acc")):
+        (logged,) = evaluate(model, loader, verbose=False)
+        assert logged[name] == pytest.approx(expected, abs=1e-6)
+        assert logged[name] > logged[name.replace("_top2", "")]
+
+
+@pytest.mark.parametrize("top_k", [0, CLASSES + 1])
+def test_more_classes_than_there_are(top_k: int) -> None:
+    with pytest.raises(ValueError, match=rf"^ImageClassifier got top_k={top_k}; it takes 1 to num_classes=4, or None$"):
+        classifier(top_k=top_k)
+
+
 def test_metrics_of_an_epoch_hold_nothing_of_the_ones_before() -> None:
     model = classifier()
     log = Log()

@@ -399,7 +399,7 @@ def _already_swapped() -> nn.Module:
         (network, {"layers": ["block1", "nope*"]}, ValueError, ["'nope*'", "block3.norm", "first, last and all"]),
         (network, {"norm": "mixtur"}, ValueError, ["'mixtur'", "mixture, mode, mode_group, batch, instance"]),
         (network, {"n_component": 3}, ValueError, ["n_component", "it takes", "n_components"]),
-        (network, {"norm": "batch", "n_components": 3}, ValueError, ["n_components", "no arguments"]),
+        (network, {"norm": "batch", "n_components": 3}, ValueError, ["n_components", "it takes momentum"]),
         (network, {"n_components": 0}, ValueError, ["block1.norm", "n_components=0", "n_components >= 1"]),
         (network, {"layers": {"block1": {}, "block2": {"em_iters": 0}}}, ValueError, ["block2.norm", "em_iters >= 1"]),
         (network, {"norm": "group", "num_groups": 3}, ValueError, ["block1.norm", "group"]),

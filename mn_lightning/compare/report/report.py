@@ -2,14 +2,16 @@
 
 import platform
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from mn_lightning.callbacks.current_statistics import CURRENT
 from mn_lightning.compare.report.curves import plot_curves
-from mn_lightning.compare.report.results import Curves, compare_variants, curve
+from mn_lightning.compare.report.results import Comparison, Curves, compare_variants, curve
 from mn_lightning.compare.report.samples import plot_samples
 from mn_lightning.compare.report.tables import (
     NOTHING,
@@ -45,13 +47,17 @@ def write_report(folder: StudyFolder, command: str) -> tuple[list[Table], list[s
     """
     study, runs = folder.study, runs_in(folder)
     finished = [run for run in runs if run.finished]
-    comparisons = compare_variants(study, [_curves(variant, finished) for variant in study.variants])
-    tables = [table(study, comparisons) for table in (score_table, race_table, difference_table)]
-    lines = sentences(study, comparisons)
+    views = [(view, _comparisons(view, metric, finished)) for view, metric in _views(study, finished)]
+    tables = [table(*view) for view in views for table in (score_table, race_table, difference_table)]
+    lines = [line for view in views for line in sentences(*view)]
     _write_csv(folder.root / "results.csv", finished)
     floor = _floor(study, finished)
-    plot_curves(study, comparisons, floor).savefig(folder.root / "curves.png", dpi=150)
-    text = [f"# {study.name}", "", _introduction(study), "", "![](curves.png)", ""]
+    pictures = ["curves.png", *(f"curves_{position}.png" for position in range(2, len(views) + 1))]
+    for (view, comparisons), name in zip(views, pictures, strict=True):
+        plot_curves(view, comparisons, floor if view.metric == study.metric else None).savefig(
+            folder.root / name, dpi=150
+        )
+    text = [f"# {study.name}", "", _introduction(study), "", *(f"![]({name})\n" for name in pictures)]
     if floor is not None:
         lines.append(
             f"The {study.metric} of two random halves of the real images, the dotted line, is {number(floor)}."
@@ -77,8 +83,33 @@ def print_report(tables: Iterable[Table], lines: Iterable[str]) -> None:
         print(line)
 
 
-def _curves(variant: str, runs: Iterable[Run]) -> Curves:
-    return Curves(variant, {run.seed: curve(run.rows(), run.study.metric) for run in runs if run.variant == variant})
+def _views(study: Study, runs: Sequence[Run]) -> list[tuple[Study, str]]:
+    """Return what is reported: the study with the words for a metric, and the metric's name in the records.
+
+    First the study's own metric; if the runs measured it with statistics of the current weights too, then these next.
+    """
+    logged = {name for run in runs for row in run.rows() for name in row}
+    views = [(study, study.metric)]
+    current = f"{study.metric}{CURRENT}"
+    if current in logged:
+        views = [(replace(study, metric=f"{study.metric} as trained"), study.metric)]
+        views.append((replace(study, metric=f"{study.metric} with statistics of the current weights"), current))
+    views += [
+        (replace(study, metric=name, published=numbers, references={}), name)
+        for name, numbers in study.also.items()
+        if name in logged
+    ]
+    return views
+
+
+def _comparisons(study: Study, metric: str, runs: Sequence[Run]) -> list[Comparison]:
+    return compare_variants(
+        study,
+        [
+            Curves(variant, {run.seed: curve(run.rows(), metric) for run in runs if run.variant == variant})
+            for variant in study.variants
+        ],
+    )
 
 
 def _floor(study: Study, runs: Iterable[Run]) -> float | None:

@@ -14,6 +14,9 @@ from mn_lightning.compare.study.study import FRACTIONS, Mode, Study
 CONFIDENCE = 0.95
 """Of the intervals of paired differences."""
 
+WINDOW = 10
+"""Epochs within which the metric's ups and downs are measured."""
+
 ROUNDING = 1e-6
 """Relative difference between equal scores that float32 can make."""
 
@@ -25,11 +28,13 @@ class Point(NamedTuple):
         step: optimizer steps before it.
         seconds: of training before it, without validation.
         value: of the metric.
+        epoch: in which it was made, from 0.
     """
 
     step: float
     seconds: float
     value: float
+    epoch: float = 0
 
 
 Curve = tuple[Point, ...]
@@ -90,6 +95,8 @@ class Comparison:
     Attributes:
         curves: of its runs.
         baseline: the variant that it is compared to; a baseline is compared to itself.
+        unsteadiness: standard deviation of the metric within windows of :data:`WINDOW` epochs, mean over the windows of
+            each run.
         scores: best scores after each of :data:`~mn_lightning.compare.study.study.FRACTIONS` of the training.
         steps: steps to the baseline's best.
         seconds: seconds to the baseline's best.
@@ -98,6 +105,7 @@ class Comparison:
 
     curves: Curves
     baseline: str
+    unsteadiness: Summary
     scores: list[Summary]
     steps: Race
     seconds: Race
@@ -130,6 +138,7 @@ def _compare(study: Study, found: Curves, baseline: Curves) -> Comparison:
     return Comparison(
         found,
         baseline.variant,
+        summarize([unsteadiness(points) for points in found.by_seed.values()]),
         [summarize(values) for values in scores],
         race(found, baseline, study.mode, "step"),
         race(found, baseline, study.mode, "seconds"),
@@ -139,7 +148,7 @@ def _compare(study: Study, found: Curves, baseline: Curves) -> Comparison:
 
 def curve(rows: Sequence[Row], metric: str) -> Curve:
     """Return the evaluations that logged ``metric``."""
-    return tuple(Point(row["step"], row["seconds"], row[metric]) for row in rows if metric in row)
+    return tuple(Point(row["step"], row["seconds"], row[metric], row["epoch"]) for row in rows if metric in row)
 
 
 def best(points: Sequence[Point], mode: Mode) -> float | None:
@@ -163,6 +172,25 @@ def best_after(points: Curve, fraction: float, mode: Mode) -> float | None:
     """
     end = points[-1].step * fraction * (1 + 1e-9) if points else 0
     return best([point for point in points if point.step <= end], mode)
+
+
+def unsteadiness(points: Curve) -> float | None:
+    """Return the standard deviation (n - 1) of the values within windows of :data:`WINDOW` epochs, mean over windows.
+
+    Figure 2 of Kalayeh & Shah has it as a band. Windows end with each evaluation; None if none is that long.
+
+    Examples:
+        >>> points = [Point(10 * epoch, 1.0, 0.5 + 0.1 * (epoch % 2), epoch) for epoch in range(12)]
+        >>> round(unsteadiness(points), 4)
+        0.0527
+    """
+    there = [point for point in points if not math.isnan(point.value)]
+    windows = [
+        [other.value for other in there if end.epoch - WINDOW < other.epoch <= end.epoch]
+        for end in there
+        if end.epoch - there[0].epoch >= WINDOW - 1
+    ]
+    return fmean(map(stdev, windows)) if windows else None
 
 
 def first_to_reach(points: Curve, target: float, mode: Mode) -> Point | None:

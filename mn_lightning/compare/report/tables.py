@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from mn_lightning.compare.report.results import CONFIDENCE, Comparison, Difference, Race, Summary
+from mn_lightning.compare.report.results import CONFIDENCE, WINDOW, Comparison, Difference, Race, Summary
 from mn_lightning.compare.study.study import FRACTIONS, Study
 
 NOTHING = "–"
@@ -27,19 +27,34 @@ def score_table(study: Study, comparisons: Sequence[Comparison]) -> Table:
     """Best scores after shares of the training, beside the published ones."""
     shares = [f"{fraction:.0%}" for fraction in FRACTIONS]
     header = ["variant", *(f"after {share}" for share in shares), "seeds"]
+    steady = any(found.unsteadiness.n for found in comparisons)
+    if steady:
+        header.append(f"within {WINDOW} epochs")
     if study.published:
         header += [f"published {share}" for share in shares]
     rows = []
     for found in comparisons:
         row = [found.variant, *map(plus_minus, found.scores), str(found.scores[-1].n)]
+        if steady:
+            row.append(number(found.unsteadiness.mean))
         if study.published:
             numbers = study.published.get(found.variant, {})
             row += [number(numbers.get(share)) for share in shares]
+            if "std" in numbers:
+                row[-1] += f" ± {number(numbers['std'])}"
         rows.append(row)
     note = (
         f"Best {study.metric} so far ({better(study)}) after these shares of the training steps: mean ± standard "
         "deviation over seeds."
     )
+    if steady:
+        note += (
+            f" Within {WINDOW} epochs: standard deviation of {study.metric} from one evaluation to another within so "
+            "many epochs, mean over all such windows and seeds; less is steadier."
+        )
+    if study.references:
+        listed = ", ".join(f"{name} {number(value)}" for name, value in study.references.items())
+        note += f" Printed beside them: {listed}."
     return Table(f"Best {study.metric}", header, rows, note)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -57,7 +57,12 @@ def load_study(value: str) -> Study:
         raise StudyError(f"{path} has the metric {study.metric!r}; it takes the name of one")
     if study.images is not None and (type(study.images) is not int or study.images < 1):
         raise StudyError(f"{path} has the images {study.images!r}; it takes their number, 1 or more")
-    _check_published(path, study)
+    if not isinstance(study.also, dict):
+        raise StudyError(f"{path} has also: {study.also!r}; it takes a mapping from metrics to published numbers")
+    study = replace(study, also={name: numbers or {} for name, numbers in study.also.items()})
+    for numbers in (study.published, *study.also.values()):
+        _check_published(path, study, numbers)
+    _check_references(path, study.references)
     _check_places(path, study)
     return study
 
@@ -158,8 +163,8 @@ def _check_baseline(path: Path, study: Study) -> None:
             raise StudyError(f"{path} has no baseline for {variant!r}; it takes one of {_list(study.variants)}")
 
 
-def _check_published(path: Path, study: Study) -> None:
-    for variant, numbers in study.published.items():
+def _check_published(path: Path, study: Study, published: dict[str, dict[str, float]]) -> None:
+    for variant, numbers in published.items():
         if variant not in study.variants:
             raise StudyError(
                 f"{path} has published numbers for {variant!r}, which is no variant; the variants are "
@@ -171,6 +176,12 @@ def _check_published(path: Path, study: Study) -> None:
                     f"{path} has {key}: {number!r} published for {variant!r}; it takes numbers for "
                     f"{', '.join(PUBLISHED)}"
                 )
+
+
+def _check_references(path: Path, references: Any) -> None:
+    named = isinstance(references, dict) and all(isinstance(name, str) for name in references)
+    if not named or not all(isinstance(value, float) for value in references.values()):
+        raise StudyError(f"{path} has the references {references!r}; it takes a mapping from names to numbers as 0.9")
 
 
 def _check_places(path: Path, study: Study) -> None:

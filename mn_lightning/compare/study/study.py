@@ -11,8 +11,9 @@ Mode = Literal["max", "min"]
 FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 """Shares of the training after which Tables 2 and 4 of Kalayeh & Shah print the best score so far."""
 
-PUBLISHED = (*(f"{fraction:.0%}" for fraction in FRACTIONS), "steps")
-"""What a paper's numbers can be given for: best score after a share of the training, steps to the baseline's best."""
+PUBLISHED = (*(f"{fraction:.0%}" for fraction in FRACTIONS), "steps", "std")
+"""What a paper's numbers can be given for: best score after a share of the training, steps to the baseline's best, and
+the standard deviation of the best score over runs."""
 
 _PREPARED = re.compile(r"\$\{prepare\.(.*)\}")
 
@@ -40,6 +41,8 @@ class Study:
         paper: whose experiment it is.
         table: the table in the paper, as ``"2 and 3"``.
         images: number of training images in an epoch, where the data module has to read them to know.
+        references: other numbers of the metric that a paper prints beside its own: name to value.
+        also: other logged metrics to report, better in the same direction: name to their published numbers.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Study:
     paper: str | None = None
     table: str | None = None
     images: int | None = None
+    references: dict[str, float] = field(default_factory=dict)
+    also: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
     def baseline_of(self, variant: str) -> str:
         """Return the variant that this one is compared to. A baseline is compared to itself."""

@@ -17,6 +17,7 @@ from mn_lightning.compare.report.results import (
     paired_difference,
     race,
     summarize,
+    unsteadiness,
 )
 
 NAN = math.nan
@@ -104,3 +105,19 @@ def test_three_images_more_with_every_seed_are_no_certainty() -> None:
     ours = {seed: curve(float(np.float32(count / 270))) for seed, count in enumerate((264, 267, 265))}
     found = paired_difference(Curves("V", ours), Curves("B", theirs), "max")
     assert found == (pytest.approx(3 / 270, abs=1e-6), None, None, 3)
+
+
+def test_unsteadiness_is_the_deviation_within_ten_epochs() -> None:
+    values = [0.1, 0.5, 0.3, 0.7, 0.2, 0.6, 0.4, 0.9, 0.8, 0.5, 0.1, 0.3]
+    points = tuple(
+        Point(step, 1.0, value, epoch) for epoch, (step, value) in enumerate(zip(range(12), values, strict=True))
+    )
+    windows = [values[0:10], values[1:11], values[2:12]]
+    assert unsteadiness(points) == pytest.approx(mean(stdev(window) for window in windows))
+    assert unsteadiness(points[:9]) is None
+    assert unsteadiness(()) is None
+    # Several evaluations in an epoch, and one that is no number: both of epoch 9 end windows of all values.
+    more = [*values, *values[:8]]
+    twice = tuple(Point(1, 1.0, value, position // 2) for position, value in enumerate(more))
+    several = (*twice[:5], Point(1, 1.0, NAN, 2), *twice[5:])
+    assert unsteadiness(several) == pytest.approx(stdev(more))

@@ -3,7 +3,7 @@
 import pytest
 
 from mn_lightning.compare.report.results import Curves, Point, compare_variants
-from mn_lightning.compare.report.tables import difference_table
+from mn_lightning.compare.report.tables import difference_table, score_table
 from mn_lightning.compare.study.study import Study
 
 
@@ -27,3 +27,19 @@ def test_verdicts(bests: tuple[float, ...], interval: str, verdict: str) -> None
     ((variant, _, found, _, says),) = table.rows
     assert (variant, found, says) == ("MN", interval, verdict)
     assert ("there is no interval" in table.note) == (interval == "no spread")
+
+
+def test_the_score_table_has_what_is_printed_beside_the_scores() -> None:
+    """Published deviations and references, and how steady a run was where it has ten epochs."""
+    published = {"BN": {"100%": 0.7309, "std": 0.0108}, "MN": {"100%": 0.7684}}
+    references = {"Lin et al.": 0.9119}
+    study = Study("mine", (), {"BN": {}, "MN": {}}, "BN", "val_acc", published=published, references=references)
+    long = tuple(Point(epoch, 1.0, 0.5 + 0.1 * (epoch % 2), epoch) for epoch in range(10))
+    curves = [Curves("BN", {0: long}), Curves("MN", {0: long[:3]})]
+    table = score_table(study, compare_variants(study, curves))
+    assert table.header[5:7] == ["seeds", "within 10 epochs"]
+    assert [row[6] for row in table.rows] == ["0.0527", "–"]
+    assert [row[-1] for row in table.rows] == ["0.7309 ± 0.0108", "0.7684"]
+    assert table.note.endswith("Printed beside them: Lin et al. 0.9119.")
+    short = score_table(study, compare_variants(study, [Curves("BN", {0: long[:3]}), Curves("MN", {0: long[:3]})]))
+    assert "within 10 epochs" not in short.header
