@@ -14,15 +14,17 @@ from mn_lightning.analysis.history import History
 from mn_lightning.analysis.mixtures import mixture_statistics, row_statistics, row_sums
 from mn_lightning.callbacks._trainer import is_new_fit, is_validation_of_fit, log_now, optimizer_steps, training_steps
 from mn_lightning.callbacks.update_norms import freshen
+from mn_lightning.functional.mixture import fit_mixture, mixture_moments
 from mn_lightning.kernels.types import Mixture
 from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
-from mn_lightning.utils.distributed import all_processes
+from mn_lightning.utils.distributed import ALONE, all_processes
+from mn_lightning.utils.recompute import is_recomputing
 
 COLLAPSED = 0.99
 """A layer has collapsed if one component or mode holds more than this part of the data."""
 
 EVERY_N_BATCHES = 32
-"""Gates are computed a second time for one batch in so many; for all batches it would take time."""
+"""Gates and fits are computed a second time for one batch in so many; for all batches it would take time."""
 
 Gated = ModeNorm | ModeGroupNorm
 
@@ -33,7 +35,9 @@ class MixtureMonitor(Callback):
     Names are ``LAYER/NUMBER``. For a MixtureNorm, of the stored mixture and the queued rows that it is fitted to:
     ``components`` (in use), ``entropy`` of their weights, ``smallest_weight`` and ``largest_weight``, ``separation``
     (distance between their means in units of their spread), ``confident`` (share of rows whose largest posterior
-    exceeds 0.9), and ``log_likelihood_gain`` over a single Gaussian, in nats per row and dimension. For the gated
+    exceeds 0.9), and ``log_likelihood_gain`` over a single Gaussian, in nats per row and dimension;
+    ``training_components`` is how many the training used, mean over the epoch's last batch and every 32nd, which are
+    fitted once more for it (not in a compiled network). For the gated
     layers, over the epoch's last batch and every 32nd: ``gate_0``, ``gate_1``, ... (mean gate of each mode),
     ``share_0``, ... (share of samples, or channels, with their largest gate there), and ``gate_entropy``, in nats. See
     :mod:`mn_lightning.analysis`. A number that does not exist is left out, such as the separation of one component.
@@ -93,6 +97,9 @@ class MixtureMonitor(Callback):
         self._handles = [
             layer.register_forward_pre_hook(_GateHook(self._watch, name)) for name, layer in self._gated.items()
         ]
+        self._handles += [
+            layer.register_forward_pre_hook(_CountHook(self._watch, name)) for name, layer in self._mixtures.items()
+        ]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin new sums."""
@@ -148,6 +155,7 @@ class MixtureMonitor(Callback):
     def _measure(self, device: torch.device) -> dict[str, dict[str, float]]:
         """Return the numbers of each layer that has seen data, the same in all processes."""
         sums = {name: _row_sums(layer) for name, layer in self._mixtures.items()}
+        sums |= {_COUNTED + name: self._watch.sums.get(name, torch.zeros(2, device=device)) for name in self._mixtures}
         for name, layer in self._gated.items():
             nothing = layer.gate.bias.new_zeros(2 + 2 * layer.n_components, dtype=torch.float32)
             sums[name] = self._watch.sums.get(name, nothing)
@@ -157,7 +165,9 @@ class MixtureMonitor(Callback):
         numbers: dict[str, dict[str, Tensor]] = {}
         for name, mixture in self._mixtures.items():
             shape = mixture_statistics(mixture.mixture, mixture.eps, mixture.granularity)
-            numbers[name] = {**shape, **row_statistics(totals[name])}
+            looked, used = totals[_COUNTED + name]
+            in_training = {"training_components": torch.where(looked > 0, used / looked, torch.nan)}
+            numbers[name] = {**shape, **row_statistics(totals[name]), **in_training}
         numbers |= {name: gate_statistics(totals[name]) for name in self._gated}
         # And one wait for the device.
         flat = torch.stack([totals[name][0] for name in numbers] + [v for n in numbers.values() for v in n.values()])
@@ -192,6 +202,9 @@ class MixtureMonitor(Callback):
         )
 
 
+_COUNTED = "training components of "
+
+
 class _GateWatch:
     """Sums over the batches of an epoch that are looked at, by layer."""
 
@@ -211,6 +224,29 @@ class _GateHook:
         if self.watch.looking and layer.training:
             new = gate_sums(gates(args[0].detach(), cast(Gated, layer))).float()
             self.watch.sums[self.name] = self.watch.sums[self.name] + new if self.name in self.watch.sums else new
+
+
+class _CountHook:
+    """Adds up in how many components one layer finds the rows of its batches; the device is not waited for."""
+
+    def __init__(self, watch: _GateWatch, name: str) -> None:
+        self.watch = watch
+        self.name = name
+
+    def __call__(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if torch.compiler.is_compiling() or not self.watch.looking or not layer.training or is_recomputing():
+            return
+        mixture, x = cast(MixtureNorm, layer), args[0].detach()
+        processes = all_processes() if mixture.sync else ALONE
+        settings = (mixture.eps, mixture.granularity)
+        # The step that the layer is about to make: the same random choices, the same fit.
+        step = mixture.num_batches_tracked + 1
+        fit = (mixture.n_components, mixture.em_iters, step)
+        fitted = fit_mixture(x, *fit, *settings, processes, mixture.fit_rows)
+        weights = mixture_moments(x, fitted, *settings, mixture.min_weight, processes).weights
+        used = (weights > 0).sum(0).float().mean()
+        new = torch.stack([torch.ones_like(used), used])
+        self.watch.sums[self.name] = self.watch.sums[self.name] + new if self.name in self.watch.sums else new
 
 
 def _row_sums(layer: MixtureNorm) -> Tensor:

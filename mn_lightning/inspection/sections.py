@@ -44,7 +44,8 @@ _MEAN = (
     "yellow (1)"
 )
 _COMPONENTS = (
-    "Components in use after each epoch. One that holds less than the layer's min_weight (1% by default) of the data "
+    "Components in use: mean over batches of each epoch of the training; of the stored mixtures, where that was not "
+    "recorded. One that holds less than the layer's min_weight (1% by default) of the data "
     "is dropped. Lines of equal height are drawn beside each other."
 )
 _NO_HISTORY = (

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NUMBER = "components"
+IN_TRAINING = "training_components"
 ENTRIES_IN_A_COLUMN = 20
 FEW = 8
 SHIFT = 0.05
@@ -20,10 +21,10 @@ MAX_SHIFT = 0.6
 
 
 def plot_components(histories: Mapping[str, History]) -> "Figure":
-    """Draw how many components each mixture had in use after each epoch.
+    """Draw how many components each mixture used in the training, or, where that was not recorded, after each epoch.
 
     Args:
-        histories: by layer's name, as MixtureMonitor recorded them; layers without that number are left out.
+        histories: by layer's name, as MixtureMonitor recorded them; layers without either number are left out.
 
     Returns:
         A figure with a line for each layer. Lines of several layers are shifted a little, by up to 0.3.
@@ -39,7 +40,8 @@ def plot_components(histories: Mapping[str, History]) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    drawn = {name: history for name, history in histories.items() if NUMBER in history.values}
+    numbers = {name: _number(history) for name, history in histories.items()}
+    drawn = {name: history for name, history in histories.items() if numbers[name] in history.values}
     if not drawn:
         raise ValueError("no history of a MixtureNorm was given; train with MixtureMonitor, for one epoch at least")
     columns = -(-len(drawn) // ENTRIES_IN_A_COLUMN)
@@ -50,12 +52,12 @@ def plot_components(histories: Mapping[str, History]) -> "Figure":
     reach = min(SHIFT * (len(drawn) - 1), MAX_SHIFT) / 2
     shifts = np.linspace(reach, -reach, len(drawn))
     for index, (name, history) in enumerate(drawn.items()):
-        values = np.asarray(history.values[NUMBER]) + shifts[index]
+        values = np.asarray(history.values[numbers[name]]) + shifts[index]
         # Points of many lines hide their dashes; a line of one epoch is nothing but a point.
         marker = "o" if len(drawn) <= FEW or len(history.steps) == 1 else ""
         width = 1.5 if len(drawn) <= FEW else 1.0
         axes.plot(history.steps, values, label=name, marker=marker, markersize=3, linewidth=width, **line_style(index))
-    most = max(np.nanmax(history.values[NUMBER]) for history in drawn.values())
+    most = max(np.nanmax(history.values[numbers[name]]) for name, history in drawn.items())
     axes.set_ylim(0, most + 0.5)
     axes.set_xlim(left=0)
     few_ticks(axes)
@@ -65,3 +67,7 @@ def plot_components(histories: Mapping[str, History]) -> "Figure":
     axes.set_ylabel("components in use")
     figure.legend(loc="outside right upper", frameon=False, fontsize="small", ncols=columns, handlelength=3.5)
     return figure
+
+
+def _number(history: History) -> str:
+    return IN_TRAINING if IN_TRAINING in history.values else NUMBER

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 import torch
 from helpers.tiny import BATCHES, classifier, digits, mixture_callbacks, mixtures, trainer
@@ -17,6 +18,8 @@ from sklearn.mixture import GaussianMixture
 from mn_lightning import ModeNorm
 from mn_lightning.callbacks import MixtureMonitor, NormSwapCallback, QueueResetCallback
 from mn_lightning.callbacks import mixture_monitor as module
+from mn_lightning.functional.mixture import FitOptions
+from mn_lightning.layers import mixture as layer_module
 
 MIXTURES = ["network.1", "network.5"]
 NUMBERS = {
@@ -27,6 +30,7 @@ NUMBERS = {
     "separation",
     "confident",
     "log_likelihood_gain",
+    "training_components",
 }
 
 
@@ -71,6 +75,36 @@ def fit(folder: Path, callbacks: list[Callback], **arguments: Any) -> tuple[Ligh
 
 def histories(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)["callbacks"]["MixtureMonitor"]["histories"]
+
+
+@pytest.mark.parametrize("fit_rows", [None, 100])
+def test_the_components_that_the_training_used(
+    fit_rows: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the first and the last of an epoch's five batches, under the very mixtures that they were normalized with."""
+    counts: list[int] = []
+    normalize = layer_module.normalize
+
+    def spy(x: torch.Tensor, mixture: Any, *arguments: Any) -> Any:
+        y, fitted = normalize(x, mixture, *arguments)
+        if isinstance(mixture, FitOptions):
+            rows = x.detach().double().movedim(1, -1).flatten(0, -2).numpy()
+            weights, means, variances = (part.double().numpy() for part in fitted)
+            joint = [
+                np.log(w) + scipy.stats.multivariate_normal(mean, np.diag(var + 1e-5)).logpdf(rows)
+                for w, mean, var in zip(weights, means, variances, strict=True)
+            ]
+            share = scipy.special.softmax(np.stack(joint), axis=0).mean(1)
+            counts.append(int((share >= 0.25).sum()))
+        return y, fitted
+
+    monkeypatch.setattr(layer_module, "normalize", spy)
+    callbacks = [MixtureMonitor(), *mixture_callbacks("network.1", n_components=4, min_weight=0.25, fit_rows=fit_rows)]
+    _, logger = fit(tmp_path, callbacks, max_epochs=2)
+    found = [row["network.1/training_components"] for _, row in logger.rows]
+    assert len(counts) == 2 * BATCHES
+    assert found == [(counts[first] + counts[first + BATCHES - 1]) / 2 for first in (0, BATCHES)]
+    assert min(counts) < 4
 
 
 @pytest.mark.parametrize("validate", [True, False])

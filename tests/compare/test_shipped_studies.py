@@ -34,7 +34,10 @@ DEECKE = {
     "fashion_mnist_multitask": _MODES,
 }
 TABLES = {**KALAYEH, **DEECKE}
-HEAVY = ("kalayeh_table4_cifar10", "kalayeh_table4_cifar100", "kalayeh_table6", "kalayeh_densenet")
+HEAVY = (
+    *("kalayeh_table4_cifar10", "kalayeh_table4_cifar100", "kalayeh_table6", "kalayeh_densenet"),
+    *("kalayeh_figure5", "kalayeh_figure6_cifar10", "kalayeh_figure6_cifar100"),
+)
 
 
 @pytest.fixture(autouse=True)

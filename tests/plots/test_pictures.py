@@ -143,6 +143,15 @@ def test_components_over_time() -> None:
     assert figure.axes[0].get_xlabel() == "optimizer steps"
 
 
+def test_components_of_the_training_where_they_are_known() -> None:
+    both, one = History(), history()
+    for epoch in range(1, 4):
+        both.record(epoch, 10 * epoch, {"components": 5.0, "training_components": 4.5 - epoch}, None)
+    lines = plot_components({"both": both, "one": one}).axes[0].lines
+    assert np.round(lines[0].get_ydata(), 1).tolist() == pytest.approx([3.5, 2.5, 1.5], abs=0.1)
+    assert np.round(lines[1].get_ydata()).tolist() == [3, 3, 2, 3, 3]
+
+
 def test_the_images_with_the_highest_posteriors() -> None:
     images = torch.rand(30, 1, 4, 4)
     posteriors = torch.rand(30, 2).softmax(1)

@@ -11,6 +11,7 @@ import torch
 
 from mn_lightning.callbacks.current_statistics import CURRENT
 from mn_lightning.compare.report.curves import plot_curves
+from mn_lightning.compare.report.pictures import draw_layers
 from mn_lightning.compare.report.results import Comparison, Curves, compare_variants, curve
 from mn_lightning.compare.report.samples import plot_samples
 from mn_lightning.compare.report.tables import (
@@ -66,6 +67,9 @@ def write_report(folder: StudyFolder, command: str) -> tuple[list[Table], list[s
     if samples is not None:
         samples.savefig(folder.root / "samples.png", dpi=150)
         text += ["Samples at each run's best evaluation, of the same latents:", "", "![](samples.png)", ""]
+    layers = draw_layers(study, finished, folder.root)
+    if layers:
+        text += ["## Layers", "", *layers]
     for table in tables:
         text += table.to_markdown()
     text += ["## Sentences", "", *(f"- {line}" for line in lines), ""]

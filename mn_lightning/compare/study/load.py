@@ -63,6 +63,7 @@ def load_study(value: str) -> Study:
     for numbers in (study.published, *study.also.values()):
         _check_published(path, study, numbers)
     _check_references(path, study.references)
+    _check_inspect(path, study)
     _check_places(path, study)
     return study
 
@@ -182,6 +183,18 @@ def _check_references(path: Path, references: Any) -> None:
     named = isinstance(references, dict) and all(isinstance(name, str) for name in references)
     if not named or not all(isinstance(value, float) for value in references.values()):
         raise StudyError(f"{path} has the references {references!r}; it takes a mapping from names to numbers as 0.9")
+
+
+def _check_inspect(path: Path, study: Study) -> None:
+    options = ("layer", "channels", "samples")
+    there = isinstance(study.inspect, dict) and all(
+        variant in study.variants and isinstance(given, dict) and set(given) <= set(options)
+        for variant, given in study.inspect.items()
+    )
+    if not there:
+        raise StudyError(
+            f"{path} has inspect: {study.inspect!r}; it takes a mapping from variants to {', '.join(options)}"
+        )
 
 
 def _check_places(path: Path, study: Study) -> None:

@@ -41,6 +41,8 @@ class Study:
         paper: whose experiment it is.
         table: the table in the paper, as ``"2 and 3"``.
         images: number of training images in an epoch, where the data module has to read them to know.
+        inspect: variants whose layers the report draws, of the first seed that has finished: name to options of
+            :func:`~mn_lightning.inspection.inspect.inspect`, ``layer``, ``channels`` and ``samples``.
         references: other numbers of the metric that a paper prints beside its own: name to value.
         also: other logged metrics to report, better in the same direction: name to their published numbers.
     """
@@ -58,6 +60,7 @@ class Study:
     table: str | None = None
     images: int | None = None
     references: dict[str, float] = field(default_factory=dict)
+    inspect: dict[str, dict[str, Any]] = field(default_factory=dict)
     also: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
     def baseline_of(self, variant: str) -> str:
