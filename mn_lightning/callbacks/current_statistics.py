@@ -13,7 +13,7 @@ from torchmetrics import Metric
 
 from mn_lightning.callbacks._own_batches import OwnBatches, forward_pass
 from mn_lightning.callbacks._trainer import log_now
-from mn_lightning.layers.update import input_of, update_norms
+from mn_lightning.layers.update import update_norms
 from mn_lightning.utils.distributed import all_processes
 from mn_lightning.utils.restore import rng_untouched
 
@@ -111,10 +111,17 @@ def _validate(trainer: Trainer, model: LightningModule, original: LightningModul
     for which, arguments in _batches(trainer, original):
         # As Lightning names what is logged for one of several loaders.
         log.suffix = f"/dataloader_idx_{which}" if len(trainer.num_val_batches) > 1 else ""
-        log.images = len(input_of(arguments[0]))
+        log.images = _length(arguments[0])
         with trainer.precision_plugin.val_step_context():
             model.validation_step(*arguments)
     return log.values(original.device)
+
+
+def _length(batch: Any) -> int:
+    """Return the length of the first tensor in ``batch``; 1 if there is none."""
+    parts = list(batch.values()) if isinstance(batch, dict) else batch
+    first = parts[0] if isinstance(parts, (tuple, list)) and parts else parts
+    return len(first) if isinstance(first, Tensor) else 1
 
 
 def _batches(trainer: Trainer, module: LightningModule) -> Iterator[tuple[int, tuple[Any, ...]]]:
