@@ -24,7 +24,7 @@ COLLAPSED = 0.99
 """A layer has collapsed if one component or mode holds more than this part of the data."""
 
 EVERY_N_BATCHES = 32
-"""Gates and fits are computed once more for one batch in so many, because doing it for all would take time."""
+"""Gates and fits are computed a second time for one batch in so many; for all batches it would take time."""
 
 Gated = ModeNorm | ModeGroupNorm
 

@@ -24,9 +24,9 @@ class DCGAN(SwappableModule):
     sum of the cross entropies of a real and of a generated batch, and ``generator_loss``. There is nothing to validate:
     a callback measures the samples.
 
-    What the generator's norms see: two training batches in each step, one for each update and both made by the same
-    weights. BatchNorm's running statistics take both, and so does MixtureNorm's queue, whose 20 batches are then
-    those of the last 10 steps. With ``as_published`` it is one batch, and the queue holds 20 steps.
+    In each step the generator's norms see two training batches, one for each update, both made by the same weights.
+    BatchNorm's running statistics count both. So does MixtureNorm's queue: its 20 batches are those of the last 10
+    steps. With ``as_published`` it is one batch, and the queue holds 20 steps.
 
     Latents are uniform in [-1, 1) and drawn from torch's random state, on the module's device. Lightning does not put
     that state into a checkpoint: a resumed run repeats the uninterrupted one, bit for bit, only if you restore the
