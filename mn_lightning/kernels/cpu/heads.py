@@ -49,6 +49,8 @@ class _Arrays:
         gate_weight, gate_bias, weight, bias = parameters
         weight = torch.ones(channels, dtype=dtype) if weight is None else weight
         bias = torch.zeros(channels, dtype=dtype) if bias is None else bias
+        assert gate_weight is not None
+        assert gate_bias is not None
         self.arrays = [p.detach().to(dtype).contiguous().numpy() for p in (gate_weight, gate_bias, weight, bias)]
 
     def empty(self) -> list[np.ndarray]:
