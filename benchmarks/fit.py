@@ -29,7 +29,7 @@ K = 3
 REG_COVAR = 1e-5
 PAUSE = 0.5
 """Seconds in which the threads of the library that was measured before go to sleep."""
-TARGETS = _timing.targets(">=", 3, 50)
+TARGETS = _timing.targets(">=", 5, 50)
 
 
 def clusters(rows: int, features: int) -> np.ndarray:

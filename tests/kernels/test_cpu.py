@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ FORMATS = pytest.mark.parametrize("memory_format", [torch.contiguous_format, tor
 
 
 @pytest.fixture
-def own_threads() -> object:
+def threads_put_back() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -63,7 +63,7 @@ def test_the_number_of_threads_changes_nothing(
     memory_format: torch.memory_format,
     monkeypatch: pytest.MonkeyPatch,
     small_blocks: None,
-    own_threads: None,
+    threads_put_back: None,
 ) -> None:
     monkeypatch.setattr(threads, "SMALLEST", 0)
     found = []
@@ -76,7 +76,7 @@ def test_the_number_of_threads_changes_nothing(
 
 @ALL
 def test_several_models_at_once(
-    name: str, monkeypatch: pytest.MonkeyPatch, small_blocks: None, own_threads: None
+    name: str, monkeypatch: pytest.MonkeyPatch, small_blocks: None, threads_put_back: None
 ) -> None:
     monkeypatch.setattr(threads, "SMALLEST", 0)
     torch.set_num_threads(3)
@@ -97,7 +97,7 @@ def test_several_models_at_once(
         assert all(torch.equal(a, b) for a, b in zip(expected, found[i], strict=True))
 
 
-def test_parts_are_shared_out_and_errors_come_back(monkeypatch: pytest.MonkeyPatch, own_threads: None) -> None:
+def test_parts_are_shared_out_and_errors_come_back(monkeypatch: pytest.MonkeyPatch, threads_put_back: None) -> None:
     torch.set_num_threads(4)
     done: list[int] = []
     in_parts(lambda first, last: done.extend(range(first, last)), count=11, size=threads.SMALLEST)

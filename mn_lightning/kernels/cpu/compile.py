@@ -7,10 +7,10 @@ cache folder; ``NUMBA_CACHE_DIR`` names another one.
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
-from numba.core import event
+from numba.core import event as events
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import PassManager
 
@@ -23,17 +23,19 @@ AS_WRITTEN = {"contract"}
 """For formulas whose rounding was thought about."""
 
 
-class _ApartCompiler(CompilerBase):  # type: ignore[misc]
+class _ApartCompiler(CompilerBase):
     """Takes a loop's arrays to lie apart in memory, as they do: else each short loop begins by comparing addresses."""
 
     def define_pipelines(self) -> list[PassManager]:
         """Return numba's own pipeline."""
         self.state.flags.noalias = True
-        return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
+        builder: Any = DefaultPassBuilder
+        return [builder.define_nopython_pipeline(self.state)]
 
 
 _logger = logging.getLogger("mn_lightning")
 _loops: list[Any] = []
+_events: Any = events
 
 
 def loop(function: Function) -> Function:
@@ -47,16 +49,21 @@ def formula(function: Function) -> Function:
 
 
 def _compiled(function: Function, fastmath: set[str]) -> Function:
-    options = {"nogil": True, "fastmath": fastmath, "error_model": "numpy", "pipeline_class": _ApartCompiler}
+    options: dict[str, Any] = {
+        "nogil": True,
+        "fastmath": fastmath,
+        "error_model": "numpy",
+        "pipeline_class": _ApartCompiler,
+    }
     try:
         compiled = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder can be written to
         compiled = numba.njit(**options)(function)
     _loops.append(compiled)
-    return compiled  # type: ignore[no-any-return]
+    return cast(Function, compiled)
 
 
-class _Notice(event.Listener):
+class _Notice(events.Listener):
     """Says once in a process that loops are compiled: the first step of a training then waits for it."""
 
     def on_start(self, event: Any) -> None:
@@ -73,7 +80,7 @@ _notice = _Notice()
 
 def unregister() -> None:
     """Say no more."""
-    event.unregister("numba:compile", _notice)
+    _events.unregister("numba:compile", _notice)
 
 
-event.register("numba:compile", _notice)
+_events.register("numba:compile", _notice)

@@ -1,4 +1,6 @@
-"""The heads that ModeNorm and ModeGroupNorm give to ``sample_affine``, computed by loops; others go through autograd."""
+"""The heads that ModeNorm and ModeGroupNorm give to ``sample_affine``, by loops; others go through autograd."""
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +49,8 @@ class _Arrays:
         gate_weight, gate_bias, weight, bias = parameters
         weight = torch.ones(channels, dtype=dtype) if weight is None else weight
         bias = torch.zeros(channels, dtype=dtype) if bias is None else bias
+        assert gate_weight is not None
+        assert gate_bias is not None
         self.arrays = [p.detach().to(dtype).contiguous().numpy() for p in (gate_weight, gate_bias, weight, bias)]
 
     def empty(self) -> list[np.ndarray]:
@@ -65,8 +69,9 @@ class _Gates:
     def __init__(
         self, head: BatchGates | RunningGates, pooled: Tensor, within: Tensor | None, parameters: Parameters
     ) -> None:
-        from mn_lightning.kernels.cpu.loops import gates as loops
+        from mn_lightning.kernels.cpu.loops import gates
 
+        loops: Any = gates
         self.loops, self.head, self.dtype = loops, head, pooled.dtype
         self.learned = _Arrays(parameters, pooled.shape[1], pooled.dtype)
         gate_weight, gate_bias, weight, bias = self.learned.arrays
@@ -119,9 +124,10 @@ class _GroupGates:
     """:class:`GroupGates`."""
 
     def __init__(self, head: GroupGates, pooled: Tensor, within: Tensor | None, parameters: Parameters) -> None:
-        from mn_lightning.kernels.cpu.loops import group_gates as loops
+        from mn_lightning.kernels.cpu.loops import group_gates
 
         assert within is not None
+        loops: Any = group_gates
         self.loops, self.eps = loops, head.eps
         self.learned = _Arrays(parameters, pooled.shape[1], pooled.dtype)
         self.pooled, self.within = pooled.numpy(), within.numpy()

@@ -105,7 +105,8 @@ class _Maps:
 @torch.no_grad()
 def _evaluate(x: Tensor, mixture: Mixture, gamma: Tensor | None, beta: Tensor | None, options: NormOptions) -> Tensor:
     rows = Rows(x)
-    density = rows.density(*(_array(values) for values in mixture), options.eps)
+    weights, means, variances = (_array(values) for values in mixture)
+    density = rows.density(weights, means, variances, options.eps)
     factor = options.factor(mixture.weights)
     outputs = _head(torch.zeros_like(mixture.means), mixture.variances, gamma, beta, options, factor)
     maps = _Maps(outputs, factor, options)
@@ -129,7 +130,7 @@ class _Batch:
 
     def __init__(self, rows: Rows, mixture: Mixture, options: NormOptions) -> None:
         given = [_array(values) for values in mixture]
-        density = rows.density(*given, options.eps)
+        density = rows.density(given[0], given[1], given[2], options.eps)
         self.nu = rows.empty_posteriors(len(given[0]))
         nu = self.nu.numpy()
         self.counts, sums = rows.sums(rows.shared.POSTERIOR, density, given[1], nu)
@@ -190,7 +191,8 @@ class _Normalize(torch.autograd.Function):
         x, nu, weights, means, variances, *parameters = ctx.saved_tensors
         (dy,) = grads
         if torch.is_grad_enabled():
-            y = reference.mixture_norm(x, Mixture(weights, means, variances), *parameters, ctx.options)
+            gamma, beta = parameters
+            y = reference.mixture_norm(x, Mixture(weights, means, variances), gamma, beta, ctx.options)
             dx, *of_parameters = differentiable_gradients(y, dy, (x, *parameters))
             return (dx, None, None, None, *of_parameters)
         rows, maps, inner = Rows(x), ctx.maps, ctx.inner

@@ -115,7 +115,8 @@ class Rows:
             len(cuts) - 1,
             self.size,
         )
-        return sums.sum(0)
+        total: np.ndarray = sums.sum(0)
+        return total
 
     def run(self, loop: Any, *arrays: Any) -> None:
         """Run a loop over all blocks."""

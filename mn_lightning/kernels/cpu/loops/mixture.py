@@ -25,7 +25,7 @@ GIVEN, NEAREST, POSTERIOR = 0, 1, 2
 
 
 @formula
-def exponential(x: np.float32) -> np.float32:
+def exponential(x: Any) -> Any:
     """Return e^x for x <= 0 within 1e-7 of its value, in operations that are done for several numbers at once."""
     x = x if x > np.float32(-87) else np.float32(-87)
     n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
@@ -55,7 +55,7 @@ def exponentials(values: Array) -> None:
 def densities(
     weights: Array, means: Array, variances: Array, reg_covar: float, constant: Array, precision: Array
 ) -> None:
-    """log λ_k p_k(x) = constant_k + Σ_d precision_kd (x_d - μ_kd)² (Eqs. 26-27); a weight of 0 makes it -inf."""
+    """Log λ_k p_k(x) = constant_k + Σ_d precision_kd (x_d - μ_kd)² (Eqs. 26-27); a weight of 0 makes it -inf."""
     for k in range(len(weights)):
         total = math.log(weights[k]) if weights[k] > 0 else -np.inf
         for d in range(means.shape[1]):
@@ -120,6 +120,7 @@ def one_hot(values: Array, length: int, largest: Array, nearest: Array) -> None:
 
 @loop
 def activated(value: Array, leak: Any) -> Array:
+    """What comes out of the activation."""
     if leak is None:
         return value
     return value if not value <= 0 else (value * leak if leak != 0 else leak)

@@ -143,7 +143,7 @@ def normalize(
     first: int,
     last: int,
 ) -> None:
-    """y = Σ_k ν_k factor_k act((x - center_k) slope_k + level_k), blocks ``first`` to ``last``."""
+    """Y = Σ_k ν_k factor_k act((x - center_k) slope_k + level_k), blocks ``first`` to ``last``."""
     length = nu.shape[2]
     each = (x.shape[2] + length - 1) // length
     for block in range(first, last):
@@ -235,7 +235,7 @@ def gradient(
     first: int,
     last: int,
 ) -> None:
-    """dx = Σ_k ν_k (factor_k dy act' slope_k + (x - center_k) by_x_k + constant_k), blocks ``first`` to ``last``."""
+    """Dx = Σ_k ν_k (factor_k dy act' slope_k + (x - center_k) by_x_k + constant_k), blocks ``first`` to ``last``."""
     number = x.dtype.type
     length = nu.shape[2]
     each = (x.shape[2] + length - 1) // length

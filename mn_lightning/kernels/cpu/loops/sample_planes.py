@@ -33,7 +33,7 @@ def moments(x: Array, centred: bool, mean: Array, var: Array, first: int, last: 
 
 @loop
 def affine(x: Array, slope: Array, offset: Array, y: Array, first: int, last: int) -> None:
-    """y = x slope + offset."""
+    """Y = x slope + offset."""
     for p in range(first, last):
         plane, out = x[p], y[p]
         a, b = slope[p], offset[p]
@@ -59,7 +59,7 @@ def gradient_sums(x: Array, dy: Array, center: Array, product: Array, total: Arr
 def gradient(
     x: Array, dy: Array, center: Array, slope: Array, by_x: Array, constant: Array, dx: Array, first: int, last: int
 ) -> None:
-    """dx = dy slope + (x - center) by_x + constant."""
+    """Dx = dy slope + (x - center) by_x + constant."""
     for p in range(first, last):
         plane, grad, out = x[p], dy[p], dx[p]
         middle, a, b, c = center[p], slope[p], by_x[p], constant[p]

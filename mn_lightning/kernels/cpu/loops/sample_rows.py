@@ -55,7 +55,7 @@ def moments(x: Array, centred: bool, mean: Array, var: Array, first: int, last: 
 
 @loop
 def affine(x: Array, slope: Array, offset: Array, y: Array, first: int, last: int) -> None:
-    """y = x slope + offset."""
+    """Y = x slope + offset."""
     for n in range(first, last):
         a, b = slope[n], offset[n]
         for i in range(x.shape[1]):
@@ -90,7 +90,7 @@ def gradient_sums(x: Array, dy: Array, center: Array, product: Array, total: Arr
 def gradient(
     x: Array, dy: Array, center: Array, slope: Array, by_x: Array, constant: Array, dx: Array, first: int, last: int
 ) -> None:
-    """dx = dy slope + (x - center) by_x + constant."""
+    """Dx = dy slope + (x - center) by_x + constant."""
     shift = constant[0].copy()
     for n in range(first, last):
         a, b = slope[n], by_x[n]
