@@ -1,3 +1,5 @@
+"""Computing in full precision, also under autocast."""
+
 import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
