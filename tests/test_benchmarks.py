@@ -22,6 +22,7 @@ from benchmarks import (
     generator_refits,
     gpu,
     layers,
+    networks,
     scaling,
     study_slots,
     trainer_steps,
@@ -116,6 +117,14 @@ def test_gpu_stops_in_time(tmp_path: Path) -> None:
     gpu.main(["--device", "cpu", "--quick", "--minutes", "0.002", "--out", str(tmp_path), "--parts", "e"])
     (step,) = json.loads((tmp_path / "summary.json").read_text())["steps"]
     assert step["status"].startswith("stopped")
+
+
+def test_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = result_of(networks, tmp_path, "--networks", "ResNet20", "--formats", "channels_last")["rows"]
+    assert one_table(capsys.readouterr().out)
+    assert [row["norm"] for row in rows] == ["ModeNorm", "MixtureNorm", "official ModeNorm"]
+    for row in rows:
+        assert row["ratio"] == pytest.approx(row["ms"] / row["reference_ms"])
 
 
 def test_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
