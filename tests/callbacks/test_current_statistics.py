@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.tiny import classifier, digits, mixture_callbacks, network, trainer, weights_of
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
@@ -47,9 +47,16 @@ class Watch(Callback):
         self.found.append({name: float(trainer.callback_metrics[name]) for name in self.expected[-1]})
 
 
-def test_both_are_logged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("average", [False, True])
+def test_both_are_logged(average: bool, tmp_path: Path) -> None:
+    """Of averaged weights too, if these are validated."""
     watch = Watch()
-    trainer(tmp_path, [CurrentStatisticsCallback(loader=batches()), watch]).fit(classifier(), digits())
+    callbacks = [
+        CurrentStatisticsCallback(loader=batches()),
+        watch,
+        *([EMAWeightAveraging(decay=0.8)] if average else []),
+    ]
+    trainer(tmp_path, callbacks).fit(classifier(), digits())
     assert len(watch.found) == 2
     for found, expected in zip(watch.found, watch.expected, strict=True):
         assert found == pytest.approx(expected, abs=1e-5)

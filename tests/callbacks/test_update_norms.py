@@ -210,11 +210,13 @@ class Measured(TwoOptimizers):
         return super().sample(n)
 
 
-def test_a_distance_is_measured_with_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("average", [False, True])
+def test_a_distance_is_measured_with_them(average: bool, tmp_path: Path) -> None:
+    """Also that of averaged weights, which checkpoints hold as the model's."""
     model = Measured()
     model.found = []
-    update = UpdateNormsCallback(batches=2)
-    trainer(tmp_path, [update, fid(tmp_path, every_n_steps=2)], max_epochs=1).fit(model, generator_loader())
+    callbacks = [UpdateNormsCallback(batches=2), *([EMAWeightAveraging(decay=0.8)] if average else [])]
+    trainer(tmp_path, [*callbacks, fid(tmp_path, every_n_steps=2)], max_epochs=1).fit(model, generator_loader())
     assert model.found
     for found, mean in zip(model.found[::2], model.found[1::2], strict=True):
         torch.testing.assert_close(found, mean)
