@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 from torchmetrics import Metric
 
-from mn_lightning.callbacks._own_batches import OwnBatches, forward_pass
+from mn_lightning.callbacks._own_batches import OwnBatches, forward_pass, training_modes
 from mn_lightning.callbacks._trainer import log_now
 from mn_lightning.layers.update import update_norms
 from mn_lightning.utils.distributed import all_processes
@@ -71,7 +71,8 @@ class CurrentStatisticsCallback(Callback):
             return
         with torch.inference_mode(False), torch.no_grad(), rng_untouched(pl_module.device):
             batches = self._batches.draw(trainer, pl_module)
-            update_norms(model, batches, lambda batch: forward_pass(trainer, model, batch))
+            with training_modes(trainer, model):
+                update_norms(model, batches, lambda batch: forward_pass(trainer, model, batch))
             found = _validate(trainer, model, pl_module)
         log_now(trainer, {f"{name}{CURRENT}": value for name, value in found.items()})
 
