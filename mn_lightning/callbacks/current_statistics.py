@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.data import extract_batch_size
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from mn_lightning.callbacks._own_batches import OwnBatches, forward_pass, training_modes
@@ -62,7 +62,7 @@ class CurrentStatisticsCallback(Callback):
         if first and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             # Copies that are made in inference mode could not be written to.
             with torch.inference_mode(False):
-                self._evaluated = copy.deepcopy(pl_module)
+                self._evaluated = _copy(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate again."""
@@ -75,6 +75,16 @@ class CurrentStatisticsCallback(Callback):
                 update_norms(model, batches, lambda batch: forward_pass(trainer, model, batch))
             found = _validate(trainer, model, pl_module)
         log_now(trainer, {f"{name}{CURRENT}": value for name, value in found.items()})
+
+
+def _copy(model: LightningModule) -> LightningModule:
+    """Copy a module, but not the functions that it was given, such as one that makes its optimizer.
+
+    The command line's hold all that was parsed, the trainer too.
+    """
+    parts = (value for module in model.modules() for value in vars(module).values())
+    shared = {id(part): part for part in parts if callable(part) and not isinstance(part, nn.Module)}
+    return copy.deepcopy(model, shared)
 
 
 class _Log:

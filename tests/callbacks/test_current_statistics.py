@@ -85,6 +85,21 @@ def test_it_can_be_monitored(tmp_path: Path) -> None:
     assert saver.best_model_score is not None
 
 
+def test_what_makes_the_optimizer_is_not_copied(tmp_path: Path) -> None:
+    """The command line gives objects that hold the trainer, with generators in it."""
+
+    class Maker:
+        def __init__(self) -> None:
+            self.cannot_be_copied = (number for number in range(3))
+
+        def __call__(self, parameters: Any) -> torch.optim.Optimizer:
+            return torch.optim.SGD(parameters, lr=0.1)
+
+    run = trainer(tmp_path, [CurrentStatisticsCallback()], max_epochs=1)
+    run.fit(ImageClassifier(network(), optimizer=Maker()), digits())
+    assert "val_acc/current" in run.callback_metrics
+
+
 class TwoLoaders(ImageClassifier):
     """Its validation takes the number of the loader, and logs a dictionary."""
 
