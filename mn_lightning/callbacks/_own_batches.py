@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from mn_lightning.data.images import EpochKeys
 from mn_lightning.layers.calling import call_model
 from mn_lightning.utils.checks import check_at_least, sized_dataset
 from mn_lightning.utils.distributed import all_processes
+from mn_lightning.utils.restore import modes_untouched
 
 
 class OwnBatches:
@@ -81,6 +83,20 @@ class OwnBatches:
         if loader.batch_size is None and loader.batch_sampler is not None:
             raise ValueError(f"the training's DataLoader has a batch_sampler, which decides the batches; {advice}")
         return dataset
+
+
+@contextmanager
+def training_modes(trainer: Trainer, module: LightningModule) -> Iterator[None]:
+    """Put ``module``, or a copy of it, into the modes that it is trained in, and back.
+
+    Within a validation all of it is in evaluation mode, and layers that are so in the training too, whose statistics
+    someone keeps, could not be told from the others.
+    """
+    with modes_untouched(module):
+        if trainer.validating:
+            # Lightning notes them before a validation, to restore them afterwards.
+            trainer.fit_loop.epoch_loop.val_loop._module_mode.restore(module)
+        yield
 
 
 def forward_pass(trainer: Trainer, module: LightningModule, batch: Any) -> None:

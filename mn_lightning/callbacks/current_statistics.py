@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.data import extract_batch_size
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
-from mn_lightning.callbacks._own_batches import OwnBatches, forward_pass
+from mn_lightning.callbacks._own_batches import OwnBatches, forward_pass, training_modes
 from mn_lightning.callbacks._trainer import log_now
 from mn_lightning.layers.update import update_norms
 from mn_lightning.utils.distributed import all_processes
@@ -48,22 +48,43 @@ class CurrentStatisticsCallback(Callback):
     def __init__(self, batches: int = 20, loader: Any = None, seed: int = 0) -> None:
         super().__init__()
         self._batches = OwnBatches("CurrentStatisticsCallback", batches, loader, seed)
+        self._evaluated: LightningModule | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check where the batches come from."""
         self._batches.check(trainer)
 
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Copy what is validated: an average of weights may have taken the place of the current ones by now."""
+        first = batch_idx == 0 and dataloader_idx == 0
+        if first and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            # Copies that are made in inference mode could not be written to.
+            with torch.inference_mode(False):
+                self._evaluated = _copy(pl_module)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate again."""
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+        model, self._evaluated = self._evaluated, None
+        if model is None:
             return
-        # Copies that are made in inference mode could not be written to.
         with torch.inference_mode(False), torch.no_grad(), rng_untouched(pl_module.device):
-            model = copy.deepcopy(pl_module)
             batches = self._batches.draw(trainer, pl_module)
-            update_norms(model, batches, lambda batch: forward_pass(trainer, model, batch))
+            with training_modes(trainer, model):
+                update_norms(model, batches, lambda batch: forward_pass(trainer, model, batch))
             found = _validate(trainer, model, pl_module)
         log_now(trainer, {f"{name}{CURRENT}": value for name, value in found.items()})
+
+
+def _copy(model: LightningModule) -> LightningModule:
+    """Copy a module, but not the functions that it was given, such as one that makes its optimizer.
+
+    The command line's hold all that was parsed, the trainer too.
+    """
+    parts = (value for module in model.modules() for value in vars(module).values())
+    shared = {id(part): part for part in parts if callable(part) and not isinstance(part, nn.Module)}
+    return copy.deepcopy(model, shared)
 
 
 class _Log:

@@ -341,11 +341,13 @@ class FIDCallback(Callback):
             return images
 
         freshen(trainer, module)
-        with saved_weights(trainer, module), untouched(module, module.device):
-            if not self.train_mode:
-                module.eval()
-            all_processes().copy_buffers(module)
-            yield sample
+        with saved_weights(trainer, module):
+            freshen(trainer, module)  # an average gets statistics of its own, where a callback takes them
+            with untouched(module, module.device):
+                if not self.train_mode:
+                    module.eval()
+                all_processes().copy_buffers(module)
+                yield sample
 
 
 def _is_fast_dev_run(trainer: Trainer) -> bool:

@@ -101,6 +101,7 @@ class SampleGridCallback(Callback):
         # All processes sample and ask for the folder, either of which can wait for the others; one writes.
         freshen(trainer, pl_module)
         with saved_weights(trainer, pl_module):
+            freshen(trainer, pl_module)  # an average gets statistics of its own, where a callback takes them
             images = self._sample(pl_module, self.num_samples)
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "samples"
         if not trainer.is_global_zero:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from mn_lightning.callbacks._mixture_companion import MixtureCompanion
-from mn_lightning.callbacks._own_batches import OwnBatches, forward_pass
+from mn_lightning.callbacks._own_batches import OwnBatches, forward_pass, training_modes
 from mn_lightning.callbacks._trainer import log_now
 from mn_lightning.layers.refit import refit_mixtures
 from mn_lightning.layers.update import update_norms
@@ -35,7 +35,7 @@ class UpdateNormsCallback(MixtureCompanion):
 
     Whatever weights are evaluated or saved get statistics of their own, also averages of weights
     (``EMAWeightAveraging``, ``WeightAveraging``, ``StochasticWeightAveraging``) and the weights of a schedule-free
-    optimizer, which take the current ones' place for an evaluation.
+    optimizer, which take the current ones' place for an evaluation. Layers that are frozen stay as they are.
 
     A module that is not simply called with the first tensor of a batch needs a method ``statistics_step(batch)``, which
     makes the passes that its training makes with a batch, as :class:`~mn_lightning.models.DCGAN` has.
@@ -117,7 +117,7 @@ class UpdateNormsCallback(MixtureCompanion):
             return
         started = time.monotonic()
         # Tensors that are made in inference mode could not be written to by the training.
-        with torch.inference_mode(False), rng_untouched(pl_module.device):
+        with torch.inference_mode(False), rng_untouched(pl_module.device), training_modes(trainer, pl_module):
             batches = self._batches.draw(trainer, pl_module)
             update_norms(pl_module, batches, lambda batch: forward_pass(trainer, pl_module, batch))
         self._fresh.append(_fingerprint(pl_module))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.tiny import classifier, digits, mixture_callbacks, network, trainer, weights_of
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
@@ -47,9 +47,16 @@ class Watch(Callback):
         self.found.append({name: float(trainer.callback_metrics[name]) for name in self.expected[-1]})
 
 
-def test_both_are_logged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("average", [False, True])
+def test_both_are_logged(average: bool, tmp_path: Path) -> None:
+    """Of averaged weights too, if these are validated."""
     watch = Watch()
-    trainer(tmp_path, [CurrentStatisticsCallback(loader=batches()), watch]).fit(classifier(), digits())
+    callbacks = [
+        CurrentStatisticsCallback(loader=batches()),
+        watch,
+        *([EMAWeightAveraging(decay=0.8)] if average else []),
+    ]
+    trainer(tmp_path, callbacks).fit(classifier(), digits())
     assert len(watch.found) == 2
     for found, expected in zip(watch.found, watch.expected, strict=True):
         assert found == pytest.approx(expected, abs=1e-5)
@@ -76,6 +83,21 @@ def test_it_can_be_monitored(tmp_path: Path) -> None:
     run = trainer(tmp_path, [CurrentStatisticsCallback(), saver], enable_checkpointing=True)
     run.fit(classifier(), digits())
     assert saver.best_model_score is not None
+
+
+def test_what_makes_the_optimizer_is_not_copied(tmp_path: Path) -> None:
+    """The command line gives objects that hold the trainer, with generators in it."""
+
+    class Maker:
+        def __init__(self) -> None:
+            self.cannot_be_copied = (number for number in range(3))
+
+        def __call__(self, parameters: Any) -> torch.optim.Optimizer:
+            return torch.optim.SGD(parameters, lr=0.1)
+
+    run = trainer(tmp_path, [CurrentStatisticsCallback()], max_epochs=1)
+    run.fit(ImageClassifier(network(), optimizer=Maker()), digits())
+    assert "val_acc/current" in run.callback_metrics
 
 
 class TwoLoaders(ImageClassifier):

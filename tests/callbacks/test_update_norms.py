@@ -195,6 +195,22 @@ def test_weights_that_a_module_evaluates_in_place_of_its_own(tmp_path: Path) -> 
     check(weights_of(model))
 
 
+def test_frozen_layers_keep_their_statistics(tmp_path: Path) -> None:
+    """A norm that is in evaluation mode in the training is left alone, in a validation and when a file is saved."""
+
+    class Freeze(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            pl_module.network[1].eval()
+
+    model, grab = classifier(), Grab()
+    mean = model.network[1].running_mean.fill_(0.5).clone()
+    callbacks = [Freeze(), UpdateNormsCallback(loader=batches()), grab]
+    saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3)
+    trainer(tmp_path, [*callbacks, saver], enable_checkpointing=True).fit(model, digits())
+    assert all(torch.equal(state["1.running_mean"], mean) for state in [*grab.seen, weights_of(model)])
+    assert not torch.equal(grab.seen[0]["5.running_mean"], grab.seen[1]["5.running_mean"])
+
+
 class Measured(TwoOptimizers):
     """Keeps the statistics that its images are made with, and those of all latents of a training step."""
 
@@ -210,11 +226,13 @@ class Measured(TwoOptimizers):
         return super().sample(n)
 
 
-def test_a_distance_is_measured_with_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("average", [False, True])
+def test_a_distance_is_measured_with_them(average: bool, tmp_path: Path) -> None:
+    """Also that of averaged weights, which checkpoints hold as the model's."""
     model = Measured()
     model.found = []
-    update = UpdateNormsCallback(batches=2)
-    trainer(tmp_path, [update, fid(tmp_path, every_n_steps=2)], max_epochs=1).fit(model, generator_loader())
+    callbacks = [UpdateNormsCallback(batches=2), *([EMAWeightAveraging(decay=0.8)] if average else [])]
+    trainer(tmp_path, [*callbacks, fid(tmp_path, every_n_steps=2)], max_epochs=1).fit(model, generator_loader())
     assert model.found
     for found, mean in zip(model.found[::2], model.found[1::2], strict=True):
         torch.testing.assert_close(found, mean)

@@ -97,10 +97,13 @@ class Run:
         return self.folder / CHECKPOINT
 
     def kept(self, keep: Keep) -> list[Path]:
-        """Return the checkpoints that stay when the run has finished."""
-        return [
-            path for name, path in (("best", self.best_path), ("last", self.checkpoint_path)) if keep in (name, "both")
-        ]
+        """Return the checkpoints that stay when the run has finished.
+
+        The last one of a variant whose layers the report draws is among them, whatever ``keep`` is.
+        """
+        drawn = self.variant in self.study.inspect
+        last = [self.checkpoint_path] if drawn or keep in ("last", "both") else []
+        return [*([self.best_path] if keep in ("best", "both") else []), *last]
 
     @property
     def log_path(self) -> Path:

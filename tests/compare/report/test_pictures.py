@@ -16,6 +16,7 @@ def test_the_report_draws_the_layers_of_the_first_finished_run(started: list[str
     assert "layers/MN/components.png" in pictures
     assert {Path(name).stem.rpartition("-")[2] for name in pictures} >= {"activations", "evolution", "posteriors"}
     assert all((Path("studies/mine") / name).stat().st_size > 1000 for name in pictures)
+    assert [run.parts[-4] for run in Path("studies/mine").glob("runs/*/*/checkpoints/last.ckpt")] == ["MN", "MN"]
     assert call("mine.yaml", "--report") == 0  # over the earlier ones
 
 

@@ -152,7 +152,8 @@ def test_what_is_no_mapping_is_one_line(tmp_path: Path, text: str) -> None:
 
 
 def test_an_unknown_study_lists_the_shipped() -> None:
-    with pytest.raises(StudyError, match=r"study 'digit' is neither a file nor shipped; shipped are .*digits, fashion"):
+    listed = "shipped are .*digits, evaluation_effect, fashion"
+    with pytest.raises(StudyError, match=rf"study 'digit' is neither a file nor shipped; {listed}"):
         load_study("digit")
 
 
