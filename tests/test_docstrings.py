@@ -73,12 +73,13 @@ def test_example(module: ModuleType, test: doctest.DocTest, tmp_path: Path, monk
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_public_names_have_an_example(name: str) -> None:
     module = importlib.import_module(f"mn_lightning.{name}")
-    names = getattr(module, "__all__", None) or [
+    public = getattr(module, "__all__", None)
+    names = [
         name
-        for name, value in vars(module).items()
+        for name in public or vars(module)
         if not name.startswith("_")
-        and (inspect.isroutine(value) or inspect.isclass(value))
-        and value.__module__ == module.__name__
+        and (inspect.isroutine(value := getattr(module, name)) or inspect.isclass(value))
+        and (public or value.__module__ == module.__name__)
     ]
     without = [name for name in names if ">>>" not in (getattr(module, name).__doc__ or "")]
     assert names

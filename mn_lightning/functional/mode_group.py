@@ -40,6 +40,7 @@ def mode_group_norm(
         ValueError: wrong rank or dtype; fewer than two values per sample.
 
     Examples:
+        >>> import torch
         >>> x = torch.randn(2, 6, 8, 8)
         >>> mode_group_norm(x, gate_weight=torch.randn(3), gate_bias=torch.zeros(3)).shape
         torch.Size([2, 6, 8, 8])

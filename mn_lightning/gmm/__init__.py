@@ -11,6 +11,7 @@ large against its spread. :func:`fit` therefore takes rows relative to a point a
 an ``origin`` ``(G, 1, D)``, as are then all means that go in and come out.
 
 Examples:
+    >>> import torch
     >>> x = torch.cat([torch.randn(300, 2) - 4, torch.randn(100, 2) + 4])[None, None]
     >>> mixture = fit(x, n_components=2, n_iter=6, step=torch.tensor(0), reg_covar=1e-5)
     >>> mixture.weights.sort().values

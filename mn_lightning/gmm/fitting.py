@@ -93,6 +93,7 @@ def em(
         Mixture of the same shapes.
 
     Examples:
+        >>> from mn_lightning.gmm import log_joint
         >>> x = torch.randn(1, 1, 200, 3)
         >>> start = lloyd(x, centers=x[:, 0, :2], n_iter=1)
         >>> before, after = (log_joint(x, m, 1e-6).logsumexp(-1).mean() for m in (start, em(x, start, 10, 1e-6)))

@@ -99,8 +99,8 @@ def norm_builder(name: str) -> Builder:
     Examples:
         >>> norm_builder("group")(nn.BatchNorm2d(8), num_groups=4).num_groups
         4
-        >>> norm_builder("torch.nn.InstanceNorm2d")(nn.BatchNorm2d(8, eps=1e-3))
-        InstanceNorm2d(8, eps=0.001, momentum=0.1, affine=False, track_running_stats=False)
+        >>> norm_builder("torch.nn.InstanceNorm2d")(nn.BatchNorm2d(8, eps=1e-3)).eps
+        0.001
     """
     if name in _NORMS:
         return _NORMS[name]
@@ -119,7 +119,12 @@ def norm_builder(name: str) -> Builder:
 
 
 def is_known(name: str) -> bool:
-    """Whether looking ``name`` up imports nothing, as must be where the name was read from a file."""
+    """Whether looking ``name`` up imports nothing, as must be where the name was read from a file.
+
+    Examples:
+        >>> is_known("mixture"), is_known("somewhere.else.Norm")
+        (True, False)
+    """
     return name in _NORMS or "." not in name or name.rpartition(".")[0] in sys.modules
 
 
