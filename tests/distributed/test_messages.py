@@ -36,7 +36,7 @@ def test_messages_of_a_mixture_norm(k: int, c: int, em_iters: int, batch: int, s
     fit = em_iters * (k + 2 * k * c)
     moments = 2 * k + 2 * k * c
     backward = 2 * k * c
-    assert sum(sent) == (c + 1) + seeding + fit + moments + backward
+    assert sum(sent) == c + seeding + fit + moments + backward  # c for the origin
     assert len(sent) == 1 + 2 + 3 * (k - 1) + em_iters + 4 + 1
 
 
