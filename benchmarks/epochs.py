@@ -186,7 +186,9 @@ def fill_queues(model: ImageClassifier, images: Tensor) -> None:
 def with_mixtures(variant: Variant, network: nn.Module) -> nn.Module:
     """Return a copy with the variant's layers."""
     network = copy.deepcopy(network)
-    mn.swap_norms(network, {name: dict(arguments) for name, arguments in variant.layers.items()}, "mixture")
+    mn.swap_norms(
+        network, {name: dict(arguments) for name, arguments in variant.layers.items()}, "mixture", fuse_activation=True
+    )
     return network
 
 

@@ -193,11 +193,11 @@ def test_what_is_measured_is_the_studys_variant(variant: epochs.Variant) -> None
     configurations = files("mn_lightning") / "configs"
     study = yaml.safe_load((configurations / "studies" / f"{variant.study[0]}.yaml").read_text())
     swap = study["variants"][variant.study[1]]["trainer.callbacks+"]["init_args"]
-    assert swap == {"norm": "mixture", "layers": variant.layers}
+    assert swap == {"norm": "mixture", "layers": variant.layers, "fuse_activation": True}
     name = study["base"] if isinstance(study["base"], str) else study["base"][0]
     base = yaml.safe_load((configurations / f"{name}.yaml").read_text())
     assert base["data"]["init_args"]["batch_size"] == variant.batch_size
-    assert base["model"]["init_args"]["network"]["class_path"] == variant.network.__name__
+    assert base["model"]["init_args"]["network"]["class_path"].rpartition(".")[2] == variant.network.__name__
 
 
 def test_queues_are_full_before_the_refit_is_timed() -> None:

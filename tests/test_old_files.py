@@ -213,7 +213,10 @@ def test_a_study_is_finished(study: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert rows(runs["MixtureNorm"])[0] == first  # with its seconds, which another training would not have
     for name, expected in recorded("study").items():
         found = [{key: float(row[key]) for key in expected[0]} for row in rows(runs[name])]
-        assert found == [close(row) for row in expected], name
+        if name == "ModeNorm":  # from the start, by today's code, whose gates begin with other random numbers
+            assert found == [pytest.approx(row, rel=1e-4) for row in expected]
+        else:
+            assert found == [close(row) for row in expected], name
         assert json.loads((runs[name] / "outcome.json").read_text())["status"] == "finished"
     report = (study / "studies/old_study/report.md").read_text()
     for name in runs:

@@ -83,7 +83,9 @@ class NormSwapCallback(MixtureCompanion):
                     "the model as it was before the swap; put it behind"
                 )
         self.report = swap_norms(pl_module, self.layers, self.norm, self.fuse_activation, **self.norm_args)
-        trains_a_copy = stage == "fit" and isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+        trains_a_copy = stage == "fit" and isinstance(
+            getattr(trainer.strategy, "launcher", None), _MultiProcessingLauncher
+        )
         if trains_a_copy and self.report and self.norm != "batch":
             raise ValueError(
                 "NormSwapCallback swaps in the processes that the strategy starts, and the model here would stay as it "

@@ -134,7 +134,7 @@ class BatchQueue(nn.Module):
         parts = []
         for age in range(min(pushes, self.size)):
             slot = (pushes - 1 - age) % self.size
-            share = full * totals[slot] / largest * decay**age
+            share = full * totals[slot] / max(largest, 1) * decay**age  # a process may have had no rows at all
             order = uniform(step, counts[slot], Stream.REFIT_ROWS + age).argsort()
             parts.append(self.rows[slot, order[: max(1, round(share))]])
         return torch.cat(parts) if parts else self.rows.new_zeros(0, self.rows.shape[2])

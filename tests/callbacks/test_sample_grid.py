@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.states import in_one_order
 from helpers.tiny import classifier, mixture_callbacks, mixtures, trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
@@ -112,17 +113,6 @@ class Noisy(DCGAN):
         assert not any(layer.stale for layer in mixtures(self))
         torch.rand(1), np.random.rand(), random.random()
         return super().sample(n, generator)
-
-
-def in_one_order(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Mixtures with their components sorted: a refit follows the order of the one before, which only one run had."""
-    orders = {
-        name.removesuffix("means"): value[:, 0].argsort() for name, value in state.items() if name.endswith("means")
-    }
-    return {
-        name: next((value[order] for prefix, order in orders.items() if name.startswith(prefix)), value)
-        for name, value in state.items()
-    }
 
 
 @pytest.mark.parametrize("swapped", [True, False])

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from helpers.tiny import network
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
@@ -82,6 +84,11 @@ def fit(
         arguments = {"strategy": "ddp", **arguments, "devices": world_size}
     torch.manual_seed(0)
     model = model_class(network(), optimizer=sgd)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            # A row that is a component by itself is normalized to the bias. Were that 0, the ReLU behind it would let
+            # a gradient through or not, as rounding has it.
+            nn.init.uniform_(module.bias, 0.05, 0.2)
     watch = Watch()
     trainer = Trainer(
         accelerator="cpu",

@@ -51,7 +51,10 @@ class _Arrays:
         bias = torch.zeros(channels, dtype=dtype) if bias is None else bias
         assert gate_weight is not None
         assert gate_bias is not None
-        self.arrays = [p.detach().to(dtype).contiguous().numpy() for p in (gate_weight, gate_bias, weight, bias)]
+        # Copies: memory that NumPy has seen cannot be resized, as sharded training does it with parameters.
+        self.arrays = [
+            p.detach().to(dtype, copy=True).contiguous().numpy() for p in (gate_weight, gate_bias, weight, bias)
+        ]
 
     def empty(self) -> list[np.ndarray]:
         return [np.empty_like(array) for array in self.arrays]

@@ -123,7 +123,7 @@ def test_a_folder_that_workers_do_not_share_is_said(dask: tuple[str, list["subpr
     from mn_lightning.compare.runs.jobs import probe
     from mn_lightning.compare.study.study import StudyError
 
-    with connect(Request(2, None, "dask", dask[0])) as engine:
+    with connect(Request(1, None, "dask", dask[0])) as engine:
         assert engine.on_every_worker is not None
         shared = Path("shared").absolute()
         shared.mkdir()
