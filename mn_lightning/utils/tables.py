@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-_WIDTH_OF_A_LOG_FILE = 120
+_WIDTH_OF_A_LOG_FILE = 130
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -34,7 +34,9 @@ def sharded_fits(rank: int, folder: Path, norms: list[str]) -> dict[str, Any]:
             process_group_backend="gloo",
         )
         swap = {} if norm == "mode_group" else {"sync": True}
-        found[norm] = fit(rank, folder / norm, 2, norm, swap, strategy=strategy, model_class=Sharded)
+        found[norm] = fit(
+            rank, folder / norm, 2, norm, swap, strategy=strategy, model_class=Sharded, precision="32-true"
+        )
         state = found[norm]["state"]
         found[norm]["sharded"] = sorted(name for name, value in state.items() if isinstance(value, DTensor))
         found[norm]["state"] = {name: whole(value) for name, value in state.items()}
