@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 import torchmetrics
 import torchvision
+from packaging.version import Version
 from torch import Tensor, nn
 
 import mn_lightning as mn
@@ -209,6 +210,8 @@ def test_the_device_is_carried_over(norm: str) -> None:
 
 @pytest.mark.parametrize("norm", ["mixture", "mode", "mode_group", "group"])
 def test_bias_and_no_weight_stays_so(norm: str) -> None:
+    if norm == "group" and Version(torch.__version__) < Version("2.7"):
+        pytest.skip("GroupNorm of torch 2.6 has no gradient with a bias and no weight")
     model = nn.Sequential(nn.BatchNorm1d(4))
     model[0].weight = None
     bias = model[0].bias
