@@ -112,7 +112,8 @@ class Run:
 
     def rows(self) -> list[Row]:
         """Read what the run has recorded so far."""
-        return from_csv(self.metrics_path.read_text(encoding="utf-8")) if self.metrics_path.exists() else []
+        text = _text(self.metrics_path)
+        return [] if text is None else from_csv(text)
 
     @property
     def seconds(self) -> float:
@@ -121,8 +122,8 @@ class Run:
 
     def outcome(self) -> Outcome | None:
         """How the run ended; None while it has not."""
-        path = self.folder / "outcome.json"
-        return Outcome(**json.loads(path.read_text())) if path.exists() else None
+        text = _text(self.folder / "outcome.json")
+        return None if text is None else Outcome(**json.loads(text))
 
     @property
     def finished(self) -> bool:
@@ -140,8 +141,8 @@ class Run:
 
     def progress(self) -> Progress | None:
         """How far the run is; None while it has not started."""
-        path = self.folder / "progress.json"
-        return Progress(**json.loads(path.read_text())) if path.exists() else None
+        text = _text(self.folder / "progress.json")
+        return None if text is None else Progress(**json.loads(text))
 
     def set_progress(self, progress: Progress) -> None:
         """Write down how far the run is."""
@@ -221,3 +222,11 @@ def preparations(study: Study, root: Path) -> list[Preparation]:
 def is_main_process() -> bool:
     """Whether this process is the first of those that train the run together."""
     return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _text(path: Path) -> str | None:
+    """Return what the file holds; None if there is none. The run's process may remove it between a look and a read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
