@@ -5,13 +5,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 # Importing these makes their classes known by their short names.
 import mn_lightning.callbacks
 import mn_lightning.data
 import mn_lightning.models  # noqa: F401
+from mn_lightning.callbacks import RandomStateCallback
 from mn_lightning.cli.parser import CommandParser
 from mn_lightning.cli.trainer import CommandTrainer
 from mn_lightning.utils.checkpoint_file import read_checkpoint
@@ -39,6 +40,8 @@ class SaveConfigBesideEarlier(SaveConfigCallback):
 
 class MNLightningCLI(LightningCLI):
     """LightningCLI with ``layers`` and ``inspect``, and a test after ``fit`` where the configuration asks for it.
+
+    A run that is resumed goes on with the random states of its checkpoint: a ``RandomStateCallback`` is always there.
 
     Only the configuration says what is built. A checkpoint brings numbers: hyperparameters in it change nothing, and it
     is read with ``weights_only=True``, from a web address, too. (``weights_only: false`` in a configuration, which is
@@ -98,6 +101,9 @@ class MNLightningCLI(LightningCLI):
                     f"--{name} cannot be given for {model}, which makes and steps its own optimizers; leave it out "
                     f"(mn-lightning fit --help {model} shows the model's settings)"
                 )
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        return super()._instantiate_trainer(config, [*callbacks, RandomStateCallback()])
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
