@@ -290,3 +290,59 @@ def test_loading_leaves_no_second_class_of_the_name(tmp_path: Path, capsys: pyte
     load_from_checkpoint(ImageClassifier, path, network=network())
     main(["layers", "--config", "digits"])
     assert "network.conv3.norm" in capsys.readouterr().out
+
+
+# --- other settings of the same shapes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "said"),
+    [
+        ({}, {"scale": "unit"}, "had scale=the default when the checkpoint was saved and has scale=unit now"),
+        ({"scale": "unit"}, {}, "had scale=unit when the checkpoint was saved and has scale=the default now"),
+        ({"eps": 0.5}, {}, "had eps=0.5 when"),
+        ({}, {"eps": 0.5}, "had eps=the default when .* and has eps=0.5 now"),
+        ({"fuse_activation": True}, {}, "had fuse_activation=True when"),
+        ({"norm": "mode", "eps": 0.5}, {"norm": "mode", "eps": 0.25}, "had eps=0.5 when .* and has eps=0.25 now"),
+        ({"norm": "group", "num_groups": 3}, {"norm": "group", "num_groups": 6}, "had num_groups=3 when"),
+        ({"norm": "layer"}, {"norm": "instance"}, "had norm=layer when .* and has norm=instance now"),
+    ],
+)
+def test_settings_that_change_what_is_evaluated_are_refused(then: Any, now: Any, said: str, tmp_path: Path) -> None:
+    trained = classifier()
+    mn.swap_norms(trained, **{"layers": "first", **then})
+    model = classifier()
+    mn.swap_norms(model, **{"layers": "first", **now})
+    with pytest.raises(RuntimeError, match=rf"^network\.1 {said}.*; give \w+ as in the training$") as error:
+        model.load_state_dict(trained.state_dict())
+    one_line(error)
+    model.strict_loading = False
+    model.load_state_dict(trained.state_dict(), strict=False)  # asked for
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
+def test_a_trainer_refuses_them_at_every_stage(stage: str, tmp_path: Path) -> None:
+    path, _ = save(tmp_path, {"layers": "first"})
+    run = trainer(tmp_path, [NormSwapCallback("first", scale="unit")])
+    with pytest.raises(RuntimeError, match=r"^network\.1 had scale=the default") as error:
+        getattr(run, stage)(ImageClassifier(network()), digits(), ckpt_path=path)
+    one_line(error)
+    assert run.global_step == 0
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        ({}, {"scale": "sqrt", "granularity": "layer"}),
+        ({"eps": 1e-5}, {}),
+        ({}, {"em_iters": 5, "queue_size": 3, "queue_decay": 0.5, "refit_iters": 9, "min_weight": 0.1, "sync": True}),
+        ({"norm": "mode"}, {"norm": "mode", "momentum": 0.5, "running": "total"}),
+    ],
+)
+def test_settings_that_do_not_are_none_of_its_business(then: Any, now: Any) -> None:
+    trained, model = classifier().eval(), classifier().eval()
+    mn.swap_norms(trained, **then)
+    mn.swap_norms(model, **now)
+    model.load_state_dict(trained.state_dict())
+    images = torch.randn(4, 1, 8, 8)
+    assert torch.equal(model(images), trained(images))

@@ -9,8 +9,8 @@ from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from mn_lightning.callbacks._mixture_companion import MixtureCompanion
-from mn_lightning.layers.refit import set_sync
+from mn_lightning.callbacks._mixture_companion import MixtureCompanion, missing_companions
+from mn_lightning.layers.refit import has_mixtures, set_sync
 from mn_lightning.swap.record import difference, settings_in_checkpoint, swap_settings
 from mn_lightning.swap.report import SwapReport
 from mn_lightning.swap.selection import LayerSpec
@@ -23,6 +23,9 @@ class NormSwapCallback(MixtureCompanion):
 
     The swap is made in ``setup``, for every stage: optimizers then see the new parameters, and a checkpoint, be it to
     resume or to evaluate, finds the keys that it holds. A table of the swapped layers is printed once.
+
+    For a model with MixtureNorm layers it brings along what these need around them: a ``GMMRefitCallback`` and a
+    ``QueueResetCallback``, unless the trainer has one already.
 
     Args:
         layers: which layers, as in :func:`~mn_lightning.swap.swap_norms`: ``"all"``, ``"first"``, ``"last:2"``, names,
@@ -42,9 +45,8 @@ class NormSwapCallback(MixtureCompanion):
             (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``).
 
     Examples:
-        >>> from mn_lightning.callbacks import GMMRefitCallback, QueueResetCallback
         >>> swap = NormSwapCallback(layers=["conv3"], norm="mixture", n_components=3)
-        >>> trainer = Trainer(callbacks=[swap, GMMRefitCallback(), QueueResetCallback()], logger=False)
+        >>> trainer = Trainer(callbacks=[swap], logger=False)
 
         With settings of their own for some layers:
 
@@ -74,7 +76,6 @@ class NormSwapCallback(MixtureCompanion):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Swap the layers; a no-op on those that an earlier stage has swapped."""
-        super().setup(trainer, pl_module, stage)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         for callback in itertools.takewhile(lambda callback: callback is not self, callbacks):
             if isinstance(callback, WeightAveraging) and stage == "fit":
@@ -83,6 +84,9 @@ class NormSwapCallback(MixtureCompanion):
                     "the model as it was before the swap; put it behind"
                 )
         self.report = swap_norms(pl_module, self.layers, self.norm, self.fuse_activation, **self.norm_args)
+        if has_mixtures(pl_module):
+            self._bring_companions(trainer, pl_module, stage)
+        super().setup(trainer, pl_module, stage)
         trains_a_copy = stage == "fit" and isinstance(
             getattr(trainer.strategy, "launcher", None), _MultiProcessingLauncher
         )
@@ -98,10 +102,23 @@ class NormSwapCallback(MixtureCompanion):
         if self.report:
             _print_report(self.report)
 
+    def _bring_companions(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the callbacks that mixtures need behind this one, where the trainer has none."""
+        present: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if self not in present:
+            return  # someone else than Lightning calls it
+        brought = [companion() for companion in missing_companions(present)]
+        behind = present.index(self) + 1
+        # A new list: Lightning is going through the old one, and sets up what stands there.
+        trainer.callbacks = [*present[:behind], *brought, *present[behind:]]  # type: ignore[attr-defined]
+        for callback in brought:
+            callback.setup(trainer, pl_module, stage)
+
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Say in one line which settings of this swap differ from those of the run that wrote the checkpoint.
 
-        Layers that the checkpoint's weights do not fit at all are refused when these are loaded.
+        Layers that the checkpoint's weights do not fit, or with which these evaluate to something else, are refused
+        when the weights are loaded.
         """
         if self.report is None:
             return
