@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,51 @@ def test_a_checkpoint_without_a_swap_is_loaded_too(tmp_path: Path) -> None:
     run.save_checkpoint(tmp_path / "last.ckpt")
     loaded = load_from_checkpoint(ImageClassifier, tmp_path / "last.ckpt", network=network())
     assert torch.equal(loaded.network[1].running_var, model.network[1].running_var)
+
+
+# --- what a file may do -------------------------------------------------------------------------------------------
+
+
+class Executed(ImageClassifier):
+    """Saves the hyperparameters that it is given."""
+
+    def __init__(self, network: Any, width: int = 3, optimizer: Any = None) -> None:
+        super().__init__(network, optimizer=optimizer)
+        self.save_hyperparameters("width")
+        self.width = width
+
+
+def with_hyperparameters(folder: Path, **values: Any) -> Path:
+    run = trainer(folder, [], fast_dev_run=True)
+    run.fit(Executed(network()), digits())
+    run.save_checkpoint(folder / "plain.ckpt")
+    content = torch.load(folder / "plain.ckpt", weights_only=True)
+    content["hyper_parameters"] = {"_instantiator": "lightning.pytorch.cli.instantiate_module", "width": 7, **values}
+    torch.save(content, folder / "file.ckpt")
+    return folder / "file.ckpt"
+
+
+LOADERS = [Executed.load_from_checkpoint, partial(load_from_checkpoint, Executed)]
+
+
+@pytest.mark.parametrize("load", LOADERS)
+def test_classes_in_a_file_are_not_built(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = {"class_path": "os.system", "init_args": {"command": "touch executed"}}
+    path = with_hyperparameters(tmp_path, optimizer=command)
+    with pytest.raises(ValueError, match=r"names the class os\.system for optimizer, and a file") as error:
+        load(path, network=network())
+    one_line(error)
+    assert load(path, network=network(), optimizer=None).width == 7  # what is plain is taken
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("load", LOADERS)
+def test_objects_in_a_file_are_refused(load: Any, tmp_path: Path) -> None:
+    path = with_hyperparameters(tmp_path, optimizer=torch.optim.SGD)
+    with pytest.raises(ValueError, match="holds Python objects, which could run code") as error:
+        load(path, network=network())
+    one_line(error)
 
 
 # --- without Lightning --------------------------------------------------------------------------------------------
@@ -313,7 +359,7 @@ def test_settings_that_change_what_is_evaluated_are_refused(then: Any, now: Any,
     mn.swap_norms(trained, **{"layers": "first", **then})
     model = classifier()
     mn.swap_norms(model, **{"layers": "first", **now})
-    with pytest.raises(RuntimeError, match=rf"^network\.1 {said}.*; give \w+ as in the training$") as error:
+    with pytest.raises(RuntimeError, match=rf"^network\.1 {said}.*: give \w+ as in the training$") as error:
         model.load_state_dict(trained.state_dict())
     one_line(error)
     model.strict_loading = False

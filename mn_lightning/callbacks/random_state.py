@@ -70,7 +70,8 @@ class RandomStateCallback(Callback):
         self._after_batch = random_states(self._device)
         validation = trainer.fit_loop.epoch_loop.val_loop
         validation.increment_progress_to_evaluation_end = partial(_leave_out, validation, self._device)  # type: ignore[method-assign]
-        loop, epoch = trainer.fit_loop, trainer.fit_loop.epoch_progress.current
+        loop = trainer.fit_loop
+        epoch: Any = loop.epoch_progress.current
         if (
             epoch.ready == epoch.processed and not loop.restarting
         ):  # what restarts goes on, and begins the next one later

@@ -82,7 +82,7 @@ def _check_settings(name: str, layer: nn.Module, then: Mapping[str, Any], now: M
 def _mean_the_same(key: str, before: Any, after: Any, layer: nn.Module) -> bool:
     """Whether one of the values is the default, and the other one is what that means for ``layer``."""
     if key == "eps":  # BatchNorm's own is the default, which only the layer knows that has it
-        return after == DEFAULT and before == getattr(layer, "eps", None)
+        return bool(after == DEFAULT and before == getattr(layer, "eps", None))
     known = inspect.signature(type(layer)).parameters.get(key)
     return known is not None and {before, after} == {DEFAULT, known.default}
 
