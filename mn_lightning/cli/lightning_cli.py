@@ -85,7 +85,10 @@ class MNLightningCLI(LightningCLI):
         """Leave the configuration as it is. Lightning would put the checkpoint's hyperparameters over it."""
 
     def before_instantiate_classes(self) -> None:
-        """Look at the checkpoint first: making the model and its data can take minutes."""
+        """Look at checkpoint and folder first: making the model and its data can take minutes."""
+        root = self._get(self.config, "trainer.default_root_dir")
+        if root and Path(root).is_file():
+            raise ValueError(f"trainer.default_root_dir is {str(root)!r}, which is a file; give a folder")
         if not self.subcommand or not (path := self._get(self.config, "ckpt_path")):
             return
         local = path not in _NAMED_CHECKPOINTS and not _is_elsewhere(str(path)) and not Path(path).is_dir()
