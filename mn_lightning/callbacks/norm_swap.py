@@ -1,7 +1,7 @@
 """Swap norm layers at the start of a run, and say what differs from the checkpoint that it resumes."""
 
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
@@ -11,11 +11,22 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from mn_lightning.callbacks._mixture_companion import MixtureCompanion, missing_companions
 from mn_lightning.layers.refit import has_mixtures, set_sync
+from mn_lightning.swap.arguments import (
+    BatchArguments,
+    GroupArguments,
+    MixtureArguments,
+    ModeArguments,
+    ModeGroupArguments,
+    NormName,
+)
 from mn_lightning.swap.record import difference, settings_in_checkpoint, swap_settings
 from mn_lightning.swap.report import SwapReport
 from mn_lightning.swap.selection import LayerSpec
 from mn_lightning.swap.surgery import swap_norms
 from mn_lightning.utils.tables import print_table
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class NormSwapCallback(MixtureCompanion):
@@ -30,7 +41,7 @@ class NormSwapCallback(MixtureCompanion):
     Args:
         layers: which layers, as in :func:`~mn_lightning.swap.swap_norms`: ``"all"``, ``"first"``, ``"last:2"``, names,
             globs, ``"!stem*"`` to leave some out, or a mapping from these to arguments of the norm.
-        norm: name of the norm.
+        norm: name of the norm. For type checkers, ``NormName("...")`` is one that is registered, or an import path.
         fuse_activation: put the activation that follows each layer inside it (Eq. 38).
         sync: in several processes, whether MixtureNorm and ModeNorm treat their batches as one in training; ``None``
             does as the trainer does with BatchNorm (``sync_batchnorm=True``).
@@ -52,6 +63,85 @@ class NormSwapCallback(MixtureCompanion):
 
         >>> swap = NormSwapCallback({"conv2": {"n_components": 5}, "conv3": {"em_iters": 4}}, norm="mixture")
     """
+
+    @overload
+    def __init__(
+        self,
+        layers: LayerSpec | None = ...,
+        norm: Literal["mixture"] = ...,
+        fuse_activation: bool = ...,
+        sync: bool | None = ...,
+        **norm_args: "Unpack[MixtureArguments]",
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        layers: LayerSpec | None = ...,
+        norm: Literal["mode"] = ...,
+        fuse_activation: bool = ...,
+        sync: bool | None = ...,
+        **norm_args: "Unpack[ModeArguments]",
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        layers: LayerSpec | None = ...,
+        norm: Literal["mode_group"] = ...,
+        fuse_activation: bool = ...,
+        sync: bool | None = ...,
+        **norm_args: "Unpack[ModeGroupArguments]",
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        layers: LayerSpec | None = ...,
+        norm: Literal["batch"] = ...,
+        fuse_activation: bool = ...,
+        sync: bool | None = ...,
+        **norm_args: "Unpack[BatchArguments]",
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        layers: LayerSpec | None = ...,
+        norm: Literal["group"] = ...,
+        fuse_activation: bool = ...,
+        sync: bool | None = ...,
+        **norm_args: "Unpack[GroupArguments]",
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        layers: LayerSpec | None = ...,
+        norm: Literal["instance", "layer"] = ...,
+        fuse_activation: bool = ...,
+        sync: bool | None = ...,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        layers: LayerSpec | None,
+        norm: NormName,
+        fuse_activation: bool = ...,
+        sync: bool | None = ...,
+        **norm_args: Any,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        *,
+        norm: NormName,
+        fuse_activation: bool = ...,
+        sync: bool | None = ...,
+        **norm_args: Any,
+    ) -> None: ...
 
     def __init__(
         self,
