@@ -1,4 +1,4 @@
-"""LightningCLI on the package's models, data and callbacks, with two subcommands of ours."""
+"""LightningCLI on the package's models, data and callbacks, with subcommands of ours."""
 
 import inspect
 import os
@@ -39,7 +39,7 @@ class SaveConfigBesideEarlier(SaveConfigCallback):
 
 
 class MNLightningCLI(LightningCLI):
-    """LightningCLI with ``layers`` and ``inspect``, and a test after ``fit`` where the configuration asks for it.
+    """LightningCLI with ``layers``, ``inspect`` and ``fid``, and a test after ``fit`` if a configuration asks for it.
 
     A run that is resumed goes on with the random states of its checkpoint: a ``RandomStateCallback`` is always there.
 
@@ -61,7 +61,8 @@ class MNLightningCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Return Lightning's subcommands and ours, with the arguments that are not read from the command line."""
-        return {**LightningCLI.subcommands(), "layers": {"model", "datamodule"}, "inspect": {"model", "datamodule"}}
+        ours = {name: {"model", "datamodule"} for name in ("layers", "inspect", "fid")}
+        return {**LightningCLI.subcommands(), **ours}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Make a parser that knows what settings there are in other subcommands."""
