@@ -5,27 +5,29 @@ from typing import Any
 import numpy as np
 
 from mn_lightning.kernels.cpu.compile import loop
+from mn_lightning.kernels.cpu.loops.random import key_of, number
 
 Array = Any
 
 
 @loop
-def take_planes(x: Array, draws: Array, rows: Array) -> None:
-    """Copy rows of planes ``(N, D, L)``: all if there are no draws in [0, 1), else those at draw · N L."""
+def take_planes(x: Array, step: int, stream: int, rows: Array) -> None:
+    """Copy rows of planes ``(N, D, L)``: all if there is place for them, else random ones, with replacement."""
     length = x.shape[2]
+    total, key = len(x) * length, key_of(step, stream)
     for i in range(len(rows)):
-        index = int(np.float64(draws[i]) * (len(x) * length)) if len(draws) else i
+        index = int(np.float64(number(key, i)) * total) if total > len(rows) else i
         n, pixel, row = index // length, index % length, rows[i]
         for j in range(x.shape[1]):
             row[j] = x[n, j, pixel]
 
 
 @loop
-def take_rows(x: Array, draws: Array, rows: Array) -> None:
-    """Copy rows of ``(M, D)``: all if there are no draws in [0, 1), else those at draw · M."""
+def take_rows(x: Array, step: int, stream: int, rows: Array) -> None:
+    """Copy rows of ``(M, D)``: all if there is place for them, else random ones, with replacement."""
+    key = key_of(step, stream)
     for i in range(len(rows)):
-        index = int(np.float64(draws[i]) * len(x)) if len(draws) else i
-        rows[i] = x[index]
+        rows[i] = x[int(np.float64(number(key, i)) * len(x)) if len(x) > len(rows) else i]
 
 
 @loop
@@ -45,17 +47,18 @@ def center(rows: Array, origin: Array) -> None:
 
 
 @loop
-def seed(rows: Array, draws: Array, candidates: int, centers: Array) -> None:
+def seed(rows: Array, step: int, stream: int, candidates: int, centers: Array) -> None:
     """Choose centres ``(K, D)`` among the rows: each the best of some candidates, drawn by squared distance.
 
     Args:
         rows: ``(R, D)``.
-        draws: uniform numbers in [0, 1), ``(1 + (K - 1) candidates,)``.
+        step: that the random numbers are a function of.
+        stream: of them.
         candidates: how many for each centre after the first.
         centers: result.
     """
-    count = len(rows)
-    centers[0] = rows[min(int(np.float32(draws[0]) * np.float32(count)), count - 1)]
+    count, key = len(rows), key_of(step, stream)
+    centers[0] = rows[min(int(number(key, 0) * np.float32(count)), count - 1)]
     closest = np.empty(count, rows.dtype)
     _distances(rows, centers[0], closest)
     distances, best_distances = np.empty_like(closest), np.empty_like(closest)
@@ -65,7 +68,7 @@ def seed(rows: Array, draws: Array, candidates: int, centers: Array) -> None:
             whole += closest[i]
         least = np.inf
         for candidate in range(candidates):
-            target = whole * np.float64(draws[1 + (k - 1) * candidates + candidate])
+            target = whole * np.float64(number(key, 1 + (k - 1) * candidates + candidate))
             pick, reached = 0, np.float64(closest[0])
             while pick < count - 1 and not reached >= target:
                 pick += 1
@@ -85,10 +88,10 @@ def seed(rows: Array, draws: Array, candidates: int, centers: Array) -> None:
 @loop
 def _distances(rows: Array, center: Array, distances: Array) -> None:
     """|row - center|² of each row."""
-    number = rows.dtype.type
+    zero = rows.dtype.type(0)
     for i in range(len(rows)):
         row = rows[i]
-        total = number(0)
+        total = zero
         for j in range(len(row)):
             difference = row[j] - center[j]
             total += difference * difference
