@@ -102,9 +102,7 @@ def _lloyd_sums(x: Tensor, centers: Tensor, origin: Tensor | None, processes: Pr
     return _sums(z, nearest * (nearest.cumsum(2) <= 1), processes)
 
 
-def _em_sums(
-    x: Tensor, mixture: Mixture, reg_covar: float, origin: Tensor | None, processes: Processes
-) -> Sums:
+def _em_sums(x: Tensor, mixture: Mixture, reg_covar: float, origin: Tensor | None, processes: Processes) -> Sums:
     """Sum up the rows under their posteriors (Eq. 31).
 
     Args:

@@ -12,7 +12,11 @@ from mn_lightning.kernels.types import Mixture
 from mn_lightning.utils.distributed import ALONE, Processes
 from mn_lightning.utils.random import Stream
 
+_as_torch = np.errstate(all="ignore")
+"""What is not finite passes through without a warning, as in torch."""
 
+
+@_as_torch
 def fit(
     x: Tensor,
     n_components: int,
@@ -31,6 +35,7 @@ def fit(
     return fitted.mixture()
 
 
+@_as_torch
 def lloyd(
     x: Tensor, centers: Tensor, n_iter: int, origin: Tensor | None = None, processes: Processes = ALONE
 ) -> Mixture:
@@ -42,6 +47,7 @@ def lloyd(
     return fitted.mixture(origin)
 
 
+@_as_torch
 def em(
     x: Tensor,
     mixture: Mixture,

@@ -109,6 +109,7 @@ class _Batch:
         weights: ``(K,)``.
     """
 
+    @np.errstate(all="ignore")  # what is not finite passes through without a warning, as in torch
     def __init__(self, rows: Rows, mixture: Mixture, options: NormOptions) -> None:
         given = [_array(values) for values in mixture]
         density = rows.density(given[0], given[1], given[2], options.eps)
@@ -165,6 +166,7 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     @full_precision
+    @np.errstate(all="ignore")
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, nu, weights, means, variances, *parameters = ctx.saved_tensors
         (dy,) = grads

@@ -11,6 +11,7 @@ from mn_lightning.kernels.types import Mixture
 from mn_lightning.utils.random import Stream
 
 
+@np.errstate(all="ignore")
 def all_finite(of: Mixture) -> Tensor:
     """Whether all numbers of a mixture are finite: 0-d bool."""
     # A sum is finite if all its terms are, up to an overflow, which is no mixture to keep either.
@@ -23,7 +24,8 @@ def enqueue(x: Tensor, step: Tensor, finite: Tensor, pushes: Tensor, rows: Tenso
 
     loops: Any = queue
     in_rows = x.movedim(1, -1).is_contiguous()
-    if not in_rows and not x.is_contiguous():
+    # NumPy knows no bfloat16, and numba no float16.
+    if rows.dtype not in (torch.float32, torch.float64) or not (in_rows or x.is_contiguous()):
         reference.enqueue(x, step, finite, pushes, rows, counts)
         return
     if not finite:
