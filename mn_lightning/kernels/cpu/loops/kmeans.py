@@ -27,7 +27,7 @@ def take_rows(x: Array, step: int, stream: int, rows: Array) -> None:
     """Copy rows of ``(M, D)``: all if there is place for them, else random ones, with replacement."""
     key = key_of(step, stream)
     for i in range(len(rows)):
-        rows[i] = x[int(np.float64(number(key, i)) * len(x)) if len(x) > len(rows) else i]
+        _copy(x[int(np.float64(number(key, i)) * len(x)) if len(x) > len(rows) else i], rows[i])
 
 
 @loop
@@ -58,10 +58,10 @@ def seed(rows: Array, step: int, stream: int, candidates: int, centers: Array) -
         centers: result.
     """
     count, key = len(rows), key_of(step, stream)
-    centers[0] = rows[min(int(number(key, 0) * np.float32(count)), count - 1)]
-    closest = np.empty(count, rows.dtype)
+    _copy(rows[min(int(number(key, 0) * np.float32(count)), count - 1)], centers[0])
+    # Squared distances to the nearest centre so far, to the candidate, and with the best candidate.
+    closest, distances, best = np.empty(count, rows.dtype), np.empty(count, rows.dtype), np.empty(count, rows.dtype)
     _distances(rows, centers[0], closest)
-    distances, best_distances = np.empty_like(closest), np.empty_like(closest)
     for k in range(1, len(centers)):
         whole = 0.0
         for i in range(count):
@@ -76,13 +76,20 @@ def seed(rows: Array, step: int, stream: int, candidates: int, centers: Array) -
             _distances(rows, rows[pick], distances)
             left = 0.0
             for i in range(count):
-                distances[i] = min(distances[i], closest[i])
+                distances[i] = distances[i] if distances[i] < closest[i] else closest[i]
                 left += distances[i]
             if candidate == 0 or left < least:
                 least = left
-                centers[k] = rows[pick]
-                best_distances[:] = distances
-        closest[:] = best_distances
+                _copy(rows[pick], centers[k])
+                _copy(distances, best)
+        _copy(best, closest)
+
+
+@loop
+def _copy(values: Array, to: Array) -> None:
+    # A loop is compiled in a fraction of the time that an assignment to a slice takes.
+    for i in range(len(values)):
+        to[i] = values[i]
 
 
 @loop

@@ -68,7 +68,9 @@ def densities(
 @formula
 def maximize(counts: Array, sums: Array, origin: Array, weights: Array, means: Array, variances: Array) -> None:
     """M step, from Σν, Σν(x - origin) and Σν(x - origin)²; a component without rows keeps its mean, with weight 0."""
-    total = counts.sum()
+    total = 0.0
+    for k in range(len(counts)):
+        total += counts[k]
     for k in range(len(counts)):
         weights[k] = counts[k] / total
         for d in range(len(origin)):
