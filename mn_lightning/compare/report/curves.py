@@ -1,4 +1,4 @@
-"""Metric against optimizer steps, Figure 2 of Kalayeh & Shah, and below it each variant's difference to its baseline."""
+"""Metric against optimizer steps (Figure 2 of Kalayeh & Shah), and below it the differences to the baseline."""
 
 import math
 from collections.abc import Sequence
@@ -133,7 +133,7 @@ def _range_of(mode: Mode, values: np.ndarray) -> tuple[float, float]:
 
 
 def _differences(found: Comparison, baseline: Comparison, mode: Mode) -> list[Curve]:
-    """For each seed that both have: best value so far, variant minus baseline, at the steps where both were measured."""
+    """For each seed that both have: best value so far, variant minus baseline, from where both were measured on."""
     curves = []
     for seed, points in found.curves.by_seed.items():
         ours, theirs = ({p.step: p.value for p in _best_so_far(own, mode)} for own in

@@ -11,8 +11,8 @@ import torch
 
 from mn_lightning.callbacks.current_statistics import CURRENT
 from mn_lightning.compare.report.curves import plot_curves
-from mn_lightning.compare.report.pictures import draw_layers
 from mn_lightning.compare.report.models import missing_callbacks, models_table
+from mn_lightning.compare.report.pictures import draw_layers
 from mn_lightning.compare.report.results import Comparison, Curves, compare_variants, curve, first_not_finite
 from mn_lightning.compare.report.samples import plot_samples
 from mn_lightning.compare.report.tables import (

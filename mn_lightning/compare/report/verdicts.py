@@ -12,7 +12,7 @@ from mn_lightning.compare.study.study import Study
 SIGNIFICANCE = 0.05
 POWER = 0.8
 FEWEST_SEEDS = 5
-"""That are recommended: with fewer, nobody can see whether the differences are spread as the t test takes them to be."""
+"""That are recommended: with fewer, nobody can see whether differences are spread as the t test takes them to be."""
 
 MOST_SEEDS = 50
 _LARGEST_EFFECT = 5.0
@@ -34,7 +34,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def seeds_needed(differences: Sequence[float], tests: int = 1) -> int | None:
-    """Return how many seeds a paired t test needs to find such a mean difference, with such a spread, in 80% of studies.
+    """Return how many seeds a paired t test needs to find such a difference, with such a spread, in 80% of studies.
 
     Args:
         differences: two or more, not all equal.

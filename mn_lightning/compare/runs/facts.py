@@ -124,8 +124,8 @@ def check_baseline(study: Study, variant: str, model: nn.Module) -> None:
         more = f" and {len(held) - 1} more" * (len(held) > 1)
         raise StudyError(
             f"{variant_label(study, variant)} is the baseline of {compared[0]!r} and has a "
-            f"{type(model.get_submodule(held[0])).__name__} in {held[0]}{more}; take the swap out of it, or name another "
-            "baseline"
+            f"{type(model.get_submodule(held[0])).__name__} in {held[0]}{more}; take the swap out of it, or name "
+            "another baseline"
         )
 
 

@@ -40,7 +40,7 @@ def test_each_baselines_best_is_dashed_in_its_colour() -> None:
 def drawn(by_variant: dict[str, dict[int, list[float]]], mode: Mode = "max") -> list[Axes]:
     """Evaluations at 10, 20, ... steps; the first variant is the baseline of all."""
     first, *_ = by_variant
-    found = Study("mine", (), dict.fromkeys(by_variant, {}), first, "val_acc", mode)
+    found = Study("mine", (), {name: {} for name in by_variant}, first, "val_acc", mode)
     curves = [
         Curves(
             name, {seed: tuple(Point(10 * i, 1, v) for i, v in enumerate(values, 1)) for seed, values in runs.items()}

@@ -93,7 +93,7 @@ def test_evaluations_within_an_epoch_are_said_too() -> None:
 
 def test_the_note_says_what_was_corrected() -> None:
     names = ["BN", "MN", "Mode"]
-    study = Study("mine", (), dict.fromkeys(names, {}), "BN", "val_acc")
+    study = Study("mine", (), {name: {} for name in names}, "BN", "val_acc")
     values = {"BN": (0.5, 0.6, 0.55), "MN": (0.61, 0.7, 0.66), "Mode": (0.51, 0.59, 0.555)}
     curves = [Curves(name, {seed: (Point(1, 1, v),) for seed, v in enumerate(values[name])}) for name in names]
     both = difference_table(study, compare_variants(study, curves))

@@ -79,7 +79,7 @@ def said(
 ) -> dict[str, str]:
     """Verdicts for variants V0, V1, ... with these differences to a baseline, a seed each."""
     names = [f"V{i}" for i in range(len(by_variant))]
-    study = Study("mine", (), dict.fromkeys(["BN", *names], {}), "BN", "val_acc", mode, seeds=tuple(range(9)))
+    study = Study("mine", (), {name: {} for name in ["BN", *names]}, "BN", "val_acc", mode, seeds=tuple(range(9)))
     # A baseline whose scores vary far more than the differences do: pairs count, not means.
     baseline = {seed: base + 0.1 * (seed % 2) for seed in range(9)}
     curves = [Curves("BN", {seed: (Point(1, 1, value),) for seed, value in baseline.items()}, _broken("BN", broken))]
