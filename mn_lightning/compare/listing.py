@@ -31,8 +31,8 @@ def list_studies(args: Sequence[str]) -> None:
     print_table("Studies", _HEADER, (_row(load_study(name), works[name], here) for name in study_names()), compact=True)
     print(
         "Hours, rough: all runs one after another, 3 × the forward MACs of convolutions and matrix products, at "
-        f"{_macs(here)} a second here (half of what a matrix product has just reached) and {_macs(GPU_MACS)} on an H100, "
-        f"with {GPU_STEP * 1000:.0f} ms a step beside; norms, data and evaluations come on top."
+        f"{_macs(here)} a second here (half of what a matrix product has just reached) and {_macs(GPU_MACS)} on an "
+        f"H100, with {GPU_STEP * 1000:.0f} ms a step beside; norms, data and evaluations come on top."
     )
 
 

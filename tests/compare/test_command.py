@@ -1,6 +1,8 @@
 """Studies from end to end, on a tiny network; runs that are processes of their own otherwise are made in this one."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import re
@@ -170,8 +172,17 @@ def test_a_swapped_baseline_is_refused(started: list[str], capsys: pytest.Captur
     assert started == []
 
 
-def test_a_digits_study_would_fit_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_digits_study_would_fit_on_a_screen(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nine runs of three variants, as the shipped study has them: 40 lines, nothing before the first of them."""
+    train = run_process.main
+
+    def into_a_log(args: list[str]) -> int:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return train(args)
+
+    monkeypatch.setattr(run_process, "main", into_a_log)
     variants = {**VARIANTS, "Mode": {"trainer.callbacks+": swap("mode")}}
     base = {**BASE, "trainer": {**BASE["trainer"], "max_epochs": 2, "enable_model_summary": True}}
     assert call(write(base=base, variants=variants, seeds=[0, 1, 2])) == 0

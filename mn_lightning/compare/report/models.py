@@ -39,9 +39,10 @@ def models_table(study: Study, runs: Sequence[Run]) -> Table | None:
         rows.append([name, what if found else NOTHING, *cells])
         layers += [f"- {name}: {_norm(group)} in {', '.join(layer.name for layer in group)}" for group in groups]
     note = (
-        "Layers that were swapped, read from the model that was trained; trainable parameters; time of training without "
-        "validation for each optimizer step, with the data and the refits of mixtures, mean over seeds; peak memory, on a "
-        "GPU that of tensors, elsewhere of the whole process with all libraries. In brackets: over the baseline's."
+        "Layers that were swapped, read from the model that was trained; trainable parameters; time of training "
+        "without validation for each optimizer step, with the data and the refits of mixtures, mean over seeds; peak "
+        "memory, on a GPU that of tensors, elsewhere of the whole process with all libraries. In brackets: over the "
+        "baseline's."
     )
     header = ["variant", "layers", "parameters", "a step", "peak memory"]
     return Table("What was compared", header, rows, "\n".join([note, "", *layers]).strip())

@@ -82,8 +82,8 @@ def race_table(study: Study, comparisons: Sequence[Comparison]) -> Table:
         f"Optimizer steps, and seconds of training without validation, until the first evaluation at which the variant "
         f"is as good as the best of {_whose_baseline(study)}'s run with the same seed: mean ± standard deviation over "
         f"the seeds that reached it. Beside them the mean that {_whose_baseline(study)} itself took with these seeds, "
-        f"and the share of it that was saved. {' '.join(_resolution(study, comparisons))} Seconds are those of the machine "
-        "named below."
+        f"and the share of it that was saved. {' '.join(_resolution(study, comparisons))} Seconds are those of the "
+        "machine named below."
     )
     return _with_baselines(study, Table(f"To the best of {_whose_baseline(study)}", header, rows, note))
 
