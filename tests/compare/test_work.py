@@ -121,6 +121,13 @@ def test_the_written_work_is_that_of_the_studies() -> None:
     assert shipped() == shipped_work(), "python -m mn_lightning.compare.work writes it anew"
 
 
+def test_work_is_written_for_every_study() -> None:
+    written = shipped_work()
+    assert {name: list(works) for name, works in written.items()} == {
+        name: list(load_study(name).variants) for name in study_names()
+    }
+
+
 def test_hours_by_hand() -> None:
     """3,600 steps of 10 images: 3 × 36,000 × 1e6 MACs are 108 s at 1e9 a second, and 2 s a step are two hours."""
     work = Work("CIFAR10", 36_000, 10**6, 10)
