@@ -138,10 +138,10 @@ def test_variants_with_baselines_of_their_own(capsys: pytest.CaptureFixture[str]
 
 def test_the_report_says_what_was_compared(capsys: pytest.CaptureFixture[str]) -> None:
     """From the model of the runs, with what is missing; and the run that broke is named."""
-    lone = [swap("mixture", n_components=4, scale="unit"), {"class_path": "GMMRefitCallback"}]
+    lone = {"model.init_args.network": "helpers.study_parts.MixtureNetwork", "trainer.callbacks": ["GMMRefitCallback"]}
     broken = {"class_path": "helpers.study_parts.LogInfinity"}
     base = {**BASE, "trainer": {**BASE["trainer"], "max_epochs": 1}}
-    variants = {"BN": {"trainer.callbacks+": broken}, "MN": {"trainer.callbacks": lone}}
+    variants = {"BN": {"trainer.callbacks+": broken}, "MN": lone}
     assert call(write(base=base, variants=variants, seeds=[0])) == 0
     printed = capsys.readouterr().out
     report = Path("studies/mine/report.md").read_text()
