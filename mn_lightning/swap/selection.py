@@ -40,10 +40,12 @@ def select(
 
     Raises:
         TypeError: ``layers`` is none of the accepted forms.
-        ValueError: a pattern matches nothing, or all layers are taken out again.
+        ValueError: ``layers`` is empty, a pattern matches nothing, or all layers are taken out again.
     """
     if isinstance(layers, str) or callable(layers):
         layers = [layers]
+    if isinstance(layers, (Sequence, Mapping)) and not layers:
+        raise ValueError(f"layers got {layers!r}, which selects no layer; leave it out for all of them")
     if not isinstance(layers, Mapping):
         if not isinstance(layers, Sequence) or not all(isinstance(one, str) or callable(one) for one in layers):
             raise TypeError(
@@ -51,8 +53,6 @@ def select(
                 "layers and a function of name and layer stand for a name, too"
             )
         layers = dict.fromkeys(layers)
-    if not layers:
-        raise ValueError(f"layers got {layers!r}, which selects no layer; leave it out for all of them")
     chosen: dict[str, dict[str, Any]] = {}
     for position, (pattern, arguments) in enumerate(layers.items()):
         if isinstance(pattern, str) and pattern.startswith("!"):
