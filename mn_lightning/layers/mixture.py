@@ -9,7 +9,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning.functional.mixture import FitOptions, fit_mixture, mixture_moments, normalize
-from mn_lightning.functional.rows import GRANULARITIES, Granularity, check_input, check_rows, is_empty, unchanged
+from mn_lightning.functional.rows import (
+    GRANULARITIES,
+    Granularity,
+    check_input,
+    check_rows,
+    check_updatable,
+    is_empty,
+    unchanged,
+)
 from mn_lightning.kernels.select import gpu_kernels
 from mn_lightning.kernels.types import AFFINES, SCALES, Affine, Mixture, NormOptions, Scale
 from mn_lightning.layers.activation import out_of_place
@@ -70,7 +78,7 @@ class MixtureNorm(KeepsStatistics):
         mixture_means: μ, ``(K, C)``.
         mixture_variances: σ², ``(K, C)``.
         num_batches_tracked: number of batches seen in training; the random choices of the fit are a function of it.
-        track_running_stats: if set to False, no batch is queued, and the stored mixture stays as it is.
+        track_running_stats: if set to False, no batch is counted or queued, and the stored mixture stays as it is.
 
     Raises:
         ValueError: an argument out of range; input of another rank or channel count; one row only in training.
@@ -254,11 +262,12 @@ class MixtureNorm(KeepsStatistics):
         if is_empty(input) and processes.size == 1:
             return unchanged(input, self.parameters())
         mixture: Mixture | FitOptions = self.mixture
+        tracked = self.training and self.track_running_stats and not is_recomputing()
         if self.training:
             if processes.size == 1:
                 check_rows(self.label, input)
-            again = is_recomputing()
-            if not again:
+            if tracked:
+                check_updatable(self.label, input, self.num_batches_tracked)
                 self.num_batches_tracked.add_(1)
             step = self.num_batches_tracked
             mixture = FitOptions(self.n_components, self.em_iters, step, self.fit_rows)
@@ -266,7 +275,7 @@ class MixtureNorm(KeepsStatistics):
         affine = self.affine or "output"
         options = NormOptions(self.training, self.eps, affine, self.scale, self.activation, self.min_weight)
         y, fitted = normalize(input, mixture, weight, self.bias, options, self.granularity, processes)
-        if self.training and self.track_running_stats and not again:
+        if tracked:
             # A value that is not finite anywhere in the batch has reached the means, if all of it is fitted to.
             gpu = gpu_kernels(fitted.means)
             if gpu is not None:
