@@ -103,6 +103,8 @@ class MixtureNorm(KeepsStatistics):
     mixture_means: Tensor
     mixture_variances: Tensor
     num_batches_tracked: Tensor
+    _seen_since_refit = False
+    _warned = False
 
     def __init__(
         self,
@@ -193,7 +195,7 @@ class MixtureNorm(KeepsStatistics):
         """Set the affine map to the identity and the stored mixture to the standard normal; empty the queue."""
         self.set_gaussian(torch.zeros(self.num_features), torch.ones(self.num_features))
         self.num_batches_tracked.zero_()
-        self.queue.reset()
+        self.reset_queue()
         if self.weight is not None:
             nn.init.ones_(self.weight)
         if self.log_weight is not None:
@@ -271,6 +273,8 @@ class MixtureNorm(KeepsStatistics):
                 self.num_batches_tracked.add_(1)
             step = self.num_batches_tracked
             mixture = FitOptions(self.n_components, self.em_iters, step, self.fit_rows)
+        elif self._seen_since_refit and not self._warned and not torch.compiler.is_compiling():
+            self._warn_if_stale()
         weight = self.weight if self.log_weight is None else self.log_weight.exp()
         affine = self.affine or "output"
         options = NormOptions(self.training, self.eps, affine, self.scale, self.activation, self.min_weight)
@@ -285,7 +289,25 @@ class MixtureNorm(KeepsStatistics):
             if self.fit_rows is not None:
                 finite = finite & input.detach().sum().isfinite()
             self.queue.push(input, step, finite)
+            if not torch.compiler.is_compiling():
+                self._seen_since_refit = True
         return y
+
+    def _warn_if_stale(self) -> None:
+        """Say so once, as a look at the queue waits for the device; layers of one model say the same, so one is shown.
+
+        Tensors without values, of tracers and transforms, are not looked at.
+        """
+        pushes = self.queue.pushes
+        if type(pushes) is not Tensor or pushes.is_meta or torch._C._are_functorch_transforms_active():
+            return
+        self._warned = self.stale
+        if self._warned:
+            warnings.warn(
+                "MixtureNorm evaluates with a mixture from before its last training batches; call "
+                "mn_lightning.refit_mixtures(model) before you evaluate, or train with GMMRefitCallback",
+                stacklevel=2,
+            )
 
     @torch.no_grad()
     def refit(self) -> bool:
@@ -312,6 +334,7 @@ class MixtureNorm(KeepsStatistics):
         fitted = fit_mixture(rows, self.n_components, iterations, step, *options, processes)
         stored = mixture_moments(rows, fitted, *options, self.min_weight, processes)
         self.queue.mark_fitted()
+        self._seen_since_refit = False
         if not all(value.isfinite().all() for value in stored):
             warnings.warn(
                 f"{self.label} was not refitted, and keeps its mixture: the values of its recent "
@@ -329,6 +352,7 @@ class MixtureNorm(KeepsStatistics):
     def reset_queue(self) -> None:
         """Empty the queue; the stored mixture stays."""
         self.queue.reset()
+        self._seen_since_refit = False
 
     def _load_from_state_dict(
         self,
@@ -348,7 +372,7 @@ class MixtureNorm(KeepsStatistics):
             )
             return
         # What is queued was made by the weights that are being replaced: a refit must not mix the two.
-        self.queue.reset()
+        self.reset_queue()
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
