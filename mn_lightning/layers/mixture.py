@@ -22,7 +22,7 @@ from mn_lightning.kernels.select import gpu_kernels
 from mn_lightning.kernels.types import AFFINES, SCALES, Affine, Mixture, NormOptions, Scale
 from mn_lightning.layers.activation import out_of_place
 from mn_lightning.layers.alignment import aligned
-from mn_lightning.layers.batch_norm import device_and_dtype
+from mn_lightning.layers.batch_norm import device_and_dtype, is_synchronized
 from mn_lightning.layers.loading import before_loading, mixture_fault
 from mn_lightning.layers.queue import BatchQueue, RowsPerBatch, rows_to_keep
 from mn_lightning.layers.statistics import KeepsStatistics, statistics_dtype
@@ -229,7 +229,8 @@ class MixtureNorm(KeepsStatistics):
             True
         """
         kwargs.setdefault("eps", batch_norm.eps)
-        kwargs.setdefault("sync", isinstance(batch_norm, nn.SyncBatchNorm))
+        if "sync" not in kwargs:
+            kwargs["sync"] = is_synchronized(batch_norm)
         kwargs.setdefault("affine", "output" if batch_norm.affine else None)
         layer = cls(batch_norm.num_features, **(device_and_dtype(batch_norm) | kwargs))
         if batch_norm.running_mean is not None and batch_norm.running_var is not None:

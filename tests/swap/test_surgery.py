@@ -234,6 +234,20 @@ def test_sync_batch_norm_goes_on_being_synchronized(norm: str) -> None:
     assert [layer.sync for layer in model] == [True, False]
 
 
+@pytest.mark.parametrize("norm", ["mixture", "mode"])
+def test_a_process_group_is_refused_by_name(norm: str) -> None:
+    """The statistics of a part of the processes, with sync=True over all of them, would be others, silently."""
+    build = lambda group: nn.Sequential(nn.SyncBatchNorm(4, process_group=group))  # noqa: E731
+    with pytest.raises(ValueError, match=r"cannot swap 0 .*: a SyncBatchNorm with a process_group of its own"):
+        mn.swap_norms(build(object()), norm=norm)
+    mn.swap_norms(model := build(object()), norm=norm, sync=True)
+    assert model[0].sync
+    mn.swap_norms(model := build(torch.distributed.group.WORLD), norm=norm)
+    assert model[0].sync
+    assert len(mn.swap_norms(build(object()), norm="group")) == 1
+
+
+
 def test_a_layer_without_statistics_is_swapped_with_a_warning() -> None:
     model = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False))
     with pytest.warns(UserWarning, match=r"0: BatchNorm keeps no running statistics.*MixtureNorm evaluates") as caught:
