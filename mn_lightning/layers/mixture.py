@@ -63,7 +63,7 @@ class MixtureNorm(KeepsStatistics):
         queue_size: number of recent batches kept for :meth:`refit`.
         queue_decay: a batch of age a (0 is the newest) gives ``queue_decay ** a`` of its rows to :meth:`refit`.
         queue_rows_per_batch: rows kept of each batch; ``"auto"`` keeps up to 1,024, as many as keep the queue within
-            48 MiB; ``None`` keeps all.
+            48 MiB; ``None`` keeps all, in buffers that grow: ``AveragedModel`` cannot copy these.
         fit_rows: fit to this many rows of each batch in training, drawn at random, which costs less; posteriors and
             moments are those of all rows either way. ``None``, as published, fits to all of them.
         refit_iters: iterations of the fit in :meth:`refit`; ``None`` for ``em_iters``, so that evaluation normalizes by
