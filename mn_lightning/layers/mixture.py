@@ -18,7 +18,7 @@ from mn_lightning.functional.rows import (
     is_empty,
     unchanged,
 )
-from mn_lightning.kernels.select import gpu_kernels
+from mn_lightning.kernels.select import backend_for_queue
 from mn_lightning.kernels.types import AFFINES, SCALES, Affine, Mixture, NormOptions, Scale
 from mn_lightning.layers.activation import out_of_place
 from mn_lightning.layers.alignment import aligned
@@ -27,7 +27,7 @@ from mn_lightning.layers.loading import before_loading, mixture_fault
 from mn_lightning.layers.queue import BatchQueue, RowsPerBatch, rows_to_keep
 from mn_lightning.layers.statistics import KeepsStatistics, statistics_dtype
 from mn_lightning.layers.tracing import one_node
-from mn_lightning.utils.checks import check_at_least, check_choice, check_counts
+from mn_lightning.utils.checks import check_at_least, check_choice, check_counts, check_eps, check_flags, is_number
 from mn_lightning.utils.distributed import ALONE, all_processes
 from mn_lightning.utils.recompute import is_recomputing
 
@@ -164,9 +164,11 @@ class MixtureNorm(KeepsStatistics):
             check_choice("MixtureNorm", "affine", self.affine, AFFINES)
         check_choice("MixtureNorm", "granularity", self.granularity, GRANULARITIES)
         check_choice("MixtureNorm", "scale", self.scale, SCALES)
-        if not 0 < self.queue_decay <= 1:
+        check_eps("MixtureNorm", self.eps)
+        check_flags("MixtureNorm", sync=self.sync)
+        if not is_number(self.queue_decay) or not 0 < self.queue_decay <= 1:
             raise ValueError(f"MixtureNorm got queue_decay={self.queue_decay!r}; it takes 0 < queue_decay <= 1")
-        if not 0 <= self.min_weight < 1:
+        if not is_number(self.min_weight) or not 0 <= self.min_weight < 1:
             raise ValueError(f"MixtureNorm got min_weight={self.min_weight!r}; it takes 0 <= min_weight < 1")
         if self.fit_rows is not None:
             check_at_least("MixtureNorm", "fit_rows", self.fit_rows, self.n_components, "None")
@@ -282,11 +284,7 @@ class MixtureNorm(KeepsStatistics):
         y, fitted = normalize(input, mixture, weight, self.bias, options, self.granularity, processes)
         if tracked:
             # A value that is not finite anywhere in the batch has reached the means, if all of it is fitted to.
-            gpu = gpu_kernels(fitted.means)
-            if gpu is not None:
-                finite = gpu.all_finite(fitted)
-            else:
-                finite = fitted.means.isfinite().all() & fitted.variances.isfinite().all()
+            finite = backend_for_queue(input).all_finite(fitted)
             if self.fit_rows is not None:
                 finite = finite & input.detach().sum().isfinite()
             self.queue.push(input, step, finite)
