@@ -1,8 +1,8 @@
 """The command ``mn-lightning studies``."""
 
-import argparse
 from collections.abc import Iterable, Sequence
 
+from mn_lightning.compare.parser import OneLineParser, errors_in_one_line
 from mn_lightning.compare.study.load import load_study
 from mn_lightning.compare.work import Work, work_of
 from mn_lightning.configs import study_names
@@ -25,12 +25,13 @@ def list_studies(args: Sequence[str]) -> None:
     Raises:
         SystemExit: there are arguments.
     """
-    argparse.ArgumentParser(
-        prog="mn-lightning studies",
-        description="List the shipped studies, which mn-lightning compare takes by their names. Reads no data.",
-    ).parse_args(args)
-    print_table("Studies", _HEADER, map(_row, study_names()))
-    print(_NOTE)
+    with errors_in_one_line("studies"):
+        OneLineParser(
+            prog="mn-lightning studies",
+            description="List the shipped studies, which mn-lightning compare takes by their names. Reads no data.",
+        ).parse_args(args)
+        print_table("Studies", _HEADER, map(_row, study_names()))
+        print(_NOTE)
 
 
 def _row(name: str) -> tuple[str, ...]:

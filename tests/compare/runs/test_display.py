@@ -20,6 +20,7 @@ def runs(tmp_path: Path) -> list[Run]:
     found = runs_in(StudyFolder(tmp_path, study, Limits()))
     for run in found:
         run.folder.mkdir(parents=True)
+        run.metrics_path.write_text("epoch,step,seconds,val_acc\n0,1,1,0.5\n")
     found[0].set_outcome(Outcome("finished", "", 60))
     found[1].set_outcome(Outcome("failed", "ValueError: it broke", 10))
     return found

@@ -39,10 +39,10 @@ def test_overrides_are_options_of_the_command_line(tmp_path: Path) -> None:
         "fit",
         "--config",
         '{"trainer": {"max_epochs": 2}}',
-        "--seed_everything=3",
         '--trainer.callbacks+=[{"class_path": "X"}]',
         "--model.lr=0.1",
         "--data=Y",
+        "--seed_everything=3",
     ]
     assert study.arguments("BN", 0) == ["fit", "--config", '{"trainer": {"max_epochs": 2}}', "--seed_everything=0"]
 
@@ -55,8 +55,8 @@ def test_places_are_kept_for_what_is_prepared(tmp_path: Path) -> None:
     )  # fmt: skip
     path = Path('/a "b".ckpt')
     assert study.arguments("BN", 0, {"features": path}) == [
-        "fit", "--config", json.dumps({"a": [{"b": str(path)}, "c"]}), "--seed_everything=0",
-        f"--d={path}", f"--e={json.dumps([str(path)])}",
+        "fit", "--config", json.dumps({"a": [{"b": str(path)}, "c"]}),
+        f"--d={path}", f"--e={json.dumps([str(path)])}", "--seed_everything=0",
     ]  # fmt: skip
     assert "--d=${prepare.features}" in study.arguments("BN", 0)
     assert study.preparation("features")[3:] == ["--config", '{"trainer": {"max_epochs": 1}}', "--seed_everything=0"]
