@@ -122,7 +122,11 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--limit_epochs", type=_positive, metavar="N", help="train N epochs at most")
     parser.add_argument("--limit_samples", type=_positive, metavar="N", help="use N training samples an epoch at most")
-    return parser.parse_args(args)
+    options = parser.parse_args(args)
+    for name, value in vars(options).items():
+        if isinstance(value, list):  # argparse makes it of `--only --`
+            parser.error(f"--{name} needs a value")
+    return options
 
 
 def _positive(text: str) -> int:

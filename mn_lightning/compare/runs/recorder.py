@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -152,8 +153,9 @@ def from_csv(text: str) -> list[Row]:
             rows.append({name: float(value) for name, value in row.items() if value})
     except csv.Error as error:
         raise ValueError(str(error)) from error
-    if not all(row.keys() >= {"epoch", "step", "seconds"} for row in rows):
-        raise ValueError("a line lacks epoch, step or seconds")
+    for row in rows:
+        if not all(math.isfinite(row.get(name, math.nan)) for name in ("epoch", "step", "seconds")):
+            raise ValueError("a line lacks epoch, step or seconds")
     return rows
 
 

@@ -317,7 +317,7 @@ def is_main_process() -> bool:
 
 
 @lru_cache(maxsize=10_000)
-def _fault(folder: Path, metrics: Path, metric: str, *stamps: tuple[int, int] | None) -> str:
+def _fault(folder: Path, metrics: Path, metric: str, *stamps: tuple[int, int]) -> str:
     """As :meth:`Run.fault`, as long as the files stay as they are."""
     try:
         read_origin(folder)
@@ -331,12 +331,12 @@ def _fault(folder: Path, metrics: Path, metric: str, *stamps: tuple[int, int] | 
     return ""
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Return what changes with a file's content; None if there is no file."""
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return what changes with a file, or with what is in its place."""
     try:
         found = path.stat()
-    except OSError:
-        return None
+    except OSError as error:
+        return error.errno or 0, 0
     return found.st_mtime_ns, found.st_size
 
 
