@@ -26,7 +26,7 @@ def shown(value: object) -> str:
     try:
         text = " ".join(repr(value).split())
     except (RecursionError, ValueError):  # of what contains itself; of integers with thousands of digits
-        text = f"a {type(value).__name__}"
+        text = f"<{type(value).__name__}>"
     half = (_LONGEST_VALUE - 5) // 2
     return text if len(text) <= _LONGEST_VALUE else f"{text[:half]} ... {text[-half:]}"
 

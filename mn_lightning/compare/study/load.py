@@ -180,10 +180,6 @@ def _check_name(path: Path, what: str, name: Any) -> None:
 
 def _read_base(path: Path, config: Any) -> dict[str, Any]:
     if isinstance(config, dict):
-        if "seed_everything" in config:
-            raise StudyError(
-                f"{path} gives seed_everything in a configuration; a study's seeds stand under seeds alone"
-            )
         return config
     if not isinstance(config, str):
         raise StudyError(f"{path} has the base {shown(config)}; it takes a configuration, its name or its path")
