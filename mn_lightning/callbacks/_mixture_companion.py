@@ -46,15 +46,13 @@ class MixtureCompanion(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn, once for all companions in the trainer, where the model holds mixture layers."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        present = [callback for callback in callbacks if isinstance(callback, MixtureCompanion)]
-        if present[0] is not self or not has_mixtures(pl_module):
+        if next(callback for callback in callbacks if isinstance(callback, MixtureCompanion)) is not self:
             return
-        for needed in MixtureCompanion.__subclasses__():
-            if needed.purpose and not any(isinstance(callback, needed) for callback in present):
-                rank_zero_warn(
-                    f"The model holds MixtureNorm layers, but the trainer has no {needed.__name__}: {needed.purpose}. "
-                    f"Add {needed.__name__}() to the trainer's callbacks."
-                )
+        for name, purpose in missing_companions(trainer, pl_module).items():
+            rank_zero_warn(
+                f"The model holds MixtureNorm layers, but the trainer has no {name}: {purpose}. Add {name}() to the "
+                "trainer's callbacks."
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on in the training data where the checkpoint was saved."""
@@ -78,6 +76,16 @@ class MixtureCompanion(Callback):
         if self._check is not None:
             self._check.remove()
             self._check = None
+
+
+def missing_companions(trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
+    """Return the callbacks that a model with mixtures needs and the trainer does not have: name to what goes wrong."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return {
+        needed.__name__: needed.purpose
+        for needed in MixtureCompanion.__subclasses__()
+        if needed.purpose and has_mixtures(pl_module) and not any(isinstance(other, needed) for other in callbacks)
+    }
 
 
 def _check_before_loading(module: nn.Module, state_dict: Any, prefix: str, *_: Any) -> None:

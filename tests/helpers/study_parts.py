@@ -90,3 +90,10 @@ class FailInTraining(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise RuntimeError("it broke")
+
+
+class LogInfinity(Callback):
+    """Logs a value that is not finite."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("odd", float("inf"))

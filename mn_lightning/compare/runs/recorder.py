@@ -153,9 +153,8 @@ def from_csv(text: str) -> list[Row]:
             rows.append({name: float(value) for name, value in row.items() if value})
     except csv.Error as error:
         raise ValueError(str(error)) from error
-    for row in rows:
-        if not all(math.isfinite(row.get(name, math.nan)) for name in ("epoch", "step", "seconds")):
-            raise ValueError("a line lacks epoch, step or seconds")
+    if not all(math.isfinite(row.get(name, math.nan)) for row in rows for name in ("epoch", "step", "seconds")):
+        raise ValueError("a line lacks epoch, step or seconds")
     return rows
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mn_lightning.compare.runs.best import BestKeeper
+from mn_lightning.compare.runs.facts import FactsWriter
 from mn_lightning.compare.runs.measured import why_unmeasured
 from mn_lightning.compare.runs.progress import ProgressWriter
 from mn_lightning.compare.runs.recorder import RunRecorder
@@ -111,6 +112,7 @@ class _RunCLI(StudyCLI):
         )
         recorder = RunRecorder(run.metrics_path)
         progress = ProgressWriter(run, recorder)
+        facts = FactsWriter(run.study, run.variant, run.folder)
         best = BestKeeper(
             recorder, run.folder, run.study.metric, run.study.mode, weights=run.best_path in run.kept(keep)
         )
@@ -118,7 +120,7 @@ class _RunCLI(StudyCLI):
             variant_label(run.study, run.variant),
             arguments,
             until,
-            trainer_defaults={"callbacks": [recorder, progress, best, checkpoint]},
+            trainer_defaults={"callbacks": [recorder, progress, facts, best, checkpoint]},
             save_config_kwargs={"overwrite": True},
         )
 

@@ -19,7 +19,7 @@ from mn_lightning.utils.text import shown
 Keep = Literal["best", "last", "both", "none"]
 """Which checkpoints stay when a run has finished."""
 
-_UNCHANGING = ("base", "limits", "prepare")
+_UNCHANGING = ("base", "limits", "prepare", "current_statistics")
 _LOCKS = (".session-*.lock", "runs/*/*/lock", "prepare/*/lock")
 
 

@@ -112,6 +112,8 @@ def study_of(path: Path, name: str, content: dict[str, Any]) -> Study:
         raise StudyError(f"{path} has the metric {shown(study.metric)}; it takes the name of one")
     if study.images is not None and (type(study.images) is not int or study.images < 1):
         raise StudyError(f"{path} has the images {shown(study.images)}; it takes their number, 1 or more")
+    if not isinstance(study.current_statistics, bool):
+        raise StudyError(f"{path} has current_statistics: {shown(study.current_statistics)}; it takes true or false")
     if not all(isinstance(name, str) for name in study.also):
         raise StudyError(f"{path} has also: {shown(study.also)}; it takes a mapping {_MAPPINGS['also']}")
     study = replace(study, also={name: numbers or {} for name, numbers in study.also.items()})

@@ -49,7 +49,7 @@ class Origin(NamedTuple):
 def settings_of(study: Study, variant: str, limits: Limits) -> dict[str, Any]:
     """Return what decides about the runs of a variant, as plain values."""
     content = {**study.to_dict(), "limits": limits._asdict()}
-    shared = {key: decisive(content[key]) for key in ("base", "prepare", "limits")}
+    shared = {key: decisive(content[key]) for key in ("base", "prepare", "limits", "current_statistics")}
     return {**shared, "variant": decisive(content["variants"][variant])}
 
 
