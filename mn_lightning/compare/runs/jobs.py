@@ -63,7 +63,7 @@ def train_all(runs: Sequence[Run], engine: Engine) -> int:
     tasks = [_task(number, run, engine, session) for number, run in enumerate(waiting)]
     execution = threading.Thread(target=_execute, args=(engine, tasks, waiting, session), daemon=True)
     try:
-        with _exit_on_sigterm(), Display(runs, engine.jobs) as display:
+        with _ended_by_signals(), Display(runs, engine.jobs) as display:
             execution.start()
             while execution.is_alive():
                 session.beat()
@@ -169,11 +169,13 @@ def _say(text: str) -> None:
 
 
 @contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
+def _ended_by_signals() -> Iterator[None]:
     def exit_(signum: int, frame: object) -> NoReturn:
         sys.exit(128 + signum)
 
     before = signal.signal(signal.SIGTERM, exit_)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's script starts what it does not wait for
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
