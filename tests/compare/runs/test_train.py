@@ -97,7 +97,9 @@ def test_values_that_are_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["odd"] for row in read_rows(RUN / "metrics.csv")][1] == 0.5
     assert outcome()["status"] == "finished"
     assert call("mine.yaml", "--report") == 0
-    assert "| BN | 0.5000 | 0.5000 |" in Path("studies/mine/report.md").read_text().replace("0.5000 | 1", "0.5000 |")
+    report = Path("studies/mine/report.md").read_text()
+    assert "nan" not in report
+    assert "0.5000" in report, report
 
 
 def test_a_run_without_a_finite_value_has_failed() -> None:
