@@ -15,6 +15,7 @@ from mn_lightning.cli.arguments import (
     with_underscores,
 )
 from mn_lightning.cli.help import help_text
+from mn_lightning.utils.text import in_one_line
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -25,7 +26,7 @@ def main(args: Sequence[str] | None = None) -> None:
             _prepare_process()
         _run(given)
     except UsageError as error:
-        sys.stderr.write(f"mn-lightning: {error}\n")
+        sys.stderr.write(in_one_line(f"mn-lightning: {error}") + "\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("mn-lightning: interrupted\n")

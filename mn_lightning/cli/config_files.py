@@ -27,7 +27,10 @@ def _check(file: str) -> None:
     name = "the configuration" if written_out else file
     try:
         text = file if written_out else Path(file).read_bytes().decode()
-        root = yaml.compose(text, Loader=StrictLoader)
+        loader = StrictLoader(text)
+        root = loader.get_single_node()
+        if root is not None:
+            loader.construct_document(root)  # finds tags and numbers that are none
     except Exception as error:  # of many kinds: there may be anything in a file
         raise UsageError(f"{name} {fault(error)}") from error
     if not isinstance(root, yaml.MappingNode):

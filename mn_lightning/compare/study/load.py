@@ -1,5 +1,6 @@
 """Read a study's file, and check everything that can be checked without a training."""
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
@@ -58,10 +59,8 @@ def load_study(value: str) -> Study:
     """
     try:
         path = study_path(value)
-    except OSError as error:
-        raise StudyError(
-            str(error) if isinstance(error, FileNotFoundError) else f"{value}: {error.strerror}"
-        ) from error
+    except FileNotFoundError as error:
+        raise StudyError(str(error)) from error
     content = _read(path)
     if path.stem != path.stem.encode(errors="replace").decode():
         raise StudyError(f"{path} has a name that is no UTF-8, and the study has the file's; rename it")
@@ -186,9 +185,8 @@ def _read_base(path: Path, config: Any) -> dict[str, Any]:
     if not isinstance(config, str):
         raise StudyError(f"{path} has the base {shown(config)}; it takes a configuration, its name or its path")
     try:
-        beside = path.parent / config
-        found = beside if beside.is_file() else config_path(config)
-    except (OSError, ValueError) as error:  # ValueError: of a name that no file can have
+        found = beside if os.path.isfile(beside := path.parent / config) else config_path(config)
+    except FileNotFoundError as error:
         raise StudyError(f"{path} has a base that cannot be found: {error}") from error
     return _read(found)
 
