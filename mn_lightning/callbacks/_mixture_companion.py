@@ -1,5 +1,6 @@
 """What all callbacks around mixture layers do: look for one another, check checkpoints, speak to Lightning's own."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -46,12 +47,13 @@ class MixtureCompanion(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn, once for all companions in the trainer, where the model holds mixture layers."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        if next(callback for callback in callbacks if isinstance(callback, MixtureCompanion)) is not self:
+        first = next(callback for callback in callbacks if isinstance(callback, MixtureCompanion))
+        if first is not self or not has_mixtures(pl_module):
             return
-        for name, purpose in missing_companions(trainer, pl_module).items():
+        for needed in missing_companions(callbacks):
             rank_zero_warn(
-                f"The model holds MixtureNorm layers, but the trainer has no {name}: {purpose}. Add {name}() to the "
-                "trainer's callbacks."
+                f"The model holds MixtureNorm layers, but the trainer has no {needed.__name__}: {needed.purpose}. "
+                f"Add {needed.__name__}() to the trainer's callbacks."
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -78,14 +80,10 @@ class MixtureCompanion(Callback):
             self._check = None
 
 
-def missing_companions(trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
-    """Return the callbacks that a model with mixtures needs and the trainer does not have: name to what goes wrong."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return {
-        needed.__name__: needed.purpose
-        for needed in MixtureCompanion.__subclasses__()
-        if needed.purpose and has_mixtures(pl_module) and not any(isinstance(other, needed) for other in callbacks)
-    }
+def missing_companions(callbacks: Sequence[Callback]) -> list[type[MixtureCompanion]]:
+    """Return the callbacks that a model with mixtures needs and that are not among ``callbacks``."""
+    kinds = [kind for kind in MixtureCompanion.__subclasses__() if kind.purpose]
+    return [kind for kind in kinds if not any(isinstance(callback, kind) for callback in callbacks)]
 
 
 def _check_before_loading(module: nn.Module, state_dict: Any, prefix: str, *_: Any) -> None:

@@ -1,8 +1,6 @@
 """Studies from end to end, on a tiny network; runs that are processes of their own otherwise are made in this one."""
 
-import contextlib
 import csv
-import io
 import json
 import os
 import re
@@ -23,8 +21,11 @@ from helpers.study_parts import Stumble, Witness
 
 from mn_lightning.compare.parser import WRONG
 from mn_lightning.compare.runs import __main__ as run_process
+from mn_lightning.compare.runs import jobs
 from mn_lightning.compare.runs.jobs import INCOMPLETE
-from mn_lightning.compare.runs.supervise import BUSY, INTERRUPTED
+from mn_lightning.compare.runs.recorder import to_csv
+from mn_lightning.compare.runs.run import Outcome, Run
+from mn_lightning.compare.runs.supervise import BUSY, INTERRUPTED, Task
 from mn_lightning.compare.study.folder import StudyFolder
 from mn_lightning.compare.study.load import load_study
 from mn_lightning.compare.study.study import Limits
@@ -138,10 +139,10 @@ def test_variants_with_baselines_of_their_own(capsys: pytest.CaptureFixture[str]
 
 def test_the_report_says_what_was_compared(capsys: pytest.CaptureFixture[str]) -> None:
     """From the model of the runs, with what is missing; and the run that broke is named."""
-    lone = [swap("mixture", n_components=4, scale="unit"), {"class_path": "GMMRefitCallback"}]
+    lone = {"model.init_args.network": "helpers.study_parts.MixtureNetwork", "trainer.callbacks": ["GMMRefitCallback"]}
     broken = {"class_path": "helpers.study_parts.LogInfinity"}
     base = {**BASE, "trainer": {**BASE["trainer"], "max_epochs": 1}}
-    variants = {"BN": {"trainer.callbacks+": broken}, "MN": {"trainer.callbacks": lone}}
+    variants = {"BN": {"trainer.callbacks+": broken}, "MN": lone}
     assert call(write(base=base, variants=variants, seeds=[0])) == 0
     printed = capsys.readouterr().out
     report = Path("studies/mine/report.md").read_text()
@@ -173,26 +174,43 @@ def test_a_swapped_baseline_is_refused(started: list[str], capsys: pytest.Captur
     assert started == []
 
 
-def test_a_digits_study_would_fit_on_a_screen(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nine runs of three variants, as the shipped study has them: 40 lines, nothing before the first of them."""
-    train = run_process.main
+def test_a_digits_study_fits_on_a_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine runs of three variants, as the shipped study has them, that have written their files: 40 lines."""
+    facts = {"parameters": 914_634, "missing": [], "peak_memory": 2**30}
+    layers = [{"name": f"network.conv{i}.norm", "norm": "mode", "settings": "K=2"} for i in range(1, 5)]
 
-    def into_a_log(args: list[str]) -> int:
-        with contextlib.redirect_stdout(io.StringIO()):
-            return train(args)
+    def write_files(task: Task) -> tuple[int, int]:
+        root, variant, seed = task.arguments
+        folder = StudyFolder.read(Path(root))
+        run = Run(folder.study, variant, int(seed), folder.root)
+        rows = [
+            {"epoch": i, "step": 20 * (i + 1), "seconds": 2.0 * i, "val_acc": 0.9 + 0.01 * i * (2 - int(seed))}
+            for i in range(6)
+        ]
+        run.metrics_path.write_text(to_csv(rows))
+        (run.folder / "model.json").write_text(json.dumps({**facts, "layers": layers if variant == "Mode" else []}))
+        run.set_outcome(Outcome("finished", "", 20.0))
+        return task.number, 0
 
-    monkeypatch.setattr(run_process, "main", into_a_log)
+    monkeypatch.setattr(jobs, "supervise", write_files)
     variants = {**VARIANTS, "Mode": {"trainer.callbacks+": swap("mode")}}
-    base = {**BASE, "trainer": {**BASE["trainer"], "max_epochs": 2, "enable_model_summary": True}}
+    base = {**BASE, "trainer": {**BASE["trainer"], "enable_model_summary": True}}
     assert call(write(base=base, variants=variants, seeds=[0, 1, 2])) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 40
     assert lines[0] == "9 runs in studies/mine; each variant is tried with one batch first"
     assert [line.startswith("── run ") for line in lines[1:10]] == [True] * 9
-    assert lines[10].startswith("What was compared")
-    assert max(map(len, lines)) <= 170
+    order = [
+        "What was compared",
+        "MN, best val_acc",
+        "Best val_acc",
+        "To the best of BN",
+        "Difference to BN",
+        "report.md",
+    ]
+    starts = [next(i for i, line in enumerate(lines) if line.startswith(text)) for text in order]
+    assert starts == sorted(starts)
+    assert "4 layers, network.conv1.norm to network.conv4.norm: mode, K=2" in lines[starts[0] + 5]
 
 
 def test_less_can_be_better() -> None:

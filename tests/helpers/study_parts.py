@@ -11,10 +11,20 @@ from helpers.tiny import network
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from mn_lightning import swap_norms
+
 
 class TinyNetwork(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(*network())
+
+
+class MixtureNetwork(TinyNetwork):
+    """Has swapped its norms itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        swap_norms(self, norm="mixture", n_components=4, scale="unit")
 
 
 class WideNetwork(nn.Sequential):

@@ -12,6 +12,7 @@ from torch import nn
 from mn_lightning.callbacks._mixture_companion import missing_companions
 from mn_lightning.compare.study.study import Study, StudyError, variant_label
 from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
+from mn_lightning.layers.refit import has_mixtures
 from mn_lightning.swap.record import MARK, is_swapped, unsaved
 from mn_lightning.utils.files import write_atomically
 
@@ -74,7 +75,9 @@ class FactsWriter(Callback):
             torch.cuda.reset_peak_memory_stats(pl_module.device)
         before = read_facts(self.folder)
         parameters = sum(value.numel() for value in pl_module.parameters() if value.requires_grad)
-        missing = [f"the trainer has no {name}: {why}" for name, why in missing_companions(trainer, pl_module).items()]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        needed = missing_companions(callbacks) if has_mixtures(pl_module) else []
+        missing = [f"the trainer has no {kind.__name__}: {kind.purpose}" for kind in needed]
         self._write(trainer, Facts(layers_of(pl_module), parameters, missing, before.peak_memory if before else None))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
