@@ -11,7 +11,7 @@ from typing import get_args
 
 from mn_lightning.compare.check import check_study
 from mn_lightning.compare.disk import checkpoint_sizes
-from mn_lightning.compare.parser import OneLineParser, errors_in_one_line, say
+from mn_lightning.compare.parser import OneLineParser, errors_in_one_line
 from mn_lightning.compare.report.report import print_report, write_report
 from mn_lightning.compare.runs.engines import ALONE, Backend, Request, connect
 from mn_lightning.compare.runs.jobs import INCOMPLETE, become, train_all
@@ -21,7 +21,7 @@ from mn_lightning.compare.study.folder import Keep, StudyFolder
 from mn_lightning.compare.study.load import load_study
 from mn_lightning.compare.study.study import Limits, Study, StudyError
 from mn_lightning.configs import study_names
-from mn_lightning.utils.text import shown
+from mn_lightning.utils.text import say, shown
 
 _DIGITS = 18
 _MOST_JOBS = 1024

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from mn_lightning.compare.runs.supervise import INTERRUPTED
 from mn_lightning.compare.study.study import StudyError
-from mn_lightning.utils.text import in_one_line
+from mn_lightning.utils.text import say
 
 WRONG = 2
 """The exit status if nothing was run because of what was given."""
@@ -48,8 +48,3 @@ def errors_in_one_line(command: str) -> Iterator[None]:
         place = error.filename2 or error.filename
         say(command, f"{place}: {error.strerror}" if place else str(error))
         sys.exit(WRONG)
-
-
-def say(command: str, text: str) -> None:
-    """Write a line to standard error; a file's name may hold what is no text."""
-    sys.stderr.write(in_one_line(f"mn-lightning {command}: {text}").encode(errors="backslashreplace").decode() + "\n")

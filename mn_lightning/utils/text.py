@@ -1,5 +1,7 @@
 """Text of others, in the form in which a person reads it."""
 
+import sys
+
 _LONGEST = 600
 _LONGEST_VALUE = 80
 _TRACEBACK = "Traceback (most recent call last):"
@@ -51,3 +53,9 @@ def what_happened(error: BaseException) -> str:
     until = next((at for at, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))
     said = in_one_line(" ".join(lines[:until]))
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def say(command: str, text: str) -> None:
+    """Write a command's line to standard error, whatever the text holds: the name of a file need not be text."""
+    line = in_one_line(f"mn-lightning {command}: {text}")
+    sys.stderr.write(line.encode(errors="backslashreplace").decode() + "\n")

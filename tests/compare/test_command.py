@@ -405,7 +405,7 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(capsys: pytest.CaptureFi
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning ignores it from here on
     assert status == INTERRUPTED
-    assert call("mine.yaml", "--report") == 0
+    assert call("mine.yaml", "--report") == INCOMPLETE
     assert "MN, seed 0 has not finished" in capsys.readouterr().out
     metrics = Path("studies/mine/runs/MN/seed-0/metrics.csv")
     (first,) = csv.DictReader(metrics.read_text().splitlines())

@@ -16,7 +16,7 @@ from mn_lightning.compare.runs.supervise import BUSY, GRACE, INTERRUPTED, LEASH,
 from mn_lightning.compare.runs.train import train
 from mn_lightning.compare.study.folder import StudyFolder
 from mn_lightning.compare.study.study import Limits, StudyError
-from mn_lightning.utils.text import in_one_line
+from mn_lightning.utils.text import say
 
 
 def main(args: list[str]) -> int:
@@ -60,7 +60,7 @@ def main(args: list[str]) -> int:
 
 
 def _said(text: str) -> int:
-    sys.stderr.write(f"mn-lightning compare: {in_one_line(text)}\n")
+    say("compare", text)
     return INCOMPLETE
 
 

@@ -29,7 +29,7 @@ from mn_lightning.compare.runs.supervise import (
 )
 from mn_lightning.compare.study.study import StudyError
 from mn_lightning.utils.files import write_atomically
-from mn_lightning.utils.text import in_one_line, what_happened
+from mn_lightning.utils.text import say, what_happened
 
 INCOMPLETE = 1
 """The exit status if a run failed or is not finished."""
@@ -140,7 +140,7 @@ def _execute(engine: Engine, tasks: Sequence[Task], runs: Sequence[Run], session
             if session.stopped:
                 return
             # The engine itself, as a worker that was killed: the runs go on from their checkpoints.
-            _say(f"{engine.label}: {what_happened(error)}")
+            say("compare", f"{engine.label}: {what_happened(error)}")
     if not session.stopped:
         for number in left:
             _fail(runs[number], "its machine, or the worker on it, was lost")
@@ -161,11 +161,7 @@ def _fail(run: Run, why: str) -> None:
     try:
         run.set_outcome(Outcome("failed", why, run.seconds))
     except OSError as error:  # the others go on
-        _say(f"{run.label} failed: {why}; that cannot be written down: {error.strerror}: {error.filename}")
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"mn-lightning compare: {in_one_line(text)}\n")
+        say("compare", f"{run.label} failed: {why}; that cannot be written down: {error.strerror}: {error.filename}")
 
 
 @contextmanager

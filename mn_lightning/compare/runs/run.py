@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from mn_lightning.compare.study.origin import NAME, Maker, read_origin, settings
 from mn_lightning.compare.study.study import Limits, Study, StudyError
 from mn_lightning.utils.checkpoint_file import DamagedCheckpointError, read_checkpoint
 from mn_lightning.utils.files import free_path, write_atomically
+from mn_lightning.utils.text import say
 
 Status = Literal["finished", "failed"]
 
@@ -232,7 +232,7 @@ class Run:
     def _set_aside(self, path: Path, why: str) -> None:
         aside = free_path(path.with_name(f"{path.name}.damaged"))
         path.rename(aside)
-        sys.stderr.write(f"mn-lightning compare: {self.label}: {path} {why}; it is {aside.name} now\n")
+        say("compare", f"{self.label}: {path} {why}; it is {aside.name} now")
 
     @contextmanager
     def taken(self, wait: float = 0) -> Iterator[None]:

@@ -15,9 +15,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mn_lightning.compare.runs import __main__ as run_process
+from mn_lightning.compare.runs import run as run_module
 from mn_lightning.compare.runs.jobs import INCOMPLETE
 from mn_lightning.compare.runs.recorder import from_csv, read_rows
 from mn_lightning.compare.runs.supervise import INTERRUPTED
+from mn_lightning.compare.study import folder as folder_module
 from mn_lightning.compare.study.folder import StudyFolder
 from mn_lightning.compare.study.load import load_study
 from mn_lightning.compare.study.origin import read_origin
@@ -237,3 +239,20 @@ def test_a_variant_that_comes_back_with_other_settings(capsys: pytest.CaptureFix
         assert call(write(variants=other, seeds=[0]), *arguments) == 2
         assert "holds runs of this study with another variant 'X'" in capsys.readouterr().err
     assert call(write(variants=first, seeds=[0]), "--report") == 0
+
+
+def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run cannot even write down that it has failed."""
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    study = load_study(write(seeds=[0]))
+    StudyFolder(Path("studies/mine"), study, Limits()).open()
+    monkeypatch.setattr(run_module, "write_atomically", full)
+    assert run_process.main(["studies/mine", "BN", "0"]) == INCOMPLETE
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mn-lightning")]
+    assert "BN, seed 0 failed: [Errno 28] No space left on device: 'studies/mine/runs/BN/seed-0/" in line
+    monkeypatch.setattr(folder_module, "write_atomically", full)
+    assert call("mine.yaml", "--only", "BN", "--seed", "0") == 2
+    assert capsys.readouterr().err == "mn-lightning compare: studies/mine/study.json: No space left on device\n"
