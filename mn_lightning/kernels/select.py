@@ -20,9 +20,9 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from mn_lightning.kernels import cpu, reference
+from mn_lightning.kernels.transforms import takes_tangents
 from mn_lightning.kernels.types import Activation, Mixture
 from mn_lightning.utils.checks import check_choice
 from mn_lightning.utils.distributed import ALONE, Processes
@@ -83,6 +83,14 @@ def backend_for_rows(x: Tensor, activation: Activation | None = None, processes:
 def backend_for_samples(x: Tensor) -> ModuleType:
     """Pick the backend for the affine map of each sample and channel of ``(N, C, *)``."""
     return _chosen() if _is_eager(x) else reference
+
+
+def backend_for_queue(x: Tensor) -> ModuleType:
+    """Pick the backend that keeps rows of ``(N, C, *)`` for a refit."""
+    gpu = gpu_kernels(x)
+    if gpu is not None:
+        return gpu
+    return _chosen() if _is_eager(x) and x.dtype in (torch.float32, torch.float64) else reference
 
 
 def _chosen() -> ModuleType:
@@ -157,5 +165,5 @@ def _is_here_and_now(x: Tensor) -> bool:
         and x.numel() > 0
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
+        and not takes_tangents()
     )
