@@ -1,5 +1,6 @@
 """``mn-lightning``, and ``python -m mn_lightning``."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -14,19 +15,43 @@ from mn_lightning.cli.arguments import (
     with_underscores,
 )
 from mn_lightning.cli.help import help_text
+from mn_lightning.utils.text import in_one_line
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run ``mn-lightning``; ``args`` is for tests, the command line otherwise."""
     given = list(sys.argv[1:] if args is None else args)
-    if args is None and not {"", os.getcwd()} & set(sys.path):
-        # A user's own module is found beside the configuration, by the installed command as by `python -m`.
-        sys.path.insert(0, os.getcwd())
     try:
+        if args is None:
+            _prepare_process()
         _run(given)
     except UsageError as error:
-        sys.stderr.write(f"mn-lightning: {error}\n")
+        sys.stderr.write(in_one_line(f"mn-lightning: {error}") + "\n")
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("mn-lightning: interrupted\n")
+        sys.exit(130)
+
+
+def _prepare_process() -> None:
+    """Set up what a shell's command needs.
+
+    Raises:
+        UsageError: the current folder is gone.
+    """
+    # A user's own module is found beside the configuration, by the installed command as by `python -m`; but behind all
+    # others, as a file random.py there must not take the place of the standard library's.
+    try:
+        here = os.getcwd()
+    except FileNotFoundError as error:
+        raise UsageError("the current folder has been removed; change to another") from error
+    if sys.path[0] in ("", here):
+        del sys.path[0]
+    if here not in sys.path:
+        sys.path.append(here)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # of a terminal that cannot show each letter
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _run(given: list[str]) -> None:

@@ -13,7 +13,7 @@ from mn_lightning.cli.arguments import TRAINER_COMMANDS
 from mn_lightning.cli.lightning_cli import MNLightningCLI
 from mn_lightning.cli.parse_errors import explain
 from mn_lightning.cli.quiet import quiet_libraries
-from mn_lightning.utils.text import in_one_line
+from mn_lightning.utils.text import in_one_line, say, what_happened
 
 FAILED = 1
 WRONG = 2
@@ -54,7 +54,7 @@ def run(command: str, args: Sequence[str], traceback: bool = False) -> None:
         parsers: dict[str, Any] = getattr(cli, "_subcommand_parsers", {})
         options = list(parsers[command]._option_string_actions) if command in parsers else []
         text = explain(str(error), command, args, options) if isinstance(error, ArgumentError) else _line(error)
-        sys.stderr.write(f"mn-lightning {command}: {text}\n")
+        say(command, text)
         sys.exit(FAILED if has_run(getattr(cli, "trainer", None)) else WRONG)
 
 
@@ -73,6 +73,8 @@ def _line(error: BaseException) -> str:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if "loading state_dict" in str(error):
         return _other_weights(str(error))
+    if "Traceback (most recent call last)" in str(error):  # of a data loader's process
+        return what_happened(error)
     text = in_one_line(str(error))
     if type(error) in _SAY_WHAT_TO_DO or type(error).__module__.startswith("mn_lightning"):
         return text

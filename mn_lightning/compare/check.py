@@ -12,8 +12,10 @@ from lightning.pytorch import Trainer
 
 from mn_lightning.callbacks.current_statistics import CURRENT
 from mn_lightning.compare.runs.facts import check_baseline
-from mn_lightning.compare.study.fit import StudyCLI, in_one_line
+from mn_lightning.compare.runs.train import was_told_to_end
+from mn_lightning.compare.study.fit import StudyCLI
 from mn_lightning.compare.study.study import Study, StudyError, variant_label
+from mn_lightning.utils.text import what_happened
 
 _ONE_BATCH = (
     "--trainer.fast_dev_run=true",
@@ -60,9 +62,13 @@ def _train_one_batch(label: str, arguments: list[str]) -> Trainer:
             return StudyCLI(label, [*arguments, *_ONE_BATCH], save_config_callback=None).trainer
     except StudyError:
         raise
+    except SystemExit as ending:
+        if was_told_to_end(ending):
+            raise KeyboardInterrupt from None
+        raise StudyError(f"{label} does not run: it ends the process, by sys.exit({ending.code!r})") from ending
     except Exception as error:
         # A model can raise anything. It would raise it in the runs too; the user is better told now.
-        raise StudyError(f"{label} does not run: {type(error).__name__}: {in_one_line(error)}") from error
+        raise StudyError(f"{label} does not run: {what_happened(error)}") from error
 
 
 @contextlib.contextmanager

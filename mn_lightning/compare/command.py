@@ -1,6 +1,7 @@
 """The command ``mn-lightning compare``: arguments, study, folder, runs, report."""
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -10,18 +11,20 @@ from typing import get_args
 
 from mn_lightning.compare.check import check_study
 from mn_lightning.compare.disk import checkpoint_sizes
+from mn_lightning.compare.parser import OneLineParser, errors_in_one_line
 from mn_lightning.compare.report.report import print_report, write_report
 from mn_lightning.compare.runs.engines import ALONE, Backend, Request, connect
 from mn_lightning.compare.runs.jobs import INCOMPLETE, become, train_all
 from mn_lightning.compare.runs.run import Run, preparations, runs_in
 from mn_lightning.compare.runs.train import plan
-from mn_lightning.compare.study.folder import Keep, Limits, StudyFolder
+from mn_lightning.compare.study.folder import Keep, StudyFolder
 from mn_lightning.compare.study.load import load_study
-from mn_lightning.compare.study.study import Study, StudyError
+from mn_lightning.compare.study.study import Limits, Study, StudyError
 from mn_lightning.configs import study_names
+from mn_lightning.utils.text import say, shown
 
-WRONG = 2
-"""The exit status if nothing was run because of what was given."""
+_DIGITS = 18
+_MOST_JOBS = 1024
 
 
 def compare(args: Sequence[str]) -> None:
@@ -33,17 +36,14 @@ def compare(args: Sequence[str]) -> None:
     Raises:
         SystemExit: with a status other than 0 if anything could not be run or failed.
     """
-    options = _parse(args)
-    try:
+    with errors_in_one_line("compare"):
+        options = _parse(args)
         study = load_study(options.study)
         study = replace(study, current_statistics=study.current_statistics or options.current_statistics)
         _check_selection(study, options)
-        root = Path(options.folder or Path("studies") / study.name)
+        root = Path("studies") / study.name if options.folder is None else Path(options.folder)
         folder = StudyFolder(root, study, Limits(options.limit_epochs, options.limit_samples), options.keep)
         sys.exit(_run(folder, options))
-    except StudyError as error:
-        sys.stderr.write(f"mn-lightning compare: {error}\n")
-        sys.exit(WRONG)
 
 
 def _run(folder: StudyFolder, options: argparse.Namespace) -> int:
@@ -54,8 +54,8 @@ def _run(folder: StudyFolder, options: argparse.Namespace) -> int:
     prepared: list[Run] = list(preparations(folder.study, folder.root))
     if options.dry_run:
         return _print_configurations(chosen, folder, options.jobs or len(chosen))
+    folder.check(options.fresh)
     if options.report:
-        folder.check_unchanged()
         return _report(folder)
     if options.prepare is not None:
         prepared, chosen = [], [run for run in prepared if run.variant == options.prepare]
@@ -71,7 +71,9 @@ def _run(folder: StudyFolder, options: argparse.Namespace) -> int:
         status = train_all(prepared, engine)
         for run in prepared:
             if not run.finished:
-                sys.stderr.write(f"mn-lightning compare: without the preparation {run.variant} there are no runs\n")
+                outcome = run.outcome()
+                why = "" if outcome is None else f"; it {outcome.status}: {outcome.error}"
+                say("compare", f"without the preparation {run.variant} there are no runs{why}")
                 return status or INCOMPLETE
         if single and options.backend == "local":
             become(chosen[0])
@@ -95,7 +97,7 @@ def _request(options: argparse.Namespace) -> Request:
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="mn-lightning compare",
         description="Train with several norms and seeds, and report what they do to steps and score. The same command "
         "goes on with a study that was interrupted.",
@@ -103,13 +105,14 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "study", nargs="?", default="digits", help=f"a study's file, or one of {', '.join(study_names())}"
     )
-    parser.add_argument("--folder", help="where the results go, studies/NAME otherwise")
+    parser.add_argument("--folder", type=_folder, help="where the results go, studies/NAME otherwise")
     parser.add_argument("--only", metavar="VARIANT", help="run this variant alone")
-    parser.add_argument("--seed", type=int, help="run this seed alone")
+    parser.add_argument("--seed", type=_seed, help="run this seed alone")
     parser.add_argument("--prepare", metavar="NAME", help="train this model, which all runs need, and run nothing")
-    parser.add_argument("--report", action="store_true", help="run nothing, report what has finished")
-    parser.add_argument("--dry-run", action="store_true", help="run nothing, print each run's whole configuration")
-    parser.add_argument("--fresh", action="store_true", help="put earlier results aside and start anew")
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--report", action="store_true", help="run nothing, report what has finished")
+    one.add_argument("--dry-run", action="store_true", help="run nothing, print each run's whole configuration")
+    one.add_argument("--fresh", action="store_true", help="put earlier results aside and start anew")
     parser.add_argument(
         "--jobs",
         type=_jobs,
@@ -117,7 +120,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
         metavar="N",
         help="train N runs at the same time; auto: one for each GPU, or for two CPU cores",
     )
-    parser.add_argument("--gpus_per_job", type=float, metavar="N", help="GPUs of each run, or a share of one as 0.25")
+    parser.add_argument("--gpus_per_job", type=_gpus, metavar="N", help="GPUs of each run, or a share of one as 0.25")
     parser.add_argument("--backend", choices=get_args(Backend), default="local", help="this machine, or a cluster's")
     parser.add_argument("--address", help="the cluster's: auto or ray://host:10001, tcp://host:8786 of Dask")
     parser.add_argument(
@@ -130,26 +133,55 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--limit_epochs", type=_positive, metavar="N", help="train N epochs at most")
     parser.add_argument("--limit_samples", type=_positive, metavar="N", help="use N training samples an epoch at most")
-    return parser.parse_args(args)
+    options = parser.parse_args(args)
+    for name, value in vars(options).items():
+        if isinstance(value, list):  # argparse makes it of `--only --`
+            parser.error(f"--{name} needs a value")
+    return options
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is given; it takes 1 or more")
-    return number
+    if not text.isdecimal() or not int(text[:_DIGITS]) > 0 or len(text) > _DIGITS:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is given; it takes a whole number, 1 or more")
+    return int(text)
 
 
 def _jobs(text: str) -> int | None:
-    return None if text == "auto" else _positive(text)
+    if text == "auto":
+        return None
+    if _positive(text) > _MOST_JOBS:
+        raise argparse.ArgumentTypeError(f"{text} is given; it takes 1 to {_MOST_JOBS}, or auto")
+    return int(text)
+
+
+def _gpus(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is given; it takes a number above 0, as 1 or 0.25")
+    return number
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or len(text) > _DIGITS:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is given; it takes one of the study's seeds")
+    return int(text)
+
+
+def _folder(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("'' is given; it takes a folder")
+    return text
 
 
 def _check_selection(study: Study, options: argparse.Namespace) -> None:
     if options.only is not None and options.only not in study.variants:
-        raise StudyError(f"--only {options.only!r} is no variant; the variants are {', '.join(study.variants)}")
+        raise StudyError(f"--only {shown(options.only)} is no variant; the variants are {', '.join(study.variants)}")
     if options.prepare is not None and options.prepare not in study.prepare:
         prepared = ", ".join(study.prepare) or "nothing"
-        raise StudyError(f"--prepare {options.prepare!r} is not in the study, which prepares {prepared}")
+        raise StudyError(f"--prepare {shown(options.prepare)} is not in the study, which prepares {prepared}")
     if options.seed is not None and options.seed not in study.seeds:
         raise StudyError(f"--seed {options.seed} is not in the study; its seeds are {', '.join(map(str, study.seeds))}")
 
@@ -182,15 +214,16 @@ def _megabytes(size: int) -> str:
 
 def _report(folder: StudyFolder) -> int:
     runs = runs_in(folder)
-    if not any(run.finished for run in runs):
-        sys.stderr.write(f"mn-lightning compare: no run in {folder.root} has finished, there is nothing to report\n")
-    else:
+    there = any(run.finished for run in runs)
+    if there:
         print_report(*write_report(folder, "mn-lightning " + shlex.join(sys.argv[1:])))
         print(f"report.md, curves.png and results.csv are in {folder.root}")
+    else:
+        say("compare", f"no run in {folder.root} has finished, there is nothing to report")
     for run in runs:
         outcome = run.outcome()
         if outcome is None:
             print(f"{run.label} has not finished")
         elif outcome.status == "failed":
             print(f"{run.label} failed: {outcome.error}")
-    return 0
+    return 0 if there else INCOMPLETE

@@ -1,9 +1,9 @@
 """The command ``mn-lightning studies``."""
 
-import argparse
 from collections.abc import Callable, Sequence
 
 from mn_lightning.compare.hours import GPU_MACS, GPU_STEP, Work, shipped_work, speed_here
+from mn_lightning.compare.parser import OneLineParser, errors_in_one_line
 from mn_lightning.compare.study.load import load_study
 from mn_lightning.compare.study.study import Study
 from mn_lightning.configs import study_names
@@ -22,10 +22,11 @@ def list_studies(args: Sequence[str]) -> None:
     Raises:
         SystemExit: there are arguments.
     """
-    argparse.ArgumentParser(
-        prog="mn-lightning studies",
-        description="List the shipped studies, which mn-lightning compare takes by their names. Reads no data.",
-    ).parse_args(args)
+    with errors_in_one_line("studies"):
+        OneLineParser(
+            prog="mn-lightning studies",
+            description="List the shipped studies, which mn-lightning compare takes by their names. Reads no data.",
+        ).parse_args(args)
     here = speed_here()
     works = shipped_work()
     print_table("Studies", _HEADER, (_row(load_study(name), works[name], here) for name in study_names()), compact=True)

@@ -1,5 +1,6 @@
 """Configurations for ``mn-lightning --config NAME``, and studies for ``mn-lightning compare NAME``."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _path(value: str, folder: Path, kind: str) -> Path:
-    if Path(value).is_file():
+    if os.path.isfile(value):  # of a name that no file can have, pathlib's raises
         return Path(value)
     if value in _names(folder):
         return folder / f"{value}.yaml"

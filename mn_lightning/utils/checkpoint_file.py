@@ -8,6 +8,10 @@ from typing import Any
 import torch
 
 
+class DamagedCheckpointError(ValueError):
+    """The file holds no checkpoint, or a part of one."""
+
+
 def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint of Lightning's onto the CPU.
 
@@ -20,7 +24,8 @@ def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> dict[st
 
     Raises:
         ValueError: there is no such file, it cannot be read, it holds objects other than tensors and plain values, or
-            it is no checkpoint of Lightning's; in one line.
+            it is no checkpoint of Lightning's; in one line. Of what can be saved again alone, as it is damaged, a
+            DamagedCheckpointError.
     """
     name = os.fspath(path)
     if not os.path.isfile(name):
@@ -35,13 +40,15 @@ def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> dict[st
                 f"checkpoint {name!r} holds Python objects, which could run code; save one of tensors and plain values "
                 "(without save_hyperparameters of objects, for example)"
             ) from error
-        raise ValueError(f"checkpoint {name!r} is damaged or no checkpoint; copy or save it again") from error
+        raise DamagedCheckpointError(
+            f"checkpoint {name!r} is damaged or no checkpoint; copy or save it again"
+        ) from error
     if (
         not isinstance(content, dict)
         or not isinstance(content.get("state_dict"), dict)
         or not isinstance(content.get("pytorch-lightning_version"), str)
     ):
-        raise ValueError(
+        raise DamagedCheckpointError(
             f"checkpoint {name!r} is none of Lightning's, which hold 'state_dict' and 'pytorch-lightning_version'; "
             "give a file that a Trainer saved"
         )

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 
@@ -36,3 +37,16 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a text in UTF-8, with its line ends as they are."""
     with replacing(path) as partial:
         partial.write_bytes(text.encode())
+
+
+def free_path(path: Path) -> Path:
+    """Return this path, or the first with a number behind it, where nothing is.
+
+    Examples:
+        >>> path = Path(tempfile.mkdtemp(), "last.ckpt")
+        >>> path.touch()
+        >>> free_path(path).name
+        'last.ckpt-2'
+    """
+    paths = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in count(1))
+    return next(free for free in paths if not os.path.lexists(free))

@@ -19,15 +19,16 @@ from filelock import FileLock
 from helpers.study_calls import BASE, VARIANTS, call, files, swap, write
 from helpers.study_parts import Stumble, Witness
 
-from mn_lightning.compare import command
+from mn_lightning.compare.parser import WRONG
 from mn_lightning.compare.runs import __main__ as run_process
 from mn_lightning.compare.runs import jobs
 from mn_lightning.compare.runs.jobs import INCOMPLETE
 from mn_lightning.compare.runs.recorder import to_csv
 from mn_lightning.compare.runs.run import Outcome, Run
 from mn_lightning.compare.runs.supervise import BUSY, INTERRUPTED, Task
-from mn_lightning.compare.study.folder import Limits, StudyFolder
+from mn_lightning.compare.study.folder import StudyFolder
 from mn_lightning.compare.study.load import load_study
+from mn_lightning.compare.study.study import Limits
 from mn_lightning.data import DigitsDataModule
 
 RUNS = ["BN/seed-0", "BN/seed-1", "MN/seed-0", "MN/seed-1"]
@@ -166,7 +167,7 @@ def test_the_report_says_what_was_compared(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_swapped_baseline_is_refused(started: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(write(variants={"BN": VARIANTS["MN"], "MN": VARIANTS["MN"]})) == command.WRONG
+    assert call(write(variants={"BN": VARIANTS["MN"], "MN": VARIANTS["MN"]})) == WRONG
     error = capsys.readouterr().err
     assert "is the baseline of 'MN' and has a MixtureNorm in" in error
     assert error.count("\n") == 1
@@ -228,7 +229,7 @@ def test_limits(max_epochs: int, capsys: pytest.CaptureFixture[str]) -> None:
     report = Path("studies/mine/report.md").read_text()
     assert "limited to 2 epochs" in report
     assert "limited to 300 training samples an epoch" in report
-    assert call("mine.yaml") == command.WRONG
+    assert call("mine.yaml") == WRONG
     assert "another limits" in capsys.readouterr().err
 
 
@@ -262,7 +263,7 @@ def test_finished_runs_are_not_repeated(started: list[str]) -> None:
 
 def test_single_runs_and_a_report_of_what_has_finished(started: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     write()
-    assert call("mine.yaml", "--report") == 0
+    assert call("mine.yaml", "--report") == INCOMPLETE
     assert "nothing to report" in capsys.readouterr().err
     assert call("mine.yaml", "--only", "MN", "--seed", "1") == 0
     assert call("mine.yaml", "--report") == 0
@@ -290,7 +291,7 @@ def test_a_changed_study_is_noticed(started: list[str], capsys: pytest.CaptureFi
     base = {**BASE, "trainer": {**BASE["trainer"], "max_epochs": 4}}
     write(seeds=[0], variants=changed, base=base)
     for arguments in ([], ["--report"], ["--only", "BN", "--seed", "0"]):
-        assert call("mine.yaml", *arguments) == command.WRONG
+        assert call("mine.yaml", *arguments) == WRONG
         error = capsys.readouterr().err
         assert "studies/mine holds runs of this study with another base, variant 'MN'" in error
         assert "--fresh" in error
@@ -313,7 +314,7 @@ def test_a_study_goes_on_with_its_images_elsewhere(started: list[str]) -> None:
 
 
 def test_two_processes_never_take_the_same_run(capsys: pytest.CaptureFixture[str]) -> None:
-    write(seeds=[0])
+    StudyFolder(Path("studies/mine"), load_study(write(seeds=[0])), Limits()).open()
     folder = Path("studies/mine/runs/BN/seed-0")
     folder.mkdir(parents=True)
     with FileLock(folder / "lock"):
@@ -383,7 +384,7 @@ def test_a_dry_run_of_some_runs(capsys: pytest.CaptureFixture[str], monkeypatch:
     [({"baseline": "X"}, "baseline 'X'"), ({"variants": {"BN": {"trainer.max_epox": 3}}}, "'BN' of the study 'mine'")],
 )
 def test_a_dry_run_of_a_bad_study(changes: dict[str, Any], part: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(write(**changes), "--dry-run") == command.WRONG
+    assert call(write(**changes), "--dry-run") == WRONG
     error = capsys.readouterr().err
     assert part in error
     assert error.count("\n") == 1
@@ -404,7 +405,7 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(capsys: pytest.CaptureFi
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning ignores it from here on
     assert status == INTERRUPTED
-    assert call("mine.yaml", "--report") == 0
+    assert call("mine.yaml", "--report") == INCOMPLETE
     assert "MN, seed 0 has not finished" in capsys.readouterr().out
     metrics = Path("studies/mine/runs/MN/seed-0/metrics.csv")
     (first,) = csv.DictReader(metrics.read_text().splitlines())
@@ -428,9 +429,9 @@ def test_a_run_that_fails_is_shown_and_the_others_go_on(started: list[str], caps
     Stumble.times, Stumble.error = 1, RuntimeError("it broke\nin two lines")
     assert call(write(variants=STUMBLING)) == INCOMPLETE
     assert len(started) == 4
-    assert "MN, seed 0 failed: in two lines" in capsys.readouterr().out
+    assert "MN, seed 0 failed: RuntimeError: it broke" in capsys.readouterr().out
     report = Path("studies/mine/report.md").read_text()
-    assert "| MN | 0 | failed: in two lines |" in report
+    assert "| MN | 0 | failed: RuntimeError: it broke |" in report
     assert "| MN | 1 | finished |" in report
     started.clear()
     assert call("mine.yaml") == 0
@@ -451,7 +452,7 @@ def test_a_run_that_fails_is_shown_and_the_others_go_on(started: list[str], caps
 def test_a_wrong_study_is_one_line_before_anything_runs(
     changes: dict[str, Any], parts: list[str], started: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(write(**changes)) == command.WRONG
+    assert call(write(**changes)) == WRONG
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mn-lightning compare: ")]
     assert len(error) == 1
     for part in parts:
@@ -466,12 +467,12 @@ def test_a_wrong_study_is_one_line_before_anything_runs(
         (["nope"], "study 'nope' is neither"),
         (["mine.yaml", "--only", "XN"], "--only 'XN' is no variant; the variants are BN, MN"),
         (["mine.yaml", "--seed", "7"], "--seed 7 is not in the study; its seeds are 0, 1"),
-        (["mine.yaml", "--limit_epochs", "0"], "0 is given; it takes 1 or more"),
+        (["mine.yaml", "--limit_epochs", "0"], "'0' is given; it takes a whole number, 1 or more"),
     ],
 )
 def test_wrong_arguments_are_said(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
     write()
-    assert call(*arguments) == command.WRONG
+    assert call(*arguments) == WRONG
     assert part in capsys.readouterr().err
 
 

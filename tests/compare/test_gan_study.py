@@ -11,8 +11,8 @@ from helpers.random_inception import save_random_inception
 from helpers.study_calls import call, files, swap, write
 from PIL import Image
 
-from mn_lightning.compare import command
 from mn_lightning.compare.check import check_study
+from mn_lightning.compare.parser import WRONG
 from mn_lightning.compare.runs.jobs import INCOMPLETE
 from mn_lightning.compare.study.load import load_study
 
@@ -98,7 +98,7 @@ def test_what_is_prepared_can_be_prepared_alone(started: list[str]) -> None:
     assert call(write_gan(), "--prepare", "features") == 0
     assert started == []
     assert files("*/*") == ["prepare/features"]
-    assert call("mine.yaml", "--prepare", "feature") == command.WRONG
+    assert call("mine.yaml", "--prepare", "feature") == WRONG
 
 
 def test_without_a_preparation_there_are_no_runs(started: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +112,7 @@ def test_without_a_preparation_there_are_no_runs(started: list[str], capsys: pyt
 
 def test_a_wrong_preparation_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     wrong = {**CLASSIFIER, "data": {"class_path": "DigitsDataModule", "init_args": {"image_size": 3}}}
-    assert call(write_gan(prepare={"features": wrong})) == command.WRONG
+    assert call(write_gan(prepare={"features": wrong})) == WRONG
     error = capsys.readouterr().err
     assert "the preparation 'features' of the study 'mine' does not run" in error
     assert error.strip().count("\n") == 0

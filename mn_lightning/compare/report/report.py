@@ -1,13 +1,9 @@
 """The study's folder: ``report.md``, ``results.csv`` and pictures, made from the runs that have finished."""
 
-import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
-
-import torch
 
 from mn_lightning.callbacks.current_statistics import CURRENT
 from mn_lightning.compare.report.curves import plot_curves
@@ -29,12 +25,10 @@ from mn_lightning.compare.report.tables import (
 from mn_lightning.compare.report.verdicts import counted_seeds
 from mn_lightning.compare.runs.recorder import to_csv
 from mn_lightning.compare.runs.run import Run, runs_in
-from mn_lightning.compare.study.folder import Limits, StudyFolder
-from mn_lightning.compare.study.study import Study
+from mn_lightning.compare.study.folder import StudyFolder
+from mn_lightning.compare.study.study import Limits, Study
 from mn_lightning.utils.files import write_atomically
 from mn_lightning.utils.tables import print_table
-
-_PACKAGES = ("mn-lightning", "torch", "lightning", "torchvision", "torchmetrics")
 
 
 def write_report(folder: StudyFolder, command: str) -> tuple[list[Table], list[str]]:
@@ -77,7 +71,7 @@ def write_report(folder: StudyFolder, command: str) -> tuple[list[Table], list[s
         text += table.to_markdown()
     text += ["## Sentences", "", *(f"- {line}" for line in lines), ""]
     text += ["## Runs", "", *markdown(["variant", "seed", "status", "seconds"], _statuses(runs)), ""]
-    text += ["## Made by", "", *(f"- {line}" for line in _provenance(folder.limits, command)), ""]
+    text += ["## Made by", "", *(f"- {line}" for line in _provenance(folder.limits, command, finished)), ""]
     write_atomically(folder.root / "report.md", "\n".join(text))
     return tables, lines
 
@@ -176,17 +170,15 @@ def _statuses(runs: Iterable[Run]) -> list[list[str]]:
     return rows
 
 
-def _provenance(limits: Limits, command: str) -> list[str]:
-    capability = torch.backends.cpu.get_cpu_capability()
-    machine = f"{torch.get_num_threads()} CPU threads ({platform.machine()}, {capability}, {platform.system()})"
-    if torch.cuda.is_available():
-        machine = f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}, {machine}"
-    lines = [
-        f"command: `{command}`",
-        f"date: {datetime.now(timezone.utc):%Y-%m-%d}",
-        f"machine: {machine}",
-        f"versions: Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
-    ]
+def _provenance(limits: Limits, command: str, runs: Sequence[Run]) -> list[str]:
+    lines = [f"command: `{command}`", f"date: {datetime.now(timezone.utc):%Y-%m-%d}"]
+    made: dict[str, list[str]] = {}
+    for run in runs:
+        for maker in run.made_by or (None,):
+            words = "not recorded" if maker is None else maker.words
+            made.setdefault(words, []).append(run.label)
+    for words, labels in made.items():
+        lines.append(f"{'all runs' if len(labels) == len(runs) else '; '.join(labels)}: {words}")
     if limits.epochs is not None:
         lines.append(f"limited to {limits.epochs} epochs")
     if limits.samples is not None:

@@ -74,7 +74,7 @@ class BestKeeper(Checkpoint):
         self._seen = row["step"]
         value = self.sign * row[self.metric]
         # Rows come on all ranks at the same time, but their values differ where a metric is not synchronized.
-        if not trainer.strategy.broadcast(value > self._best):
+        if not trainer.strategy.broadcast(math.isfinite(value) and value > self._best):
             return
         self._best = value
         if self.weights:

@@ -28,6 +28,7 @@ class Display:
         self._waiting = [run for run in runs if not run.finished]
         # How a run ended before is no news, until it has started anew.
         self._before = {run.label: run.outcome() for run in self._waiting}
+        self._aside = {run.label: run.files_set_aside() for run in self._waiting}
         self._shown: dict[str, TaskID] = {}
         self._lines = Progress(
             TextColumn("{task.description}"),
@@ -78,6 +79,8 @@ class Display:
         score = "" if value is None else f", {run.study.metric} {value:.4g}"
         left = f" · {time_left(self.runs, self.jobs)}" if self._waiting else ""
         self._print(f"{self._place(run)} · {how}{score}{left}")
+        for path in sorted(run.files_set_aside() - self._aside[run.label]):
+            self._print(f"   {path} was damaged and is set aside; its log is in {run.log_path}")
         if error:
             self._print(f"   {error}; its output is in {run.log_path}")
 

@@ -94,12 +94,17 @@ class FactsWriter(Callback):
 
 
 def read_facts(folder: Path) -> Facts | None:
-    """Return the facts of the run in ``folder``; None if none are written, as by earlier versions."""
-    path = folder / _FILE
-    if not path.exists():
+    """Return the facts of the run in ``folder``; None if none are written, as by earlier versions, or can be read."""
+    try:
+        written = json.loads((folder / _FILE).read_bytes())
+        facts = Facts(**{**written, "layers": [Layer(**layer) for layer in written["layers"]]})
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
-    written = json.loads(path.read_text(encoding="utf-8"))
-    return Facts(**{**written, "layers": [Layer(**layer) for layer in written["layers"]]})
+    numbers = type(facts.parameters) is int and (facts.peak_memory is None or type(facts.peak_memory) is int)
+    if not numbers or not isinstance(facts.missing, list):
+        return None
+    texts = [*facts.missing, *(text for layer in facts.layers for text in layer)]
+    return facts if all(isinstance(text, str) for text in texts) else None
 
 
 def layers_of(model: nn.Module) -> list[Layer]:

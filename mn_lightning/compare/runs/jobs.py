@@ -6,7 +6,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -17,10 +17,19 @@ from mn_lightning.compare.runs.display import Display
 from mn_lightning.compare.runs.engines import Engine
 from mn_lightning.compare.runs.run import Outcome, Run
 from mn_lightning.compare.runs.session import Session, answer_probe
-from mn_lightning.compare.runs.supervise import BUSY, GRACE, INTERRUPTED, LOST, Task, supervise
-from mn_lightning.compare.study.fit import in_one_line
+from mn_lightning.compare.runs.supervise import (
+    BUSY,
+    GRACE,
+    INTERRUPTED,
+    LOST,
+    START,
+    Task,
+    supervise,
+    without_current_folder,
+)
 from mn_lightning.compare.study.study import StudyError
 from mn_lightning.utils.files import write_atomically
+from mn_lightning.utils.text import say, what_happened
 
 INCOMPLETE = 1
 """The exit status if a run failed or is not finished."""
@@ -47,12 +56,14 @@ def train_all(runs: Sequence[Run], engine: Engine) -> int:
     if not waiting:
         return 0
     probe(engine, waiting[0].root)
+    for run in waiting:
+        with suppress(OSError):  # its process will say what is wrong
+            run.open()
     session = Session(waiting[0].root)
     tasks = [_task(number, run, engine, session) for number, run in enumerate(waiting)]
-    display = Display(runs, engine.jobs)
     execution = threading.Thread(target=_execute, args=(engine, tasks, waiting, session), daemon=True)
     try:
-        with _exit_on_sigterm(), display:
+        with _ended_by_signals(), Display(runs, engine.jobs) as display:
             execution.start()
             while execution.is_alive():
                 session.beat()
@@ -61,8 +72,10 @@ def train_all(runs: Sequence[Run], engine: Engine) -> int:
             display.update()
         return 0
     except (KeyboardInterrupt, SystemExit) as error:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # who presses Ctrl-C again wants what is being done
         session.stop()
-        execution.join(3 * GRACE)
+        if execution.is_alive():
+            execution.join(3 * GRACE)
         print("interrupted; the same command goes on from the last whole epoch")
         return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else INTERRUPTED
     finally:
@@ -73,7 +86,7 @@ def become(run: Run) -> NoReturn:
     """Go on as the run's process, so that the signals of a scheduler reach it."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "mn_lightning.compare.runs", *_arguments(run)])
+    os.execv(sys.executable, [sys.executable, str(START), *_arguments(run)])
 
 
 def probe(engine: Engine, folder: Path) -> None:
@@ -105,7 +118,6 @@ def _arguments(run: Run) -> tuple[str, ...]:
 
 
 def _task(number: int, run: Run, engine: Engine, session: Session) -> Task:
-    run.open()
     log, contact = run.log_path.absolute(), session.path.absolute()
     return Task(number, _arguments(run), log, contact, Path.cwd(), engine.environment, engine.slots)
 
@@ -115,7 +127,7 @@ def _execute(engine: Engine, tasks: Sequence[Task], runs: Sequence[Run], session
     left = {task.number: task for task in tasks}
     for _ in range(_ATTEMPTS):
         try:
-            with parallel_config(**engine.joblib):
+            with without_current_folder(), parallel_config(**{**engine.joblib, "n_jobs": min(engine.jobs, len(left))}):
                 # Tasks are dispatched one by one, as places become free: runs differ in length.
                 parallel = Parallel(batch_size=1, pre_dispatch=engine.jobs, return_as="generator_unordered")
                 for ended in parallel([delayed(supervise)(task) for task in left.values()]):
@@ -128,28 +140,38 @@ def _execute(engine: Engine, tasks: Sequence[Task], runs: Sequence[Run], session
             if session.stopped:
                 return
             # The engine itself, as a worker that was killed: the runs go on from their checkpoints.
-            sys.stderr.write(f"mn-lightning compare: {engine.label}: {type(error).__name__}: {in_one_line(error)}\n")
+            say("compare", f"{engine.label}: {what_happened(error)}")
     if not session.stopped:
         for number in left:
-            runs[number].set_outcome(
-                Outcome("failed", "its machine, or the worker on it, was lost", runs[number].seconds)
-            )
+            _fail(runs[number], "its machine, or the worker on it, was lost")
 
 
-def _note(run: Run, status: int) -> None:
+def _note(run: Run, status: int | str) -> None:
     """Write down that a process was ended from outside; otherwise it has written down itself how the run ended."""
     if status in (0, BUSY, INTERRUPTED) or (status == INCOMPLETE and run.outcome() is not None):
         return
-    how = f"signal {-status}" if status < 0 else f"exit status {status}"
-    run.set_outcome(Outcome("failed", f"the process ended with {how}", run.seconds))
+    if isinstance(status, str):
+        _fail(run, status)
+    else:
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        _fail(run, f"the process ended with {how}")
+
+
+def _fail(run: Run, why: str) -> None:
+    try:
+        run.set_outcome(Outcome("failed", why, run.seconds))
+    except OSError as error:  # the others go on
+        say("compare", f"{run.label} failed: {why}; that cannot be written down: {error.strerror}: {error.filename}")
 
 
 @contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
+def _ended_by_signals() -> Iterator[None]:
     def exit_(signum: int, frame: object) -> NoReturn:
         sys.exit(128 + signum)
 
     before = signal.signal(signal.SIGTERM, exit_)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's script starts what it does not wait for
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:

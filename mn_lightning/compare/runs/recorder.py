@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,7 +73,9 @@ class RunRecorder(Checkpoint):
         distances = {name for callback in self._distances for name in callback.values}
         self._from_validation |= set(trainer.callback_metrics) - self._before - distances
         self._seconds += self._evaluation_seconds() - self._evaluations_before
-        self._record(trainer, set(trainer.callback_metrics) - self._outdated(trainer))
+        # What was logged in training is left out: the trainer still shows the values of the epoch before.
+        measured = (self._from_validation | distances) & set(trainer.callback_metrics)
+        self._record(trainer, measured - self._outdated(trainer))
         self._started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -135,5 +138,36 @@ def to_csv(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def from_csv(text: str) -> list[Row]:
-    """Return the rows of such a text, each without the columns in which it has nothing."""
-    return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(io.StringIO(text))]
+    """Return the rows of such a text, each without the columns in which it has nothing.
+
+    Raises:
+        ValueError: it is no such text, or a part of one.
+    """
+    if not text.endswith("\n"):
+        raise ValueError("it ends in mid-line" if text else "it is empty")
+    rows: list[Row] = []
+    try:
+        for row in csv.DictReader(io.StringIO(text), strict=True):
+            if None in row or None in row.values():
+                raise ValueError("a line has too few or too many values")
+            rows.append({name: float(value) for name, value in row.items() if value})
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    if not all(math.isfinite(row.get(name, math.nan)) for row in rows for name in ("epoch", "step", "seconds")):
+        raise ValueError("a line lacks epoch, step or seconds")
+    return rows
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read the file of a recorder; no rows without a file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        return from_csv(path.read_bytes().decode())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{path} is damaged: {why}") from error

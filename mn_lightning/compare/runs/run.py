@@ -1,20 +1,25 @@
 """One run of a study: its folder, what has been recorded there, and how it ended."""
 
 import json
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 
 from mn_lightning.compare.runs.best import CHECKPOINT
-from mn_lightning.compare.runs.recorder import Row, from_csv
+from mn_lightning.compare.runs.recorder import Row, read_rows
 from mn_lightning.compare.study.folder import Keep, StudyFolder
-from mn_lightning.compare.study.study import Study
-from mn_lightning.utils.files import write_atomically
+from mn_lightning.compare.study.origin import NAME, Maker, read_origin, settings_of
+from mn_lightning.compare.study.study import Limits, Study, StudyError
+from mn_lightning.utils.checkpoint_file import DamagedCheckpointError, read_checkpoint
+from mn_lightning.utils.files import free_path, write_atomically
+from mn_lightning.utils.text import say
 
 Status = Literal["finished", "failed"]
 
@@ -24,7 +29,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         status: finished or failed.
-        error: the last line of the error; empty for a run that finished.
+        error: the line that says what happened; empty for a run that finished.
         seconds: what it took. Of a process that was interrupted, the training up to its last evaluation counts.
     """
 
@@ -81,6 +86,10 @@ class Run:
         paths = {run.variant: run.checkpoint_path.absolute() for run in preparations(self.study, self.root)}
         return self.study.arguments(self.variant, self.seed, paths)
 
+    def settings(self, limits: Limits) -> dict[str, Any]:
+        """What the study says of the run, but for its seed."""
+        return settings_of(self.study, self.variant, limits)
+
     @property
     def metrics_path(self) -> Path:
         """The CSV file of :class:`~mn_lightning.compare.runs.recorder.RunRecorder`."""
@@ -111,19 +120,52 @@ class Run:
         return self.folder / "log.txt"
 
     def rows(self) -> list[Row]:
-        """Read what the run has recorded so far."""
-        text = _text(self.metrics_path)
-        return [] if text is None else from_csv(text)
+        """Read what the run has recorded so far.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        return read_rows(self.metrics_path)
 
     @property
     def seconds(self) -> float:
         """Seconds of training that the checkpoint stands for; 0 without one."""
-        return max((row["seconds"] for row in self.rows()), default=0.0) if self.checkpoint_path.exists() else 0.0
+        try:
+            rows = self.rows() if self.checkpoint_path.exists() else []
+        except ValueError:
+            rows = []
+        return max((row["seconds"] for row in rows), default=0.0)
+
+    @property
+    def made_by(self) -> tuple[Maker, ...]:
+        """The machines and versions that trained the run; none of a run of versions before 0.2, which did not say."""
+        origin = read_origin(self.folder)
+        return () if origin is None else origin.made_by
+
+    def fault(self) -> str:
+        """Say why the run cannot be reported, whatever its process said at its end; nothing if it can."""
+        # The display asks for all runs twice a second.
+        return _fault(
+            self.folder, self.metrics_path, self.study.metric, _stamp(self.metrics_path), _stamp(self.folder / NAME)
+        )
 
     def outcome(self) -> Outcome | None:
-        """How the run ended; None while it has not."""
-        text = _text(self.folder / "outcome.json")
-        return None if text is None else Outcome(**json.loads(text))
+        """How the run ended; None while it has not. One whose files are damaged has failed: it is trained again."""
+        path = self.folder / "outcome.json"
+        try:
+            ended = Outcome(**_json(path))
+            if (
+                ended.status not in get_args(Status)
+                or not isinstance(ended.error, str)
+                or not _is_number(ended.seconds)
+            ):
+                raise ValueError
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, TypeError, RecursionError):
+            return Outcome("failed", f"{path} is damaged; the same command trains the run again", 0.0)
+        fault = self.fault() if ended.status == "finished" else ""
+        return Outcome("failed", fault, ended.seconds) if fault else ended
 
     @property
     def finished(self) -> bool:
@@ -137,12 +179,18 @@ class Run:
         if outcome is None:
             path.unlink(missing_ok=True)
         else:
+            self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(outcome._asdict()))
 
     def progress(self) -> Progress | None:
         """How far the run is; None while it has not started."""
-        text = _text(self.folder / "progress.json")
-        return None if text is None else Progress(**json.loads(text))
+        try:
+            progress = Progress(**_json(self.folder / "progress.json"))
+        except (OSError, ValueError, TypeError, RecursionError):  # it is for the display alone
+            return None
+        score_is_known = progress.score is None or isinstance(progress.score, float)
+        known = _is_number(progress.done) and score_is_known and (progress.left is None or _is_number(progress.left))
+        return progress if known else None
 
     def set_progress(self, progress: Progress) -> None:
         """Write down how far the run is."""
@@ -151,7 +199,40 @@ class Run:
     def open(self) -> None:
         """Make the folder, and forget how far an earlier process came."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "progress.json").unlink(missing_ok=True)
+        with suppress(OSError):
+            (self.folder / "progress.json").unlink()
+
+    def set_aside_what_is_damaged(self) -> None:
+        """Rename files that a training could not read or write over, and say so."""
+        for path in (self.folder / "progress.json", self.folder / "outcome.json"):
+            if path.is_dir():
+                self._set_aside(path, "is a folder")
+        try:
+            self.rows()
+        except ValueError:
+            self._set_aside(self.metrics_path, "is damaged")
+        try:
+            read_origin(self.folder)
+        except ValueError:
+            self._set_aside(self.folder / NAME, "is damaged")
+            if self.checkpoint_path.exists():
+                self._set_aside(self.checkpoint_path, f"is of settings that {NAME} does not say; the run starts anew")
+        try:
+            if self.checkpoint_path.is_dir():
+                raise DamagedCheckpointError
+            if self.checkpoint_path.exists():
+                read_checkpoint(self.checkpoint_path)
+        except DamagedCheckpointError:
+            self._set_aside(self.checkpoint_path, "is damaged; the run starts anew")
+
+    def files_set_aside(self) -> set[Path]:
+        """Files that :meth:`set_aside_what_is_damaged` has renamed, now or earlier."""
+        return {path for folder in (self.folder, self.checkpoint_path.parent) for path in folder.glob("*.damaged*")}
+
+    def _set_aside(self, path: Path, why: str) -> None:
+        aside = free_path(path.with_name(f"{path.name}.damaged"))
+        path.rename(aside)
+        say("compare", f"{self.label}: {path} {why}; it is {aside.name} now")
 
     @contextmanager
     def taken(self, wait: float = 0) -> Iterator[None]:
@@ -164,6 +245,7 @@ class Run:
 
         Raises:
             BusyError: another process has the run.
+            StudyError: there is something else in the lock's place.
         """
         if not is_main_process():  # it was started by the process that has the run
             yield
@@ -174,6 +256,8 @@ class Run:
             lock.acquire(timeout=wait)
         except Timeout:
             raise BusyError(f"{self.label} is being run by another process") from None
+        except OSError as error:
+            raise StudyError(f"{lock.lock_file} cannot be locked: {error.strerror}; remove it") from error
         try:
             yield
         finally:
@@ -204,9 +288,17 @@ class Preparation(Run):
         """The command line of ``mn-lightning``."""
         return self.study.preparation(self.variant)
 
+    def settings(self, limits: Limits) -> dict[str, Any]:
+        """What the study says of it."""
+        return {"prepare": self.study.to_dict()["prepare"][self.variant]}
+
     def kept(self, keep: Keep) -> list[Path]:
         """Return the last checkpoint: the runs load it."""
         return [self.checkpoint_path]
+
+    def fault(self) -> str:
+        """Say why the runs cannot use it."""
+        return "" if self.checkpoint_path.is_file() else f"{self.checkpoint_path} is gone"
 
 
 def runs_in(folder: StudyFolder) -> list[Run]:
@@ -224,9 +316,36 @@ def is_main_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def _text(path: Path) -> str | None:
-    """Return what the file holds; None if there is none. The run's process may remove it between a look and a read."""
+@lru_cache(maxsize=10_000)
+def _fault(folder: Path, metrics: Path, metric: str, *stamps: tuple[int, int]) -> str:
+    """As :meth:`Run.fault`, as long as the files stay as they are."""
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
+        read_origin(folder)
+        values = [row[metric] for row in read_rows(metrics) if metric in row]
+    except ValueError as error:
+        return f"{error}; the same command trains the run again"
+    if not values:
+        return f"nothing was measured: {metrics} has no {metric}"
+    if not any(map(math.isfinite, values)):
+        return f"no value of {metric} is finite; the last of {len(values)} is {values[-1]}"
+    return ""
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return what changes with a file, or with what is in its place."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        return error.errno or 0, 0
+    return found.st_mtime_ns, found.st_size
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_bytes().decode())
+    if not isinstance(content, dict):
+        raise ValueError("no mapping")
+    return content
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,6 +1,6 @@
 """How a command reaches the processes of its runs on any machine: files in the study's folder, which they share.
 
-Only the standard library is used: whoever supervises a run imports this.
+Only the standard library and filelock are used: whoever supervises a run imports this.
 """
 
 import os
@@ -8,6 +8,8 @@ import socket
 import time
 import uuid
 from pathlib import Path
+
+from filelock import FileLock
 
 PATIENCE = 60.0
 """Seconds without a sign of life from the command, after which its runs end."""
@@ -25,6 +27,8 @@ class Session:
     def __init__(self, folder: Path) -> None:
         self.path = folder / f".session-{uuid.uuid4().hex[:12]}"
         self.stopped = False
+        self._lock = FileLock(f"{self.path}.lock")  # shows that this process lives, even between two runs
+        self._lock.acquire(blocking=False)
         self._beats = 0
         self.beat()
 
@@ -40,6 +44,7 @@ class Session:
 
     def close(self) -> None:
         """Remove the file, and those beside it; runs that are left end too."""
+        self._lock.release()
         for path in self.path.parent.glob(f"{self.path.name}*"):
             path.unlink(missing_ok=True)
 

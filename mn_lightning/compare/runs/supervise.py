@@ -33,6 +33,10 @@ LEASH = "--leash"
 GRACE = 5.0
 """Seconds between the request to end and the end."""
 
+START = Path(__file__).with_name("start.py")
+"""The program of a run's process."""
+
+_SAFE_PATH = "PYTHONSAFEPATH"
 _POLL = 0.2
 
 
@@ -55,7 +59,7 @@ class Task:
 
     Attributes:
         number: to know the run by.
-        arguments: of ``python -m mn_lightning.compare.runs``.
+        arguments: of :data:`START`.
         log: file that the process's output is added to.
         session: file of the :class:`~mn_lightning.compare.runs.session.Session`.
         cwd: the folder to start in, where a user's own modules are found.
@@ -73,14 +77,33 @@ class Task:
     slots: tuple[Slot, ...] = ()
 
 
-def supervise(task: Task) -> tuple[int, int]:
+def supervise(task: Task) -> tuple[int, int | str]:
     """Start the run's process, wait for its end, and end it if the session ends.
 
     Returns:
         The task's number, and the exit status of the process: the negative number of a signal that killed it, and
-        :data:`INTERRUPTED` if the session has ended.
+        :data:`INTERRUPTED` if the session has ended. In its place a text, if the process could not be started.
     """
-    return task.number, _run(task)
+    try:
+        return task.number, _run(task)
+    except OSError as error:
+        return task.number, f"its process could not be started: {error.strerror}: {error.filename}"
+
+
+@contextlib.contextmanager
+def without_current_folder() -> Iterator[None]:
+    """Let processes that are started now find modules where this one finds them, and not in the current folder first.
+
+    It is for joblib's workers. Before Python 3.11 it changes nothing.
+    """
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_SAFE_PATH)
+        if before is not None:
+            os.environ[_SAFE_PATH] = before
 
 
 def _run(task: Task) -> int:
@@ -90,12 +113,15 @@ def _run(task: Task) -> int:
     watch = Watch(task.session)
     if watch.is_stopped():
         return INTERRUPTED
+    task.log.parent.mkdir(parents=True, exist_ok=True)
     with _free_slot(task) as slot, task.log.open("ab") as log:
-        environment = {**os.environ, **task.environment}
+        # The log is a file, whatever the terminal can show.
+        environment = {**os.environ, "PYTHONIOENCODING": "utf-8:backslashreplace", **task.environment}
+        environment.pop(_SAFE_PATH, None)
         if slot is not None and slot.gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = slot.gpus
         process = subprocess.Popen(
-            [sys.executable, "-m", "mn_lightning.compare.runs", *task.arguments, LEASH],
+            [sys.executable, str(START), *task.arguments, LEASH],
             stdin=subprocess.PIPE,  # closes with this process, however that ends
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -8,15 +8,19 @@ import warnings
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mn_lightning.compare.runs.best import BestKeeper
 from mn_lightning.compare.runs.facts import FactsWriter
+from mn_lightning.compare.runs.measured import why_unmeasured
 from mn_lightning.compare.runs.progress import ProgressWriter
 from mn_lightning.compare.runs.recorder import RunRecorder
-from mn_lightning.compare.runs.run import Outcome, Run, is_main_process
+from mn_lightning.compare.runs.run import Outcome, Preparation, Run, is_main_process
 from mn_lightning.compare.study.fit import StudyCLI, Until
-from mn_lightning.compare.study.folder import Keep, Limits
-from mn_lightning.compare.study.study import StudyError, variant_label
+from mn_lightning.compare.study.folder import Keep
+from mn_lightning.compare.study.origin import Origin, read_origin, this_maker, write_origin
+from mn_lightning.compare.study.study import Limits, StudyError, variant_label
+from mn_lightning.utils.text import what_happened
 
 
 def train(run: Run, limits: Limits, keep: Keep, wait: float = 0) -> Outcome:
@@ -30,29 +34,47 @@ def train(run: Run, limits: Limits, keep: Keep, wait: float = 0) -> Outcome:
 
     Raises:
         BusyError: another process has the run.
+        StudyError: the run's folder cannot be used.
+        SystemExit: the process was told to end.
     """
     with run.taken(wait):
         outcome = run.outcome()
         if outcome is not None and outcome.status == "finished":
             return outcome
         if is_main_process():
+            run.set_aside_what_is_damaged()
             run.set_outcome(None)
         started = time.monotonic() - run.seconds
         # LightningCLI warns of a command line that differs from sys.argv: ours is made from the study.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+        error = ""
         try:
-            _RunCLI(run, limits, keep)
-            outcome = Outcome("finished", "", time.monotonic() - started)
-        except Exception as error:
+            cli = _RunCLI(run, limits, keep)
+            if is_main_process() and (error := run.fault()) and not isinstance(run, Preparation):
+                error = why_unmeasured(cli.trainer, run) or error
+        except SystemExit as ending:
+            if was_told_to_end(ending):
+                raise
+            error = f"the model ended the process, by sys.exit({ending.code!r})"
+        except Exception as raised:
             # Whatever a user's model raises concerns this run alone: the others go on.
             traceback.print_exc()
-            outcome = Outcome("failed", last_line(error), time.monotonic() - started)
+            error = str(raised) if isinstance(raised, StudyError) else what_happened(raised)
+        outcome = Outcome("failed" if error else "finished", error, time.monotonic() - started)
         if is_main_process():
             run.set_outcome(outcome)
             if outcome.status == "finished":
                 for path in {run.best_path, run.checkpoint_path} - set(run.kept(keep)):
                     path.unlink(missing_ok=True)
         return outcome
+
+
+def was_told_to_end(ending: BaseException) -> bool:
+    """Whether an exit is Lightning's, after Ctrl-C or SIGTERM, and not the model's own."""
+    cause: BaseException | None = ending
+    while cause is not None and not isinstance(cause, (KeyboardInterrupt, SIGTERMException)):
+        cause = cause.__context__
+    return cause is not None
 
 
 def plan(run: Run, limits: Limits) -> tuple[str, LightningModule | None]:
@@ -70,13 +92,7 @@ def plan(run: Run, limits: Limits) -> tuple[str, LightningModule | None]:
             raise
         except Exception:  # some models cannot be made without values, or not at all, which the runs will say
             cli, model = _RunCLI(run, limits, "none", until="parsed"), None
-    text: str = cli._parser("fit").dump(cli.config.fit, skip_none=False)
-    return text, model
-
-
-def last_line(error: BaseException) -> str:
-    """Return what Python prints last for an error: its type and text."""
-    return traceback.format_exception_only(error)[-1].strip().splitlines()[-1]
+    return cli.configuration(), model
 
 
 class _RunCLI(StudyCLI):
@@ -108,6 +124,11 @@ class _RunCLI(StudyCLI):
             save_config_kwargs={"overwrite": True},
         )
 
+    def configuration(self) -> str:
+        """Return all settings as YAML, as they are saved in ``config.yaml``."""
+        text: str = self._parser("fit").dump(self.config.fit, skip_none=False)
+        return text
+
     def before_instantiate_classes(self) -> None:
         """Direct the logs into the run's folder, and apply the limit of epochs."""
         trainer = self.config.fit.trainer
@@ -118,6 +139,14 @@ class _RunCLI(StudyCLI):
         if self.limits.epochs is not None:
             unlimited = trainer.max_epochs in (None, -1)
             trainer.max_epochs = self.limits.epochs if unlimited else min(self.limits.epochs, trainer.max_epochs)
+        if self.until == "trained" and is_main_process():
+            self._write_origin()
+
+    def _write_origin(self) -> None:
+        before = read_origin(self.run.folder) if self.run.checkpoint_path.exists() else None
+        made_by = (*(before.made_by if before else ()), this_maker())
+        distinct = tuple(maker for at, maker in enumerate(made_by) if maker not in made_by[:at])
+        write_origin(self.run.folder, Origin(self.run.settings(self.limits), self.configuration(), distinct))
 
     def before_fit(self) -> None:
         """Apply the limit of samples."""

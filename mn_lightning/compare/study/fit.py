@@ -7,6 +7,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from mn_lightning.cli import MNLightningCLI
+from mn_lightning.cli.parse_errors import explain
 from mn_lightning.compare.study.study import StudyError
 
 Until = Literal["parsed", "model", "built", "trained"]
@@ -46,7 +47,11 @@ class StudyCLI(MNLightningCLI):
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
-            raise StudyError(f"{self.label} does not parse: {in_one_line(error)}") from error
+            options = list(self._parser("fit")._option_string_actions)
+            text = explain(str(error), "fit", args if isinstance(args, list) else [], options)
+            raise StudyError(f"{self.label} does not parse: {text}") from error
+        except SystemExit as error:
+            raise StudyError(f"{self.label} does not parse: it asks for help, and gives no setting") from error
 
     def instantiate_classes(self) -> None:
         """Make what ``until`` says."""
@@ -83,8 +88,3 @@ class StudyCLI(MNLightningCLI):
 def non_exiting_parser(prog: str) -> dict[str, Any]:
     """Return LightningCLI's ``parser_kwargs`` with which a wrong configuration is an exception and no exit."""
     return {"prog": prog, "exit_on_error": False, "fit": {"exit_on_error": False}}
-
-
-def in_one_line(error: BaseException) -> str:
-    """Return an error's text without its line breaks."""
-    return " ".join(str(error).split())

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Mode = Literal["max", "min"]
 FRACTIONS = (0.25, 0.5, 0.75, 1.0)
@@ -21,6 +21,18 @@ _PREPARED = re.compile(r"\$\{prepare\.(.*)\}")
 
 class StudyError(ValueError):
     """A study that cannot be run. The text is one line."""
+
+
+class Limits(NamedTuple):
+    """Upper limits, for small machines.
+
+    Attributes:
+        epochs: of a run.
+        samples: training samples in an epoch.
+    """
+
+    epochs: int | None = None
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -92,17 +104,16 @@ class Study:
         base, overrides = list(self.base), self.variants[variant]
         if prepared is not None:
             base, overrides = _filled(base, prepared), _filled(overrides, prepared)
-        arguments = _fit(base, seed)
-        for option, value in overrides.items():
-            arguments.append(f"--{option}={value if isinstance(value, str) else json.dumps(value)}")
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in overrides.items()}
+        options = [f"--{option}={text}" for option, text in texts.items()]
         # Behind the variant's own: some of them replace the list of callbacks.
-        if self.current_statistics and not any(_CURRENT_STATISTICS in argument for argument in arguments):
-            arguments.append(f"--trainer.callbacks+={_CURRENT_STATISTICS}")
-        return arguments
+        if self.current_statistics and not any(_CURRENT_STATISTICS in text for text in (json.dumps(base), *options)):
+            options.append(f"--trainer.callbacks+={_CURRENT_STATISTICS}")
+        return _fit(base, options, seed)
 
     def preparation(self, name: str) -> list[str]:
         """Return the command line of ``mn-lightning`` that trains what is prepared under ``name``."""
-        return _fit(self.prepare[name], 0)
+        return _fit(self.prepare[name], [], 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the study as plain values, as a YAML or JSON file holds them."""
@@ -120,9 +131,10 @@ def variant_label(study: Study, variant: str) -> str:
     return f"the variant {variant!r} of the study {study.name!r}"
 
 
-def _fit(configs: Iterable[dict[str, Any]], seed: int) -> list[str]:
-    options = [option for config in configs for option in ("--config", json.dumps(config))]
-    return ["fit", *options, f"--seed_everything={seed}"]
+def _fit(configs: Iterable[dict[str, Any]], options: Iterable[str], seed: int) -> list[str]:
+    """Return a command line; the seed comes last, so that nothing before it can give another."""
+    given = [option for config in configs for option in ("--config", json.dumps(config))]
+    return ["fit", *given, *options, f"--seed_everything={seed}"]
 
 
 def _filled(value: Any, prepared: Mapping[str, Path]) -> Any:

@@ -9,8 +9,8 @@ from rich.console import Console
 from mn_lightning.compare.runs import display as display_module
 from mn_lightning.compare.runs.display import Display, time_left
 from mn_lightning.compare.runs.run import Outcome, Progress, Run, runs_in
-from mn_lightning.compare.study.folder import Limits, StudyFolder
-from mn_lightning.compare.study.study import Study
+from mn_lightning.compare.study.folder import StudyFolder
+from mn_lightning.compare.study.study import Limits, Study
 
 
 @pytest.fixture
@@ -20,6 +20,7 @@ def runs(tmp_path: Path) -> list[Run]:
     found = runs_in(StudyFolder(tmp_path, study, Limits()))
     for run in found:
         run.folder.mkdir(parents=True)
+        run.metrics_path.write_text("epoch,step,seconds,val_acc\n0,1,1,0.5\n")
     found[0].set_outcome(Outcome("finished", "", 60))
     found[1].set_outcome(Outcome("failed", "ValueError: it broke", 10))
     return found

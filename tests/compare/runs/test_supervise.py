@@ -33,9 +33,9 @@ def task(folder: Path, session: Session, *slots: Slot, number: int = 0, **enviro
     return Task(number, ("study", "BN", "0"), folder / "log.txt", session.path, folder, environment, slots)
 
 
-def in_thread(*tasks: Task) -> tuple[list[threading.Thread], list[tuple[int, int]]]:
+def in_thread(*tasks: Task) -> tuple[list[threading.Thread], list[tuple[int, int | str]]]:
     """Tests stay in the main thread, as joblib's workers do not."""
-    ended: list[tuple[int, int]] = []
+    ended: list[tuple[int, int | str]] = []
     threads = [threading.Thread(target=lambda one=one: ended.append(supervise(one))) for one in tasks]
     for thread in threads:
         thread.start()
@@ -111,7 +111,7 @@ def test_runs_at_the_same_time_have_a_slot_each(script: Path, tmp_path: Path) ->
     script.write_text(
         "import os, sys, time\n"
         "where = f\"{sorted(os.sched_getaffinity(0))} {os.environ['CUDA_VISIBLE_DEVICES']}\"\n"
-        "open(os.environ['NAME'], 'w').write(where)\nwhile not os.path.exists('go'): time.sleep(0.05)"
+        "open(os.environ['NAME'], 'w').write(where)\nwhile not os.path.exists('go'): time.sleep(0.05)\nsys.exit(0)"
     )
     cores = sorted(os.sched_getaffinity(0))
     slots = Slot((cores[0],), "0"), Slot((cores[-1],), "1")
@@ -146,3 +146,25 @@ def test_a_run_ends_when_its_supervisor_is_gone(tmp_path: Path) -> None:
     process.stdin.close()
     assert process.wait(60) == -15
     process.stdout.close()
+
+
+def test_a_file_beside_the_study_takes_no_standard_modules_place(script: Path, tmp_path: Path) -> None:
+    """A user's own module is found all the same."""
+    (tmp_path / "random.py").write_text("raise SystemExit(9)")
+    (tmp_path / "mine.py").touch()
+    script.write_text("import random, sys\nimport mine\nsys.exit(0 if hasattr(random, 'random') else 8)")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "mn_lightning").rename(elsewhere / "mn_lightning")
+    threads, ended = in_thread(task(tmp_path, Session(tmp_path), PYTHONPATH=str(elsewhere)))
+    threads[0].join(60)
+    assert ended == [(0, 0)], (tmp_path / "log.txt").read_text()
+
+
+def test_a_process_that_cannot_be_started_is_one_runs_failure(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").mkdir()
+    threads, ended = in_thread(task(tmp_path, Session(tmp_path), number=3))
+    threads[0].join(60)
+    ((number, status),) = ended
+    assert number == 3
+    assert status == f"its process could not be started: Is a directory: {tmp_path / 'log.txt'}"

@@ -39,10 +39,10 @@ def test_overrides_are_options_of_the_command_line(tmp_path: Path) -> None:
         "fit",
         "--config",
         '{"trainer": {"max_epochs": 2}}',
-        "--seed_everything=3",
         '--trainer.callbacks+=[{"class_path": "X"}]',
         "--model.lr=0.1",
         "--data=Y",
+        "--seed_everything=3",
     ]
     assert study.arguments("BN", 0) == ["fit", "--config", '{"trainer": {"max_epochs": 2}}', "--seed_everything=0"]
 
@@ -55,8 +55,8 @@ def test_places_are_kept_for_what_is_prepared(tmp_path: Path) -> None:
     )  # fmt: skip
     path = Path('/a "b".ckpt')
     assert study.arguments("BN", 0, {"features": path}) == [
-        "fit", "--config", json.dumps({"a": [{"b": str(path)}, "c"]}), "--seed_everything=0",
-        f"--d={path}", f"--e={json.dumps([str(path)])}",
+        "fit", "--config", json.dumps({"a": [{"b": str(path)}, "c"]}),
+        f"--d={path}", f"--e={json.dumps([str(path)])}", "--seed_everything=0",
     ]  # fmt: skip
     assert "--d=${prepare.features}" in study.arguments("BN", 0)
     assert study.preparation("features")[3:] == ["--config", '{"trainer": {"max_epochs": 1}}', "--seed_everything=0"]
@@ -160,3 +160,40 @@ def test_an_unknown_study_lists_the_shipped() -> None:
 @pytest.mark.parametrize("name", study_names())
 def test_shipped_studies_can_be_read(name: str) -> None:
     assert load_study(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"variants": {"BN": {"seed_everything": 3}}}, ["'BN' with seed_everything", "all its runs would be equal"]),
+        ({"base": {"seed_everything": 3}}, ["gives seed_everything in a configuration", "under seeds alone"]),
+        ({"base": ["digits", {"seed_everything": 3}]}, ["gives seed_everything in a configuration"]),
+        ({"prepare": {"a": {"seed_everything": 3}}}, ["gives seed_everything in a configuration"]),
+        ({"variants": {"BN": {"config": "digits"}}}, ["'BN' with config", "write the options themselves"]),
+        ({"variants": {"BN": {"--x": 3}}}, ["'--x', which is no option", "without their dashes"]),
+        ({"variants": {"BN": None, "-x": None}}, ["a variant '-x'", "after the first '-'"]),
+        ({"variants": {"BN": None, "bn": None}}, ["a variant 'BN' and a variant 'bn'", "rename one"]),
+        ({"variants": {"BN": None, "x" * 101: None}}, ["a variant 'xxx", "at most 100 letters"]),
+        ({"variants": {"BN": None, 3: None}}, ["a variant 3"]),
+        ({"published": "x"}, ["published: 'x'", "from variants to numbers"]),
+        ({"published": {"BN": [1]}}, ["published: {'BN': [1]}"]),
+        ({"also": {"top": {"BN": 3}}}, ["also top: {'BN': 3}"]),
+        ({"inspect": {"BN": {"channels": "all"}}}, ["inspect: {'BN': {'channels': 'all'}}", "channels: [0, 5]"]),
+        ({"metric": ""}, ["metric ''"]),
+    ],
+)
+def test_what_would_be_wrong_without_a_word(tmp_path: Path, changes: dict[str, Any], parts: list[str]) -> None:
+    test_what_is_wrong_is_one_line(tmp_path, changes, parts)
+
+
+def test_a_duplicate_variant_is_named(tmp_path: Path) -> None:
+    path = Path(write(tmp_path))
+    path.write_text(path.read_text().replace("  BN: null\n", "  BN: null\n  BN: {model.lr: 1}\n"))
+    with pytest.raises(StudyError, match=r"mine\.yaml gives 'BN' twice, at lines 5 and 6; keep one of them"):
+        load_study(str(path))
+
+
+def test_a_seed_in_a_configurations_file_gives_way(tmp_path: Path) -> None:
+    (tmp_path / "beside.yaml").write_text("seed_everything: 7\na: 1")
+    arguments = load_study(write(tmp_path, base="beside.yaml")).arguments("MN", 3)
+    assert arguments[-1] == "--seed_everything=3"

@@ -1,0 +1,17 @@
+"""``python .../runs/start.py FOLDER VARIANT SEED`` is the process of one run.
+
+With ``python -m``, Python looks into the current folder before all others: a file random.py there would take the place
+of the standard library's. Here the current folder comes last. Lightning starts the processes of its strategies by this
+path, too.
+"""
+
+import os
+import sys
+
+if __name__ == "__main__":
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [path for path in sys.path if path and os.path.abspath(path) != here]
+    sys.path.append(os.getcwd())
+    from mn_lightning.compare.runs.__main__ import main
+
+    sys.exit(main(sys.argv[1:]))
