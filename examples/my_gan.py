@@ -8,7 +8,13 @@ import torch.nn.functional as F
 from my_module import MyModule
 from torch import Tensor, nn
 
-from mn_lightning.callbacks import FIDCallback, GMMRefitCallback, NormSwapCallback, QueueResetCallback, SampleGridCallback
+from mn_lightning.callbacks import (
+    FIDCallback,
+    GMMRefitCallback,
+    NormSwapCallback,
+    QueueResetCallback,
+    SampleGridCallback,
+)
 from mn_lightning.checkpoints import load_from_checkpoint
 from mn_lightning.data import DigitsDataModule
 
