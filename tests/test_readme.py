@@ -61,8 +61,11 @@ def shown_examples() -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", [block for block in named("python") if block.values[0] not in shown_examples()])
-def test_python(code: str) -> None:
+def test_python(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(code, "page.md", "exec"), {"__name__": "__main__"})
+    printed = capsys.readouterr().out.splitlines()
+    if "test accuracy" in code:  # the README says what its last line is
+        assert printed[-1] in {f"test accuracy: {accuracy}" for accuracy in ("0.98", "0.99", "1.00")}
 
 
 @pytest.mark.parametrize("file", ["my_model.yaml", "my_study.yaml", "my_cli.py"])

@@ -27,7 +27,7 @@ class CurrentStatisticsCallback(Callback):
 
     What ``validation_step`` logs as ``val_acc`` is logged a second time, as ``val_acc/current``. Model, checkpoints and
     training stay as they are. So one sees how much of a result comes from the weights, and how much from the running
-    averages and stored mixtures. (With another callback, :class:`~mn_lightning.callbacks.UpdateNormsCallback`, the model
+    averages and stored mixtures. (With :class:`~mn_lightning.callbacks.UpdateNormsCallback` in its place, the model
     itself is evaluated and saved with statistics of the current weights.) This one costs the forward passes of
     ``batches`` training steps and of a validation, and during that the memory of a second model.
 
