@@ -37,9 +37,11 @@ _MIXTURE_MISFIT = (
     "fitted to all channels together, so its {K} components cannot follow the details of each."
 )
 _EVOLUTION = (
-    "Top: the weights of the components, each with its number and colour. Below: their densities in a few channels; "
-    "the black line is the whole mixture. Each row has one axis, so one can see components become narrower or move. "
-    "A refit keeps the order of the earlier components by the distances of their means, so a colour is the same "
+    "Top: the weights of the {what}s, each with its number and colour. Below: their densities in a few channels; the "
+    "black line is the whole mixture. Each row has one axis, so one can see {what}s become narrower or move.{order}"
+)
+_ORDER = (
+    " A refit keeps the order of the earlier components by the distances of their means, so a colour is the same "
     "component at all times as far as one can say."
 )
 _POSTERIORS = (
@@ -109,8 +111,9 @@ def layer_section(
         notes.append(_NO_HISTORY)
     else:
         recorded = [channel for channel in channels if channel in history.channels]
-        figure = plots.plot_evolution(history, recorded or None, name)
-        pictures.append(Picture(_save(figure, folder, f"{stem}-evolution.png"), f"Evolution of {name}", _EVOLUTION))
+        evolution = _EVOLUTION.format(what=what, order=_ORDER if is_mixture else "")
+        figure = plots.plot_evolution(history, recorded or None, name, what)
+        pictures.append(Picture(_save(figure, folder, f"{stem}-evolution.png"), f"Evolution of {name}", evolution))
     if len(data.posteriors) and len(images):
         figure = plots.plot_posteriors(images, data.posteriors, what, _maps(data), name)
         caption = _POSTERIORS.format(what=what, value=value, mean=mean)

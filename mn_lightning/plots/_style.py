@@ -62,5 +62,5 @@ def as_numpy(values: Tensor) -> np.ndarray:
 def few_ticks(axes: "Axes", steps: int = 3) -> None:
     """Label few ticks, as small panels need: those of at most ``steps`` equal steps along x."""
     axes.tick_params(labelsize=8, length=2)
-    axes.locator_params(axis="x", nbins=steps, steps=[1, 2, 5, 10])
+    axes.locator_params(axis="x", nbins=steps, steps=[1, 2, 3, 4, 5, 6, 8, 10])
     axes.locator_params(axis="y", nbins=4)

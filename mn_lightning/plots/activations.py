@@ -38,7 +38,7 @@ BINS = 60
 TAIL = 0.001
 """Share of the values beyond either end of a panel: one far outlier would press all others into a single bin."""
 TALLEST = 2.5
-"""Height of a panel, at most, in units of the highest density drawn over the bars."""
+"""Height of a panel with a bar that is cut, in units of the highest density drawn over the bars."""
 SHOWN_IN_LEGEND = 12
 LEGEND_COLUMNS = 3
 
@@ -145,7 +145,9 @@ def _limit_height(axes: "Axes") -> None:
     heights, edges, _ = axes.patches[0].get_data()  # type: ignore[attr-defined]
     # Densities of constant activations may all lie outside the panel.
     curves = max(float(np.max(line.get_ydata())) for line in axes.lines) or float(heights.max())
-    top = max(1.1 * curves, min(1.1 * float(heights.max()), TALLEST * curves))
+    whole = 1.1 * float(heights.max())
+    # A bar that is hardly higher than that is shown whole: "cut at 1.0 times its height" says nothing.
+    top = max(1.1 * curves, whole if whole < 1.2 * TALLEST * curves else TALLEST * curves)
     axes.set_ylim(0, top)
     highest = int(heights.argmax())
     if heights[highest] > top:

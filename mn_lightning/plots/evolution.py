@@ -26,7 +26,9 @@ FRACTIONS = (0.2, 0.4, 0.6, 0.8, 1.0)
 CHANNELS = 4
 
 
-def plot_evolution(history: History, channels: Sequence[int] | None = None, title: str = "") -> "Figure":
+def plot_evolution(
+    history: History, channels: Sequence[int] | None = None, title: str = "", what: str = "component"
+) -> "Figure":
     """Draw a layer's mixture at about 20, 40, 60, 80 and 100% of the training: weights, and densities by channel.
 
     A component has the number and the colour that it has in the layer, as in the other pictures. Each refit keeps the
@@ -37,6 +39,7 @@ def plot_evolution(history: History, channels: Sequence[int] | None = None, titl
         history: as MixtureMonitor recorded it, with at least one mixture.
         channels: which to draw, of those that ``history`` holds; by default four, spread evenly over them.
         title: above all, such as the layer's name.
+        what: ``"component"``, or ``"mode"`` for the history of a ModeNorm.
 
     Returns:
         A figure with a column for each moment and a row for each channel, under one for the weights.
@@ -97,7 +100,7 @@ def plot_evolution(history: History, channels: Sequence[int] | None = None, titl
             panel.set_yticks([])
         panels[row, 0].set_ylabel(f"channel {channel}", **PRINT)
     panels[0, len(moments) // 2].set_xlabel(
-        "heaviest to lightest, mean over channels" if own_mixtures else "component", **PRINT
+        "heaviest to lightest, mean over channels" if own_mixtures else what, **PRINT
     )
     panels[-1, len(moments) // 2].set_xlabel("activation", **PRINT)
     title_above(figure, title)

@@ -141,7 +141,7 @@ def test_what_a_layer_was_given(checkpoint: Path, inspected: Inspected, tmp_path
 def test_one_layer_and_chosen_channels(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(
-        "mn_lightning.plots.plot_evolution", lambda history, channels, title: drawn.append(channels) or _empty()
+        "mn_lightning.plots.plot_evolution", lambda history, channels, title, what: drawn.append(channels) or _empty()
     )
     found = Links(look(checkpoint, tmp_path / "found", layer="*.1", channels=[5, 0]))
     assert {name.partition("-")[0] for name in found.images} == {"components.png", "network.1"}

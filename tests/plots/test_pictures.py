@@ -103,6 +103,19 @@ def test_densities_and_histograms(granularity: Any) -> None:
     assert right.get_xlim()[0] < np.median(output) < right.get_xlim()[1]
 
 
+@pytest.mark.parametrize("spike", [0.05, 0.9])
+def test_a_bar_that_is_cut_says_how_far(spike: float) -> None:
+    """A channel with a constant background: 90% of it is one bar, which would press all others flat."""
+    x = torch.randn(4000, 1)
+    x[: round(4000 * spike)] = 0.0
+    for panel in plot_activations(x, MixtureNorm(1).eval(), [0]).axes[1:2]:
+        heights, _, _ = panel.patches[0].get_data()
+        cut = heights.max() > panel.get_ylim()[1]
+        assert cut == (spike > 0.5)
+        numbers = [float(found) for text in panel.texts for found in re.findall(r"([\d.]+)x", text.get_text())]
+        assert numbers == pytest.approx([heights.max() / panel.get_ylim()[1]] if cut else [], abs=0.06)
+
+
 def test_an_unused_component_is_not_drawn() -> None:
     layer = MixtureNorm(2, n_components=3).eval()
     labels = [line.get_label() for line in plot_activations(torch.randn(50, 2), layer, [0]).axes[0].lines]
@@ -126,6 +139,8 @@ def test_components_at_every_fifth() -> None:
     assert titles == ["epoch 4\n20%", "epoch 8\n40%", "epoch 12\n60%", "epoch 16\n80%", "epoch 20\n100%"]
     weights, means, variances = (part.double() for part in recorded.snapshots[3].mixture)
     bars, channel_4 = figure.axes[0], figure.axes[10]
+    assert figure.axes[2].get_xlabel() == "component"
+    assert plot_evolution(recorded, [1], what="mode").axes[2].get_xlabel() == "mode"
     assert [bar.get_height() for bar in bars.patches] == pytest.approx(weights.tolist())
     for k, line in enumerate(channel_4.lines[:3]):
         normal = scipy.stats.norm(float(means[k, 4]), float(variances[k, 4]) ** 0.5)
