@@ -17,8 +17,7 @@ Builder = Callable[..., nn.Module]
 
 
 def _batch(batch_norm: _BatchNorm, momentum: float | None = None) -> nn.Module:
-    if momentum is not None:
-        batch_norm.momentum = momentum
+    """Leave the layer where it is; a swap sets the momentum itself, when all is planned."""
     return batch_norm
 
 

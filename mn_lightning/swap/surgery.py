@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
 from mn_lightning.layers.batch_norm import device_and_dtype
@@ -30,6 +31,7 @@ class Replacement(NamedTuple):
         settings: of the swap, as they are recorded.
         activation: name of the module to take out, because its activation is inside ``new`` now.
         not_fused: why no activation could be put inside; empty if none was asked for, or one was.
+        momentum: for the running statistics of a BatchNorm that stays; None leaves its own.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Replacement(NamedTuple):
     settings: dict[str, Any]
     activation: str | None = None
     not_fused: str = ""
+    momentum: float | None = None
 
 
 FEW_LAYERS = 8
@@ -180,7 +183,12 @@ def _plan_one(
                 f"{describe(settings)}; start from a model with BatchNorm there, or call swap_norms with again=True"
             )
     if norm == "batch":
-        return Replacement(name, Source(old), old, settings)
+        if is_swapped(old) and not isinstance(old, _BatchNorm):
+            raise ValueError(
+                f"{name} was swapped for a {type(old).__name__} before, which norm 'batch' does not turn back into "
+                "BatchNorm; start from a model with BatchNorm there"
+            )
+        return Replacement(name, Source(old), old, settings, momentum=_momentum(name, old, **arguments))
     if old is model:
         raise ValueError(f"the model is itself a {type(old).__name__}; put it into an nn.Sequential to swap it")
     source = read_swapped(name, old) if is_swapped(old) else read_source(name, old)
@@ -197,6 +205,15 @@ def _plan_one(
     if isinstance(found, Fusable):
         return Replacement(name, source, new, settings, found.remove)
     return Replacement(name, source, new, settings, not_fused=found)
+
+
+def _momentum(name: str, layer: nn.Module, momentum: float | None = None) -> float | None:
+    """Check the momentum that a BatchNorm is to have."""
+    if momentum is not None and not (isinstance(momentum, int | float) and 0 <= momentum <= 1):
+        raise ValueError(f"{name} got momentum={momentum!r}; it takes 0 <= momentum <= 1")
+    if momentum is not None and not hasattr(layer, "momentum"):
+        raise ValueError(f"{name} is a {type(layer).__name__}, whose statistics stay as they are; leave out momentum")
+    return momentum
 
 
 def _activation_after(model: nn.Module, name: str, source: Source) -> Fusable | str:
@@ -258,6 +275,8 @@ def _apply(model: nn.Module, plan: Sequence[Replacement]) -> None:
         mark_as_swapped(step.new, step.settings, replaced=step.new is not old)
         if isinstance(step.new, (MixtureNorm, ModeNorm, ModeGroupNorm)):
             step.new.label += f" at {step.name}"
+        if step.momentum is not None:
+            old.momentum = step.momentum  # type: ignore[assignment]
         if step.new is not old:
             _share_hooks(old, step.new)
             _keep_what_follows(step.new, {child: old.get_submodule(child) for child in step.source.after})
@@ -304,7 +323,8 @@ def _through_what_follows(layer: Any, inputs: Any, output: Any) -> Any:
 def _line(old: nn.Module, step: Replacement) -> SwappedLayer:
     channels = num_channels(step.source.batch_norm)
     before = f"{type(old).__name__}({channels})"
-    return SwappedLayer(step.name, before, before if step.new is old else _text(step.new), (channels,))
+    after = before if step.momentum is None else f"{type(old).__name__}({channels}, momentum={step.momentum})"
+    return SwappedLayer(step.name, before, after if step.new is old else _text(step.new), (channels,))
 
 
 def _text(layer: Any) -> str:

@@ -13,6 +13,7 @@ import torchmetrics
 import torchvision
 from packaging.version import Version
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import mn_lightning as mn
 from mn_lightning import MixtureNorm, ModeGroupNorm, ModeNorm
@@ -386,7 +387,7 @@ def spectral() -> nn.Module:
 
 
 def pruned() -> nn.Module:
-    return nn.utils.prune.l1_unstructured(nn.BatchNorm2d(4), "weight", 0.5)
+    return prune.l1_unstructured(nn.BatchNorm2d(4), "weight", 0.5)
 
 
 def _already_swapped() -> nn.Module:
@@ -403,6 +404,8 @@ def _already_swapped() -> nn.Module:
         (network, {"norm": "mixtur"}, ValueError, ["'mixtur'", "mixture, mode, mode_group, batch, instance"]),
         (network, {"n_component": 3}, ValueError, ["n_component", "it takes", "n_components"]),
         (network, {"norm": "batch", "n_components": 3}, ValueError, ["n_components", "it takes momentum"]),
+        (network, {"norm": "batch", "momentum": 1.5}, ValueError, ["block1.norm", "1.5", "0 <= momentum <= 1"]),
+        (_already_swapped, {"norm": "batch", "again": True}, ValueError, ["block2.norm", "MixtureNorm", "turn back"]),
         (network, {"n_components": 0}, ValueError, ["block1.norm", "n_components=0", "n_components >= 1"]),
         (network, {"layers": {"block1": {}, "block2": {"em_iters": 0}}}, ValueError, ["block2.norm", "em_iters >= 1"]),
         (network, {"norm": "group", "num_groups": 3}, ValueError, ["block1.norm", "group"]),
@@ -702,3 +705,23 @@ def test_a_network_with_fused_activations_evaluates_as_before_until_it_is_refitt
         torch.testing.assert_close(model(images), expected, rtol=1e-5, atol=1e-5)
     # The stem's and the first norm of each of the 8 blocks are followed by ReLU; the others by an addition or nothing.
     assert len(report) - len(report.not_fused) == 9
+
+
+def test_norm_batch_sets_the_momentum_of_the_layers_that_stay() -> None:
+    model = network()
+    before = dict(model.named_modules())
+    report = mn.swap_norms(model, {"block1.norm": {"momentum": 0.01}, "block2.norm": {}}, norm="batch")
+    momenta = {name: module.momentum for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    assert momenta == {"block1.norm": 0.01, "block2.norm": 0.1, "block3.norm": 0.1}
+    assert all(module is before[name] for name, module in model.named_modules())
+    assert [layer.new for layer in report] == ["BatchNorm2d(4, momentum=0.01)", "BatchNorm2d(4)"]
+
+
+def test_the_momentum_is_that_of_torchs_layer() -> None:
+    x = torch.randn(8, 3, 4, 4)
+    model, expected = nn.Sequential(nn.BatchNorm2d(3)), nn.BatchNorm2d(3, momentum=0.01)
+    mn.swap_norms(model, "all", norm="batch", momentum=0.01)
+    model(x)
+    expected(x)
+    assert torch.equal(model[0].running_var, expected.running_var)
+    assert not torch.equal(model[0].running_var, torch.ones(3))

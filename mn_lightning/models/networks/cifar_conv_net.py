@@ -14,23 +14,30 @@ class CIFARConvNet(CIFARNetwork):
     Args:
         in_channels: channels of the images, 3 for CIFAR. They have 8x8 pixels or more, 32x32 in the paper.
         num_classes: outputs of the last layer, 10 or 100 in the paper.
+        width: share of the paper's channels that every convolution has, for small machines.
+
+    Raises:
+        ValueError: ``width`` leaves a convolution without channels.
     """
 
     smallest = 8
 
-    def __init__(self, in_channels: int = 3, num_classes: int = 10) -> None:
+    def __init__(self, in_channels: int = 3, num_classes: int = 10, width: float = 1.0) -> None:
         super().__init__()
         self.in_channels = in_channels
-        self.conv1 = conv_norm_act(in_channels, 64, 5)
+        if not width * 64 >= 1:
+            raise ValueError(f"CIFARConvNet: width is {width}; give a share that leaves 1 of 64 channels or more")
+        first, middle, last = (int(width * channels) for channels in (64, 128, 256))
+        self.conv1 = conv_norm_act(in_channels, first, 5)
         # Table 1 prints padding 0 and sizes 32, 16, 8, 4: with 3x3 windows and stride 2 only rounding up gives both.
         self.pool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        self.conv2 = conv_norm_act(64, 128, 5)
+        self.conv2 = conv_norm_act(first, middle, 5)
         self.pool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        self.conv3 = conv_norm_act(128, 128, 5)
+        self.conv3 = conv_norm_act(middle, middle, 5)
         self.pool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        self.conv4 = conv_norm_act(128, 256, 3)
+        self.conv4 = conv_norm_act(middle, last, 3)
         self.pool4 = nn.AdaptiveAvgPool2d(1)  # Table 1's 4x4 window for its 32x32 images
-        self.linear = nn.Linear(256, num_classes)
+        self.linear = nn.Linear(last, num_classes)
 
     def _logits(self, images: Tensor) -> Tensor:
         x = self.pool1(self.conv1(images))

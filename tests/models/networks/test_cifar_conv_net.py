@@ -92,3 +92,15 @@ def test_logits_are_linear_in_the_mean_over_the_image() -> None:
     features = found["conv4"].mean((2, 3))
     torch.testing.assert_close(found[""], features @ network.linear.weight.T + network.linear.bias)
     assert found[""].shape == (2, 7)
+
+
+def test_width_is_a_share_of_the_channels() -> None:
+    network = CIFARConvNet(in_channels=1, width=0.25)
+    assert [m.out_channels for m in network.modules() if isinstance(m, nn.Conv2d)] == [16, 32, 32, 64]
+    assert network(torch.randn(2, 1, 28, 28)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("width", [0.0, -1.0, 0.01, float("nan")])
+def test_a_width_that_leaves_nothing(width: float) -> None:
+    with pytest.raises(ValueError, match="give a share that leaves 1 of 64 channels"):
+        CIFARConvNet(width=width)
