@@ -8,13 +8,7 @@ import torch.nn.functional as F
 from my_module import MyModule
 from torch import Tensor, nn
 
-from mn_lightning.callbacks import (
-    FIDCallback,
-    GMMRefitCallback,
-    NormSwapCallback,
-    QueueResetCallback,
-    SampleGridCallback,
-)
+from mn_lightning.callbacks import FIDCallback, NormSwapCallback, SampleGridCallback
 from mn_lightning.checkpoints import load_from_checkpoint
 from mn_lightning.data import DigitsDataModule
 
@@ -89,8 +83,6 @@ def main(max_epochs: int = 30) -> None:
     (checkpoint,) = glob.glob("lightning_logs/version_0/checkpoints/*.ckpt")
     callbacks = [
         NormSwapCallback(layers=["generator.2", "generator.5"], norm="mixture", n_components=3),
-        GMMRefitCallback(),
-        QueueResetCallback(),
         FIDCallback(every_n_epochs=10, num_samples=1000, feature_extractor=DigitFeatures(checkpoint)),
         SampleGridCallback(every_n_steps=200, num_samples=16, nrow=4),
     ]

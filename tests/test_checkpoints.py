@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,51 @@ def test_a_checkpoint_without_a_swap_is_loaded_too(tmp_path: Path) -> None:
     run.save_checkpoint(tmp_path / "last.ckpt")
     loaded = load_from_checkpoint(ImageClassifier, tmp_path / "last.ckpt", network=network())
     assert torch.equal(loaded.network[1].running_var, model.network[1].running_var)
+
+
+# --- what a file may do -------------------------------------------------------------------------------------------
+
+
+class Executed(ImageClassifier):
+    """Saves the hyperparameters that it is given."""
+
+    def __init__(self, network: Any, width: int = 3, optimizer: Any = None) -> None:
+        super().__init__(network, optimizer=optimizer)
+        self.save_hyperparameters("width")
+        self.width = width
+
+
+def with_hyperparameters(folder: Path, **values: Any) -> Path:
+    run = trainer(folder, [], fast_dev_run=True)
+    run.fit(Executed(network()), digits())
+    run.save_checkpoint(folder / "plain.ckpt")
+    content = torch.load(folder / "plain.ckpt", weights_only=True)
+    content["hyper_parameters"] = {"_instantiator": "lightning.pytorch.cli.instantiate_module", "width": 7, **values}
+    torch.save(content, folder / "file.ckpt")
+    return folder / "file.ckpt"
+
+
+LOADERS = [Executed.load_from_checkpoint, partial(load_from_checkpoint, Executed)]
+
+
+@pytest.mark.parametrize("load", LOADERS)
+def test_classes_in_a_file_are_not_built(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = {"class_path": "os.system", "init_args": {"command": "touch executed"}}
+    path = with_hyperparameters(tmp_path, optimizer=command)
+    with pytest.raises(ValueError, match=r"names the class os\.system for optimizer, and a file") as error:
+        load(path, network=network())
+    one_line(error)
+    assert load(path, network=network(), optimizer=None).width == 7  # what is plain is taken
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("load", LOADERS)
+def test_objects_in_a_file_are_refused(load: Any, tmp_path: Path) -> None:
+    path = with_hyperparameters(tmp_path, optimizer=torch.optim.SGD)
+    with pytest.raises(ValueError, match="holds Python objects, which could run code") as error:
+        load(path, network=network())
+    one_line(error)
 
 
 # --- without Lightning --------------------------------------------------------------------------------------------
@@ -290,3 +336,59 @@ def test_loading_leaves_no_second_class_of_the_name(tmp_path: Path, capsys: pyte
     load_from_checkpoint(ImageClassifier, path, network=network())
     main(["layers", "--config", "digits"])
     assert "network.conv3.norm" in capsys.readouterr().out
+
+
+# --- other settings of the same shapes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "said"),
+    [
+        ({}, {"scale": "unit"}, "had scale=the default when the checkpoint was saved and has scale=unit now"),
+        ({"scale": "unit"}, {}, "had scale=unit when the checkpoint was saved and has scale=the default now"),
+        ({"eps": 0.5}, {}, "had eps=0.5 when"),
+        ({}, {"eps": 0.5}, "had eps=the default when .* and has eps=0.5 now"),
+        ({"fuse_activation": True}, {}, "had fuse_activation=True when"),
+        ({"norm": "mode", "eps": 0.5}, {"norm": "mode", "eps": 0.25}, "had eps=0.5 when .* and has eps=0.25 now"),
+        ({"norm": "group", "num_groups": 3}, {"norm": "group", "num_groups": 6}, "had num_groups=3 when"),
+        ({"norm": "layer"}, {"norm": "instance"}, "had norm=layer when .* and has norm=instance now"),
+    ],
+)
+def test_settings_that_change_what_is_evaluated_are_refused(then: Any, now: Any, said: str, tmp_path: Path) -> None:
+    trained = classifier()
+    mn.swap_norms(trained, **{"layers": "first", **then})
+    model = classifier()
+    mn.swap_norms(model, **{"layers": "first", **now})
+    with pytest.raises(RuntimeError, match=rf"^network\.1 {said}.*: give \w+ as in the training$") as error:
+        model.load_state_dict(trained.state_dict())
+    one_line(error)
+    model.strict_loading = False
+    model.load_state_dict(trained.state_dict(), strict=False)  # asked for
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
+def test_a_trainer_refuses_them_at_every_stage(stage: str, tmp_path: Path) -> None:
+    path, _ = save(tmp_path, {"layers": "first"})
+    run = trainer(tmp_path, [NormSwapCallback("first", scale="unit")])
+    with pytest.raises(RuntimeError, match=r"^network\.1 had scale=the default") as error:
+        getattr(run, stage)(ImageClassifier(network()), digits(), ckpt_path=path)
+    one_line(error)
+    assert run.global_step == 0
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        ({}, {"scale": "sqrt", "granularity": "layer"}),
+        ({"eps": 1e-5}, {}),
+        ({}, {"em_iters": 5, "queue_size": 3, "queue_decay": 0.5, "refit_iters": 9, "min_weight": 0.1, "sync": True}),
+        ({"norm": "mode"}, {"norm": "mode", "momentum": 0.5, "running": "total"}),
+    ],
+)
+def test_settings_that_do_not_are_none_of_its_business(then: Any, now: Any) -> None:
+    trained, model = classifier().eval(), classifier().eval()
+    mn.swap_norms(trained, **then)
+    mn.swap_norms(model, **now)
+    model.load_state_dict(trained.state_dict())
+    images = torch.randn(4, 1, 8, 8)
+    assert torch.equal(model(images), trained(images))

@@ -6,6 +6,7 @@ from mn_lightning.callbacks.gmm_refit import GMMRefitCallback
 from mn_lightning.callbacks.mixture_monitor import MixtureMonitor
 from mn_lightning.callbacks.norm_swap import NormSwapCallback
 from mn_lightning.callbacks.queue_reset import QueueResetCallback
+from mn_lightning.callbacks.random_state import RandomStateCallback
 from mn_lightning.callbacks.sample_grid import SampleGridCallback
 from mn_lightning.callbacks.update_norms import UpdateNormsCallback
 
@@ -16,6 +17,7 @@ __all__ = [
     "MixtureMonitor",
     "NormSwapCallback",
     "QueueResetCallback",
+    "RandomStateCallback",
     "SampleGridCallback",
     "UpdateNormsCallback",
 ]

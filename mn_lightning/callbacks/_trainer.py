@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from tqdm.auto import tqdm  # type: ignore[import-untyped, unused-ignore]
 
 from mn_lightning.layers.refit import copy_mixtures
@@ -35,6 +36,17 @@ def training_steps(trainer: Trainer) -> int:
 def batches(trainer: Trainer) -> int:
     """Return the number of training batches so far, with the one that is being trained on."""
     return trainer.fit_loop.epoch_loop.batch_progress.total.ready
+
+
+def training_data(trainer: Trainer) -> Any:
+    """Return the training's loader, also where nothing is trained; None if there is none."""
+    if trainer.train_dataloader is not None or trainer.state.fn == TrainerFn.FITTING:
+        return trainer.train_dataloader
+    datamodule, module = trainer.datamodule, trainer.lightning_module  # type: ignore[attr-defined]
+    if datamodule is not None:
+        datamodule.setup("fit")
+        return datamodule.train_dataloader()
+    return module.train_dataloader() if is_overridden("train_dataloader", module) else None
 
 
 def is_new_fit(trainer: Trainer, stage: str) -> bool:

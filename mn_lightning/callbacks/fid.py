@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -22,6 +23,7 @@ from mn_lightning.callbacks._trainer import (
     progress_bar,
     saved_weights,
     saves_by,
+    training_data,
     training_steps,
 )
 from mn_lightning.callbacks.update_norms import freshen
@@ -36,7 +38,7 @@ FAST_DEV_RUN_SAMPLES = 8
 
 
 class FIDCallback(Callback):
-    """Measure the Fréchet distance (FID) of a generator's images to real ones while it trains.
+    """Measure the Fréchet distance (FID) of a generator's images to real ones while it trains, or of a checkpoint.
 
     Works for any LightningModule with a method ``sample(n)`` that returns n images ``(n, C, H, W)``, as bytes or with
     values in ``value_range``. An evaluation runs every so many generator steps or epochs, at the end of the training,
@@ -52,6 +54,9 @@ class FIDCallback(Callback):
     ``ModelCheckpoint(monitor="fid")`` and ``EarlyStopping``, which see the last value at all times; let the first
     evaluation come before they look. With another extractor than Inception the name is ``fd_<name>`` in place of
     ``fid`` (and ``kd_<name>`` of ``kid``), with the extractor's own ``name`` or its class name in lower case.
+
+    In ``Trainer.validate`` and ``Trainer.test`` the values are measured once and logged with the others; a module that
+    has no step for these is measured by ``mn-lightning fid``, or :meth:`measure`.
 
     Stale mixtures are refitted first. The training does not notice an evaluation: modes, buffers and random states are
     put back. Latents are drawn by the module from torch's (or NumPy's) global random state, which is seeded for each
@@ -187,11 +192,12 @@ class FIDCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew, and make the extractor before anything is trained, so that missing weights are noticed now."""
-        if stage != "fit":
+        if stage == "predict":
             return
         if is_new_fit(trainer, stage):
             self.best, self.steps_to_best = float("inf"), 0
-        check_behind_averages(trainer, self)
+        if stage == "fit":
+            check_behind_averages(trainer, self)
         if not callable(getattr(pl_module, self.sample_method, None)):
             raise ValueError(
                 f"FIDCallback got sample_method={self.sample_method!r}; {type(pl_module).__name__} has no such method, "
@@ -242,6 +248,37 @@ class FIDCallback(Callback):
         if averages_at_the_end(trainer):
             self.evaluated_at = -1
         self._evaluate(trainer, pl_module, after_epoch=True)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure what is validated outside of a training."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            pl_module.log_dict(self.measure(trainer, pl_module))
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure what is tested."""
+        pl_module.log_dict(self.measure(trainer, pl_module))
+
+    def measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        """Measure the module as it is, and log nothing; all processes must call it, after :meth:`setup`.
+
+        Args:
+            trainer: the module's, with the training data if no ``real`` was given.
+            pl_module: the module that generates.
+
+        Returns:
+            ``fid`` and the other metrics by name.
+
+        Raises:
+            ValueError: there are no real images, or images of another form or range.
+        """
+        evaluation = self._ready_evaluation
+        with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode could not be used later
+            images = all_processes().together(lambda: self._real_images(trainer))
+            evaluation.prepare(images, pl_module.device, self.cache_dir)
+            evaluation.warn_of_bias()
+            with self._generating(trainer, pl_module) as sample:
+                self.values = evaluation.measure(pl_module, sample, pl_module.device)
+        return self.values
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the memory."""
@@ -310,7 +347,9 @@ class FIDCallback(Callback):
         )
 
     def _real_images(self, trainer: Trainer) -> RealImages:
-        source: Any = trainer.train_dataloader if self.real is None else self.real
+        source: Any = training_data(trainer) if self.real is None else self.real
+        if source is None:
+            raise ValueError("FIDCallback has no real images, as there are no training data; give a folder as `real`")
         images = RealImages(source, self.value_range, self.batch_size)
         if len(images) < 4:
             raise ValueError(f"there are {len(images)} real images; FIDCallback takes 4 or more")

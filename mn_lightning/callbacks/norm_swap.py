@@ -1,7 +1,7 @@
 """Swap norm layers at the start of a run, and say what differs from the checkpoint that it resumes."""
 
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
@@ -9,13 +9,24 @@ from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from mn_lightning.callbacks._mixture_companion import MixtureCompanion
-from mn_lightning.layers.refit import set_sync
+from mn_lightning.callbacks._mixture_companion import MixtureCompanion, missing_companions
+from mn_lightning.layers.refit import has_mixtures, set_sync
+from mn_lightning.swap.arguments import (
+    BatchArguments,
+    GroupArguments,
+    MixtureArguments,
+    ModeArguments,
+    ModeGroupArguments,
+    NormName,
+)
 from mn_lightning.swap.record import difference, settings_in_checkpoint, swap_settings
 from mn_lightning.swap.report import SwapReport
 from mn_lightning.swap.selection import LayerSpec
 from mn_lightning.swap.surgery import swap_norms
 from mn_lightning.utils.tables import print_table
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class NormSwapCallback(MixtureCompanion):
@@ -24,10 +35,13 @@ class NormSwapCallback(MixtureCompanion):
     The swap is made in ``setup``, for every stage: optimizers then see the new parameters, and a checkpoint, be it to
     resume or to evaluate, finds the keys that it holds. A table of the swapped layers is printed once.
 
+    For a model with MixtureNorm layers it brings along what these need around them: a ``GMMRefitCallback`` and a
+    ``QueueResetCallback``, unless the trainer has one already.
+
     Args:
         layers: which layers, as in :func:`~mn_lightning.swap.swap_norms`: ``"all"``, ``"first"``, ``"last:2"``, names,
             globs, ``"!stem*"`` to leave some out, or a mapping from these to arguments of the norm.
-        norm: name of the norm.
+        norm: name of the norm. For type checkers, ``NormName("...")`` is one that is registered, or an import path.
         fuse_activation: put the activation that follows each layer inside it (Eq. 38).
         sync: in several processes, whether MixtureNorm and ModeNorm treat their batches as one in training; ``None``
             does as the trainer does with BatchNorm (``sync_batchnorm=True``).
@@ -42,14 +56,92 @@ class NormSwapCallback(MixtureCompanion):
             (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``).
 
     Examples:
-        >>> from mn_lightning.callbacks import GMMRefitCallback, QueueResetCallback
         >>> swap = NormSwapCallback(layers=["conv3"], norm="mixture", n_components=3)
-        >>> trainer = Trainer(callbacks=[swap, GMMRefitCallback(), QueueResetCallback()], logger=False)
+        >>> trainer = Trainer(callbacks=[swap], logger=False)
 
         With settings of their own for some layers:
 
         >>> swap = NormSwapCallback({"conv2": {"n_components": 5}, "conv3": {"em_iters": 4}}, norm="mixture")
     """
+
+    @overload
+    def __init__(
+        self,
+        layers: LayerSpec | None = ...,
+        norm: Literal["mixture"] = ...,
+        fuse_activation: bool = ...,
+        sync: bool | None = ...,
+        **norm_args: "Unpack[MixtureArguments]",
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        layers: LayerSpec | None = ...,
+        norm: Literal["mode"] = ...,
+        fuse_activation: bool = ...,
+        sync: bool | None = ...,
+        **norm_args: "Unpack[ModeArguments]",
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        layers: LayerSpec | None = ...,
+        norm: Literal["mode_group"] = ...,
+        fuse_activation: bool = ...,
+        sync: bool | None = ...,
+        **norm_args: "Unpack[ModeGroupArguments]",
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        layers: LayerSpec | None = ...,
+        norm: Literal["batch"] = ...,
+        fuse_activation: bool = ...,
+        sync: bool | None = ...,
+        **norm_args: "Unpack[BatchArguments]",
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        layers: LayerSpec | None = ...,
+        norm: Literal["group"] = ...,
+        fuse_activation: bool = ...,
+        sync: bool | None = ...,
+        **norm_args: "Unpack[GroupArguments]",
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        layers: LayerSpec | None = ...,
+        norm: Literal["instance", "layer"] = ...,
+        fuse_activation: bool = ...,
+        sync: bool | None = ...,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        layers: LayerSpec | None,
+        norm: NormName,
+        fuse_activation: bool = ...,
+        sync: bool | None = ...,
+        **norm_args: Any,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        *,
+        norm: NormName,
+        fuse_activation: bool = ...,
+        sync: bool | None = ...,
+        **norm_args: Any,
+    ) -> None: ...
 
     def __init__(
         self,
@@ -74,7 +166,6 @@ class NormSwapCallback(MixtureCompanion):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Swap the layers; a no-op on those that an earlier stage has swapped."""
-        super().setup(trainer, pl_module, stage)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         for callback in itertools.takewhile(lambda callback: callback is not self, callbacks):
             if isinstance(callback, WeightAveraging) and stage == "fit":
@@ -83,6 +174,9 @@ class NormSwapCallback(MixtureCompanion):
                     "the model as it was before the swap; put it behind"
                 )
         self.report = swap_norms(pl_module, self.layers, self.norm, self.fuse_activation, **self.norm_args)
+        if has_mixtures(pl_module):
+            self._bring_companions(trainer, pl_module, stage)
+        super().setup(trainer, pl_module, stage)
         trains_a_copy = stage == "fit" and isinstance(
             getattr(trainer.strategy, "launcher", None), _MultiProcessingLauncher
         )
@@ -98,10 +192,23 @@ class NormSwapCallback(MixtureCompanion):
         if self.report:
             _print_report(self.report)
 
+    def _bring_companions(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the callbacks that mixtures need behind this one, where the trainer has none."""
+        present: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if self not in present:
+            return  # someone else than Lightning calls it
+        brought = [companion() for companion in missing_companions(present)]
+        behind = present.index(self) + 1
+        # A new list: Lightning is going through the old one, and sets up what stands there.
+        trainer.callbacks = [*present[:behind], *brought, *present[behind:]]  # type: ignore[attr-defined]
+        for callback in brought:
+            callback.setup(trainer, pl_module, stage)
+
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Say in one line which settings of this swap differ from those of the run that wrote the checkpoint.
 
-        Layers that the checkpoint's weights do not fit at all are refused when these are loaded.
+        Layers that the checkpoint's weights do not fit, or with which these evaluate to something else, are refused
+        when the weights are loaded.
         """
         if self.report is None:
             return

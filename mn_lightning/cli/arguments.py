@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from mn_lightning.configs import config_names, resolve_config_names
 
-TRAINER_COMMANDS = ("fit", "validate", "test", "predict", "layers", "inspect")
+TRAINER_COMMANDS = ("fit", "validate", "test", "predict", "layers", "inspect", "fid")
 """Commands that take a configuration of a model, data and a trainer."""
 
 COMMANDS = (*TRAINER_COMMANDS, "compare", "studies")

@@ -17,6 +17,7 @@ commands
   predict     compute predictions
   layers      list the norm layers that can be swapped
   inspect     draw what the swapped layers of a checkpoint do
+  fid         measure the Fréchet distance of a checkpoint's generator
   compare     train with several norms and seeds, and report which is better
   studies     list the studies that are shipped with the package
 
@@ -55,8 +56,6 @@ A configuration names a model, data and callbacks. NormSwapCallback swaps the no
     callbacks:
       - class_path: NormSwapCallback
         init_args: {norm: mixture, layers: {conv3: {n_components: 3}}}
-      - class_path: GMMRefitCallback
-      - class_path: QueueResetCallback
 
 Norms: mixture, mode, mode_group, batch, instance, layer, group. mn-lightning layers lists what can stand there.
 
@@ -100,6 +99,19 @@ options of inspect
 
 """
 
+_FID = """\
+mn-lightning fid measures the Fréchet distance of what a checkpoint's generator makes to real images, and prints it.
+
+  mn-lightning fid --config dcgan_cifar10 --ckpt_path lightning_logs/version_0/checkpoints/*.ckpt
+  mn-lightning fid --config my_gan.yaml --ckpt_path my.ckpt --trainer.callbacks+=FIDCallback
+
+The FIDCallback of the configuration says what is measured: the extractor, the number of samples, the real images.
+
+options of fid
+  --ckpt_path FILE       the checkpoint; it says which layers were swapped
+
+"""
+
 _COMPARE = """\
 mn-lightning compare trains with several norms and seeds, and reports what they do to steps and score. The same command
 goes on with a study that was interrupted.
@@ -125,11 +137,6 @@ options
   --keep WHICH           best, last, both or none: checkpoints that stay when a run has finished; none by default
   --limit_epochs N       train N epochs at most
   --limit_samples N      use N training samples an epoch at most
-  --jobs N               train N runs at the same time; auto: one for each GPU, or for two CPU cores
-  --gpus_per_job N       GPUs of each run, or a share of one as 0.25
-  --backend NAME         where the runs are trained: local (this machine), ray or dask (a cluster)
-  --address ADDRESS      the cluster's
-  --keep WHAT            best, last, both or none: the checkpoints of finished runs to keep
 
 shipped studies
   {studies}
@@ -166,9 +173,9 @@ def help_text(command: str | None = None) -> str:
     ckpt_path = {"fit": " to go on from", "layers": "; not used"}.get(command, " whose weights to use")
     own = _TEST_AFTER_FIT if command == "fit" else ""
     options = _RUN.format(own=own, shipped=_wrapped(config_names()), ckpt_path=ckpt_path)
-    if command in ("layers", "inspect"):
+    if command in ("layers", "inspect", "fid"):
         options = "".join(line for line in options.splitlines(keepends=True) if "--ckpt_path" not in line)
-    start = {"fit": _FIT, "layers": _LAYERS, "inspect": _INSPECT}.get(command) or _EVALUATE.format(
+    start = {"fit": _FIT, "layers": _LAYERS, "inspect": _INSPECT, "fid": _FID}.get(command) or _EVALUATE.format(
         command=command, does=_DOES[command]
     )
     return start + options

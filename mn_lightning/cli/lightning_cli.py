@@ -1,17 +1,18 @@
-"""LightningCLI on the package's models, data and callbacks, with two subcommands of ours."""
+"""LightningCLI on the package's models, data and callbacks, with subcommands of ours."""
 
 import inspect
 import os
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 # Importing these makes their classes known by their short names.
 import mn_lightning.callbacks
 import mn_lightning.data
 import mn_lightning.models  # noqa: F401
+from mn_lightning.callbacks import RandomStateCallback
 from mn_lightning.cli.parser import CommandParser
 from mn_lightning.cli.trainer import CommandTrainer
 from mn_lightning.utils.checkpoint_file import read_checkpoint
@@ -38,7 +39,9 @@ class SaveConfigBesideEarlier(SaveConfigCallback):
 
 
 class MNLightningCLI(LightningCLI):
-    """LightningCLI with ``layers`` and ``inspect``, and a test after ``fit`` where the configuration asks for it.
+    """LightningCLI with ``layers``, ``inspect`` and ``fid``, and a test after ``fit`` if a configuration asks for it.
+
+    A run that is resumed goes on with the random states of its checkpoint: a ``RandomStateCallback`` is always there.
 
     Only the configuration says what is built. A checkpoint brings numbers: hyperparameters in it change nothing, and it
     is read with ``weights_only=True``, from a web address, too. (``weights_only: false`` in a configuration, which is
@@ -58,7 +61,8 @@ class MNLightningCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Return Lightning's subcommands and ours, with the arguments that are not read from the command line."""
-        return {**LightningCLI.subcommands(), "layers": {"model", "datamodule"}, "inspect": {"model", "datamodule"}}
+        ours = {name: {"model", "datamodule"} for name in ("layers", "inspect", "fid")}
+        return {**LightningCLI.subcommands(), **ours}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Make a parser that knows what settings there are in other subcommands."""
@@ -82,7 +86,10 @@ class MNLightningCLI(LightningCLI):
         """Leave the configuration as it is. Lightning would put the checkpoint's hyperparameters over it."""
 
     def before_instantiate_classes(self) -> None:
-        """Look at the checkpoint first: making the model and its data can take minutes."""
+        """Look at checkpoint and folder first: making the model and its data can take minutes."""
+        root = self._get(self.config, "trainer.default_root_dir")
+        if root and Path(root).is_file():
+            raise ValueError(f"trainer.default_root_dir is {str(root)!r}, which is a file; give a folder")
         if not self.subcommand or not (path := self._get(self.config, "ckpt_path")):
             return
         local = path not in _NAMED_CHECKPOINTS and not _is_elsewhere(str(path)) and not Path(path).is_dir()
@@ -98,6 +105,9 @@ class MNLightningCLI(LightningCLI):
                     f"--{name} cannot be given for {model}, which makes and steps its own optimizers; leave it out "
                     f"(mn-lightning fit --help {model} shows the model's settings)"
                 )
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        return super()._instantiate_trainer(config, [*callbacks, RandomStateCallback()])
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)

@@ -19,6 +19,9 @@ FAILED = 1
 WRONG = 2
 """Exit statuses: a run broke off; nothing was run, because of what was given."""
 
+_SEVERAL_TYPES = "Does not validate against any of the Union subtypes"
+"""How jsonargparse begins what it makes of an error in a class: a list of all that could have stood there."""
+
 _SAY_WHAT_TO_DO = (ValueError, RuntimeError, MisconfigurationException)
 """Their texts are for people; others need the error's name to be understood."""
 
@@ -63,7 +66,9 @@ def has_run(trainer: Trainer | None) -> bool:
     return any(loop.batch_progress.total.completed for loop in loops)
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
+    while str(error).startswith(_SEVERAL_TYPES) and (cause := error.__cause__ or error.__context__):
+        error = cause  # what the class said that was given
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if "loading state_dict" in str(error):

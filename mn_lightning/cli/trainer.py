@@ -1,18 +1,20 @@
 """The Trainer of the command line: a method for each of our subcommands."""
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from mn_lightning.inspection.collector import tensors_in
+from mn_lightning.callbacks import FIDCallback
+from mn_lightning.inspection.collector import load_content, tensors_in
 from mn_lightning.inspection.inspect import inspect
 from mn_lightning.swap.listing import norm_layers
+from mn_lightning.utils.checkpoint_file import read_checkpoint
 from mn_lightning.utils.tables import print_table
 from mn_lightning.utils.text import in_one_line
 
 
 class CommandTrainer(Trainer):
-    """A Trainer with ``layers`` and ``inspect``, so that LightningCLI makes subcommands of them."""
+    """A Trainer with ``layers``, ``inspect`` and ``fid``, so that LightningCLI makes subcommands of them."""
 
     def layers(self, model: LightningModule, datamodule: LightningDataModule | None = None) -> None:
         """List the norm layers of the network: what can be written under ``layers`` of NormSwapCallback.
@@ -70,3 +72,26 @@ class CommandTrainer(Trainer):
             samples: How many images to look at.
         """
         inspect(self, model, datamodule, ckpt_path, layer, channels, folder, samples)
+
+    def fid(self, model: LightningModule, ckpt_path: str, datamodule: LightningDataModule | None = None) -> None:
+        """Measure the Fréchet distance of what a checkpoint's generator makes, as the trainer's FIDCallbacks say.
+
+        Args:
+            model: as it was at the start of the training.
+            ckpt_path: The checkpoint's file.
+            datamodule: whose training data are the real images, where FIDCallback has no others.
+        """
+        present: list[Callback] = self.callbacks  # type: ignore[attr-defined]
+        callbacks = [callback for callback in present if isinstance(callback, FIDCallback)]
+        if not callbacks:
+            raise ValueError(
+                "there is no FIDCallback among trainer.callbacks, which says what to measure; add one to the "
+                "configuration, or --trainer.callbacks+=FIDCallback"
+            )
+        load_content(self, model, read_checkpoint(ckpt_path))
+        self._data_connector.attach_data(model, datamodule=datamodule)
+        self.strategy.connect(model)
+        for callback in callbacks:
+            callback.setup(self, model, "test")
+            for name, value in callback.measure(self, model).items():
+                print(f"{name}: {value:.6g}")

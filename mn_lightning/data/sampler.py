@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Sampler
 
 _T_co = TypeVar("_T_co", covariant=True)
@@ -68,7 +69,9 @@ class EpochDataLoader(DataLoader[_T_co]):
         # A checkpoint from the end of an epoch says how many batches that had; the next one starts from its first.
         first = before["batches"] if before and before["epoch"] == self._epoch else 0
         self._skipped = first
-        batches = super().__iter__()
+        # torch's iterator draws a seed for its workers: where an epoch goes on, that was drawn before the interruption.
+        with torch.random.fork_rng(devices=[], enabled=first > 0):
+            batches = super().__iter__()
         self._skipped = 0
         for used, batch in enumerate(batches, first + 1):
             self._used = used
@@ -81,6 +84,11 @@ class EpochDataLoader(DataLoader[_T_co]):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Leave out what had been used up, if the next epoch that is asked for is the one of ``state_dict``."""
         self._used_before = state_dict
+
+    def give_again(self, used: int) -> None:
+        """Correct what :meth:`load_state_dict` was told: only so many of the epoch's batches were used up."""
+        if self._used_before is not None:
+            self._used_before = {**self._used_before, "batches": used}
 
     @property
     def _epoch(self) -> int:

@@ -117,19 +117,37 @@ class _ValidationListener(Callback):
 def _generate(
     trainer: Trainer, model: LightningModule, content: dict[str, Any], layer: str | None, samples: int
 ) -> Recorder:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, NormSwapCallback):
-            callback.setup(trainer, model, "predict")
+    load_content(trainer, model, content)
     recorder = Recorder(choose_layers(model, layer), samples)
-    model.on_load_checkpoint(content)
-    model.load_state_dict(content["state_dict"], strict=model.strict_loading)
-    model.to(trainer.strategy.root_device).eval()
     with torch.no_grad(), recorder.listening():
         while recorder.seen < samples:
             recorder.begin_batch()
             images = model.sample(min(SAMPLES_AT_A_TIME, samples - recorder.seen))  # type: ignore[operator]
             recorder.end_batch(len(images), images)
     return recorder
+
+
+def load_content(trainer: Trainer, model: LightningModule, content: dict[str, Any]) -> None:
+    """Load a checkpoint into a model whose layers are as they were at the start of the training.
+
+    They are swapped as :func:`collect` says. The model is on the trainer's device then, in evaluation mode.
+
+    Args:
+        trainer: whose NormSwapCallbacks swap where the checkpoint does not say how.
+        model: is changed.
+        content: what the checkpoint's file holds.
+
+    Raises:
+        InspectionError: the model has no such layers.
+        RuntimeError: the weights are of another model.
+    """
+    if not _swap_as_in(content, model):
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, NormSwapCallback):
+                callback.setup(trainer, model, "predict")
+    model.on_load_checkpoint(content)
+    model.load_state_dict(content["state_dict"], strict=model.strict_loading)
+    model.to(trainer.strategy.root_device).eval()
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:

@@ -19,7 +19,7 @@ from mn_lightning.layers.loading import before_loading, mixture_fault
 from mn_lightning.layers.queue import BatchQueue, RowsPerBatch, rows_to_keep
 from mn_lightning.layers.statistics import KeepsStatistics, statistics_dtype
 from mn_lightning.layers.tracing import one_node
-from mn_lightning.utils.checks import check_at_least, check_choice, check_counts
+from mn_lightning.utils.checks import check_at_least, check_choice, check_counts, check_eps, check_flags, is_number
 from mn_lightning.utils.distributed import ALONE, all_processes
 from mn_lightning.utils.recompute import is_recomputing
 
@@ -154,9 +154,11 @@ class MixtureNorm(KeepsStatistics):
             check_choice("MixtureNorm", "affine", self.affine, AFFINES)
         check_choice("MixtureNorm", "granularity", self.granularity, GRANULARITIES)
         check_choice("MixtureNorm", "scale", self.scale, SCALES)
-        if not 0 < self.queue_decay <= 1:
+        check_eps("MixtureNorm", self.eps)
+        check_flags("MixtureNorm", sync=self.sync)
+        if not is_number(self.queue_decay) or not 0 < self.queue_decay <= 1:
             raise ValueError(f"MixtureNorm got queue_decay={self.queue_decay!r}; it takes 0 < queue_decay <= 1")
-        if not 0 <= self.min_weight < 1:
+        if not is_number(self.min_weight) or not 0 <= self.min_weight < 1:
             raise ValueError(f"MixtureNorm got min_weight={self.min_weight!r}; it takes 0 <= min_weight < 1")
         if self.fit_rows is not None:
             check_at_least("MixtureNorm", "fit_rows", self.fit_rows, self.n_components, "None")

@@ -12,7 +12,7 @@ from mn_lightning.layers.batch_norm import device_and_dtype
 from mn_lightning.layers.gate import Gate
 from mn_lightning.layers.loading import before_loading
 from mn_lightning.layers.tracing import one_node
-from mn_lightning.utils.checks import check_counts
+from mn_lightning.utils.checks import check_counts, check_eps, check_flags
 
 
 class ModeGroupNorm(nn.Module):
@@ -61,6 +61,8 @@ class ModeGroupNorm(nn.Module):
     ) -> None:
         super().__init__()
         check_counts("ModeGroupNorm", num_features=num_features, n_components=n_components)
+        check_eps("ModeGroupNorm", eps)
+        check_flags("ModeGroupNorm", affine=affine)
         self.label = f"ModeGroupNorm({num_features})"  # in errors; a swap adds the layer's name in the model
         self.num_features = num_features
         self.n_components = n_components

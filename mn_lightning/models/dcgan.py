@@ -28,10 +28,10 @@ class DCGAN(SwappableModule):
     BatchNorm's running statistics count both. So does MixtureNorm's queue: its 20 batches are those of the last 10
     steps. With ``as_published`` it is one batch, and the queue holds 20 steps.
 
-    Latents are uniform in [-1, 1) and drawn from torch's random state, on the module's device. Lightning does not put
-    that state into a checkpoint: a resumed run repeats the uninterrupted one, bit for bit, only if you restore the
-    random state before its first step. In several processes each draws the latents of all and takes its share,
-    because ``seed_everything`` leaves them all with the same random state.
+    Latents are uniform in [-1, 1) and drawn from torch's random state, on the module's device. A resumed run repeats
+    the uninterrupted one, bit for bit, with a ``RandomStateCallback``, which puts that state into checkpoints; the
+    command line adds it. In several processes each draws the latents of all and takes its share, because
+    ``seed_everything`` leaves them all with the same random state.
 
     The gradients are averaged over processes after each of the two backward passes, so that the plain ``ddp`` strategy
     does; sharded strategies are not supported. Automatic gradient accumulation and clipping are refused by Lightning.

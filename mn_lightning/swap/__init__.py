@@ -9,6 +9,7 @@ from mn_lightning.layers.refit import (
     set_sync,
 )
 from mn_lightning.layers.update import update_norms
+from mn_lightning.swap.arguments import NormName
 from mn_lightning.swap.candidates import layer_aliases, norm_candidates
 from mn_lightning.swap.listing import NormLayer, norm_layers
 from mn_lightning.swap.record import swap_settings
@@ -19,6 +20,7 @@ from mn_lightning.swap.surgery import swap_norms
 
 __all__ = [
     "NormLayer",
+    "NormName",
     "SwapReport",
     "SwappedLayer",
     "check_norm_arguments",

@@ -1,5 +1,6 @@
 """Refuse weights that were saved with other norm layers than the model has, in words of swaps and not of keys."""
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -7,14 +8,26 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
-from mn_lightning.swap.record import MARK, describe, is_swapped, recorded_settings
+from mn_lightning.swap.record import DEFAULT, MARK, describe, differences, is_swapped, recorded_settings
+
+_IN_THE_SHAPES = ("n_components", "affine", "granularity")
+_IN_TRAINING_ALONE = {
+    "mixture": (
+        *("em_iters", "fit_rows", "refit_iters", "min_weight", "sync"),
+        *("queue_size", "queue_decay", "queue_rows_per_batch"),
+    ),
+    "mode": ("momentum", "running", "sync"),
+    "batch": ("momentum",),
+}
+"""Settings of a norm with which the same weights evaluate to the same."""
 
 
 def check_layers(model: nn.Module, state_dict: Mapping[str, Any], prefix: str = "") -> None:
     """Refuse a state dict whose norm layers were swapped otherwise than those of ``model``.
 
     torch's own message would name keys; this one names the layer and what to do. A layer is at fault if what was saved
-    for it has other names or shapes than it has.
+    for it has other names or shapes than it has, or if it was saved with settings with which the same weights give
+    other outputs in evaluation, such as another ``eps``.
 
     Args:
         model: what the state dict is for.
@@ -35,6 +48,8 @@ def check_layers(model: nn.Module, state_dict: Mapping[str, Any], prefix: str = 
         if not then and settings_then is None:
             continue  # torch says which keys are missing
         if then == now or (not recorded and _is_batch_norms(then, layer)):
+            if settings_then and settings_now:
+                _check_settings(start[:-1], layer, settings_then, settings_now)
             continue
         if settings_then == settings_now and then.keys() == now.keys():
             raise RuntimeError(_of_another_size(start, then, now, settings_then))
@@ -45,6 +60,31 @@ def check_layers(model: nn.Module, state_dict: Mapping[str, Any], prefix: str = 
             f"mn_lightning.checkpoints.load_from_checkpoint({type(model).__name__}, path, ...), or swap the same "
             "layers first, with NormSwapCallback or swap_norms"
         )
+
+
+def _check_settings(name: str, layer: nn.Module, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if then["norm"] != now["norm"]:
+        changed = {"norm": (then["norm"], now["norm"])}
+    else:
+        unimportant = (*_IN_THE_SHAPES, *_IN_TRAINING_ALONE.get(now["norm"], ()))
+        changed = {
+            key: values
+            for key, values in differences(then, now).items()
+            if key not in unimportant and not _mean_the_same(key, *values, layer)
+        }
+    for key, (before, after) in changed.items():
+        raise RuntimeError(
+            f"{name} had {key}={before} when the checkpoint was saved and has {key}={after} now, with which the same "
+            f"weights compute something else: give {key} as in the training"
+        )
+
+
+def _mean_the_same(key: str, before: Any, after: Any, layer: nn.Module) -> bool:
+    """Whether one of the values is the default, and the other one is what that means for ``layer``."""
+    if key == "eps":  # BatchNorm's own is the default, which only the layer knows that has it
+        return bool(after == DEFAULT and before == getattr(layer, "eps", None))
+    known = inspect.signature(type(layer)).parameters.get(key)
+    return known is not None and {before, after} == {DEFAULT, known.default}
 
 
 def _is_batch_norms(shapes: Mapping[str, tuple[int, ...]], layer: nn.Module) -> bool:

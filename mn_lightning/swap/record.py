@@ -45,15 +45,24 @@ def describe(settings: Mapping[str, Any]) -> str:
     return f"{settings['norm']}({', '.join(arguments + ['fuse_activation=True'] * settings['fuse_activation'])})"
 
 
-def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say what differs between two settings of a swap: ``em_iters was 2 and is 4``."""
+DEFAULT = "the default"
+"""Stands for an argument that was not given, where settings are compared."""
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return what differs between two settings of a swap, by name: the value then and the value now."""
     before, after = ({**settings, **settings["arguments"]} for settings in (then, now))
     names = [name for name in sorted({*before, *after} - {"arguments"}) if before.get(name) != after.get(name)]
-    return "; ".join(f"{name} was {_value(before, name)} and is {_value(after, name)}" for name in names)
+    return {name: (_value(before, name), _value(after, name)) for name in names}
+
+
+def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say what differs between two settings of a swap: ``em_iters was 2 and is 4``."""
+    return "; ".join(f"{name} was {was} and is {value}" for name, (was, value) in differences(then, now).items())
 
 
 def _value(settings: Mapping[str, Any], name: str) -> Any:
-    value = settings.get(name, "the default")
+    value = settings.get(name, DEFAULT)
     return value.get(_UNSAVED, value) if isinstance(value, dict) else value
 
 

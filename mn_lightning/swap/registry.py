@@ -38,6 +38,8 @@ def _group(batch_norm: _BatchNorm, num_groups: int | None = None, channels_per_g
         check_at_least("GroupNorm", "channels_per_group", channels_per_group, 1)
         sizes = [size for size in range(1, channels + 1) if channels % size == 0]
         num_groups = channels // min(sizes, key=lambda size: abs(size - channels_per_group))
+    elif num_groups is not None:
+        check_at_least("GroupNorm", "num_groups", num_groups, 1)
     # Two groups are what Deecke et al. give GroupNorm in Section 4.1.
     layer = nn.GroupNorm(num_groups or 2, channels, eps=batch_norm.eps, affine=batch_norm.affine)
     layer.register_forward_pre_hook(_refuse_single_values)

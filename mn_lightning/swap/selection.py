@@ -51,6 +51,8 @@ def select(
                 "layers and a function of name and layer stand for a name, too"
             )
         layers = dict.fromkeys(layers)
+    if not layers:
+        raise ValueError(f"layers got {layers!r}, which selects no layer; leave it out for all of them")
     chosen: dict[str, dict[str, Any]] = {}
     for position, (pattern, arguments) in enumerate(layers.items()):
         if isinstance(pattern, str) and pattern.startswith("!"):
@@ -61,7 +63,7 @@ def select(
         else:
             for name in _matches(pattern, candidates, aliases or {}):
                 chosen.setdefault(name, {}).update(arguments or {})
-    if layers and not chosen:
+    if not chosen:
         raise ValueError(f"layers {list(layers)!r} leaves no layer: all that it selects are taken out again")
     return {name: chosen[name] for name in candidates if name in chosen}
 

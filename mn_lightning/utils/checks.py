@@ -1,23 +1,45 @@
 """Checks of what was given; each says in one line what that was and what is accepted."""
 
+import math
 from collections.abc import Callable, Collection
+from numbers import Integral, Real
 from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 
-def check_at_least(owner: str, name: str, value: object, least: float, also: str = "") -> None:
-    """Refuse a ``value`` that is no number or below ``least``; ``also`` tells the user what else is accepted."""
-    if not isinstance(value, (int, float)) or not value >= least:
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a real number: True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_at_least(owner: str, name: str, value: object, least: int, also: str = "") -> None:
+    """Refuse a ``value`` that is no whole number or below ``least``; ``also`` tells the user what else is accepted."""
+    whole = is_number(value) and isinstance(value, Integral)
+    if not whole or value < least:  # type: ignore[operator]
+        kind = "" if whole else ", a whole number"
         alternatives = f", {also}" if also else ""
-        raise ValueError(f"{owner} got {name}={value!r}; it takes {name} >= {least}{alternatives}")
+        raise ValueError(f"{owner} got {name}={value!r}; it takes {name} >= {least}{kind}{alternatives}")
 
 
 def check_counts(owner: str, **counts: object) -> None:
-    """Refuse a count that is no number or below 1."""
+    """Refuse a count that is no whole number or below 1."""
     for name, value in counts.items():
         check_at_least(owner, name, value, 1)
+
+
+def check_eps(owner: str, eps: object) -> None:
+    """Refuse what cannot be added to a variance."""
+    if not is_number(eps) or not 0 <= eps < math.inf:  # type: ignore[operator]
+        raise ValueError(f"{owner} got eps={eps!r}; it takes eps >= 0, as 1e-5")
+
+
+def check_flags(owner: str, **flags: object) -> None:
+    """Refuse a flag that is neither True nor False: any text would count as True."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{owner} got {name}={value!r}; it takes True or False")
 
 
 def check_choice(owner: str, name: str, value: object, choices: Collection[str]) -> None:

@@ -657,13 +657,13 @@ def test_the_extractor_waits_on_the_cpu(tmp_path: Path) -> None:
     assert callback._evaluation is None
 
 
-def test_nothing_happens_outside_of_a_fit(tmp_path: Path) -> None:
-    class Tested(Generator):
-        def test_step(self, batch: Any) -> None:
+def test_nothing_happens_in_a_prediction(tmp_path: Path) -> None:
+    class Predicted(Generator):
+        def predict_step(self, batch: Any) -> None:
             pass
 
     callback = FIDCallback(weights_path="nowhere")
-    trainer(tmp_path, [callback]).test(Tested(), loader(), verbose=False)
+    trainer(tmp_path, [callback]).predict(Predicted(), loader(), return_predictions=False)
 
 
 @pytest.mark.parametrize("train_mode", [False, True])
@@ -718,3 +718,35 @@ def test_other_displays_have_a_bar_of_tqdm_if_the_trainer_shows_bars(
 ) -> None:
     run(tmp_path, fid(tmp_path), *[TQDMProgressBar()] * shown, enable_progress_bar=shown)
     assert (f"{NAME}:" in capfd.readouterr().err) == shown
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+@pytest.mark.parametrize("given", [True, False])
+def test_outside_of_a_training_it_is_measured_once(stage: str, given: bool, tmp_path: Path) -> None:
+    class Evaluated(Generator):
+        def validation_step(self, batch: Any) -> None:
+            pass
+
+        test_step = validation_step
+
+    model = Evaluated()
+    in_training = fid(tmp_path, every_n_epochs=1)
+    trainer(tmp_path, [in_training], max_epochs=1).fit(model, loader())
+    measure = fid(tmp_path, real=loader() if given else None)
+    run = trainer(tmp_path, [measure])
+    if given:
+        (values,) = getattr(run, stage)(model, loader(), verbose=False)
+    else:
+        model.train_dataloader = loader  # type: ignore[method-assign]
+        (values,) = getattr(run, stage)(model, loader(), verbose=False)
+    assert values["fd_features"] == pytest.approx(in_training.values["fd_features"], rel=1e-5)
+    assert measure.values.keys() == {"fd_features"}
+
+
+def test_outside_of_a_training_real_images_are_needed(tmp_path: Path) -> None:
+    class Evaluated(Generator):
+        def test_step(self, batch: Any) -> None:
+            pass
+
+    with pytest.raises(ValueError, match=r"^FIDCallback has no real images, .*; give a folder as `real`$"):
+        trainer(tmp_path, [fid(tmp_path)]).test(Evaluated(), loader(), verbose=False)

@@ -12,7 +12,8 @@ from helpers.tiny import BATCHES, classifier, digits, mixture_callbacks, mixture
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 
-from mn_lightning.callbacks import MixtureMonitor, NormSwapCallback, QueueResetCallback
+from mn_lightning import swap_norms
+from mn_lightning.callbacks import MixtureMonitor, QueueResetCallback
 
 
 class Recorder(Callback):
@@ -53,7 +54,8 @@ def test_no_stale_mixture_is_evaluated(tmp_path: Path, arguments: dict[str, Any]
 def test_without_the_callback_mixtures_are_stale(tmp_path: Path) -> None:
     """What the other tests would see if the callback did nothing."""
     recorder, model = Recorder(), classifier()
-    run = trainer(tmp_path, [NormSwapCallback(), QueueResetCallback(), recorder], max_epochs=1)
+    swap_norms(model)
+    run = trainer(tmp_path, [QueueResetCallback(), recorder], max_epochs=1)
     with pytest.warns(UserWarning, match="no GMMRefitCallback"):
         run.fit(model, digits())
     run.test(model, digits(), verbose=False)

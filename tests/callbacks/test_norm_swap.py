@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.tiny import classifier, digits, mixture_callbacks, mixtures, network, trainer, weights_of
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import nn
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
@@ -159,31 +159,82 @@ def test_swapped_layers_do_not_change_the_order_of_batches_or_the_random_numbers
 # --- companions ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("callbacks", "missing"),
-    [
-        ([NormSwapCallback], ["GMMRefitCallback", "QueueResetCallback"]),
-        ([NormSwapCallback, GMMRefitCallback], ["QueueResetCallback"]),
-        ([NormSwapCallback, QueueResetCallback], ["GMMRefitCallback"]),
-        ([NormSwapCallback, GMMRefitCallback, QueueResetCallback], []),
-        ([QueueResetCallback, GMMRefitCallback, NormSwapCallback], []),
-    ],
-)
-def test_a_missing_companion_is_said_in_one_line(
-    tmp_path: Path, callbacks: list[type[Callback]], missing: list[str]
+COMPANIONS = (GMMRefitCallback, QueueResetCallback)
+
+
+@pytest.mark.parametrize("given", [(), (GMMRefitCallback,), (QueueResetCallback,), COMPANIONS])
+@pytest.mark.parametrize("before", [True, False])
+def test_companions_are_brought_along_that_the_trainer_has_not(
+    tmp_path: Path, given: tuple[type[Callback], ...], before: bool, recwarn: pytest.WarningsRecorder
 ) -> None:
+    explicit, swap = [kind() for kind in given], NormSwapCallback()
+    run = trainer(tmp_path, [*explicit, swap] if before else [swap, *explicit], max_epochs=1)
+    model = classifier()
+    run.fit(model, digits())
+    for kind in COMPANIONS:
+        (callback,) = [callback for callback in run.callbacks if isinstance(callback, kind)]
+        assert (callback in explicit) == (kind in given)
+    for layer in mixtures(model):
+        assert not layer.stale
+        assert (layer.mixture_weights > 0).sum() > 1  # it has been refitted
+    run.validate(model, digits(), verbose=False)
+    assert sum(isinstance(callback, COMPANIONS) for callback in run.callbacks) == 2
+    assert not [w for w in recwarn if "MixtureNorm" in str(w.message)]
+
+
+def test_with_its_companions_it_is_the_training_of_all_three(tmp_path: Path) -> None:
+    alone, with_all = classifier(), classifier()
+    trainer(tmp_path, [NormSwapCallback()]).fit(alone, digits())
+    trainer(tmp_path, mixture_callbacks()).fit(with_all, digits())
+    for name, value in weights_of(with_all).items():
+        assert torch.equal(weights_of(alone)[name], value), name
+
+
+def test_mixtures_that_were_there_before_get_companions_too(tmp_path: Path) -> None:
+    model = classifier()
+    swap_norms(model, "first", "mixture")
+    run = trainer(tmp_path, [NormSwapCallback("last", "mode")], max_epochs=1)
+    run.fit(model, digits())
+    assert sum(isinstance(callback, COMPANIONS) for callback in run.callbacks) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"), [(GMMRefitCallback, "QueueResetCallback"), (QueueResetCallback, "GMMRefitCallback")]
+)
+def test_after_a_swap_in_python_a_missing_companion_is_said_in_one_line(
+    tmp_path: Path, given: type[Callback], missing: str
+) -> None:
+    model = classifier()
+    swap_norms(model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trainer(tmp_path, [cls() for cls in callbacks], max_epochs=1).fit(classifier(), digits())
-    messages = [str(w.message) for w in caught if "MixtureNorm" in str(w.message)]
-    assert len(messages) == len(missing)
-    for message, name in zip(messages, missing, strict=True):
-        assert f"no {name}" in message
-        assert "\n" not in message
+        trainer(tmp_path, [given()], max_epochs=1).fit(model, digits())
+    (message,) = [str(w.message) for w in caught if "MixtureNorm" in str(w.message)]
+    assert f"no {missing}" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("swap", [[NormSwapCallback("all", queue_rows_per_batch=None)], [GMMRefitCallback()]])
+def test_growing_queues_and_averages_of_weights_are_refused(tmp_path: Path, swap: list[Callback]) -> None:
+    model = classifier()
+    if not isinstance(swap[0], NormSwapCallback):
+        swap_norms(model, queue_rows_per_batch=None)
+    run = trainer(tmp_path, [*swap, EMAWeightAveraging()])
+    with pytest.raises(
+        ValueError, match=r"=None lets a mixture's queue grow, which EMAWeightAveraging cannot"
+    ) as error:
+        run.fit(model, digits())
+    assert "\n" not in str(error.value)
+
+
+def test_growing_queues_alone_are_trained(tmp_path: Path) -> None:
+    trainer(tmp_path, [NormSwapCallback("all", queue_rows_per_batch=None)], max_epochs=1).fit(classifier(), digits())
 
 
 def test_a_model_without_mixtures_needs_no_companion(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    trainer(tmp_path, [NormSwapCallback("all", "mode")], max_epochs=1).fit(classifier(), digits())
+    run = trainer(tmp_path, [NormSwapCallback("all", "mode")], max_epochs=1)
+    run.fit(classifier(), digits())
+    assert not any(isinstance(callback, COMPANIONS) for callback in run.callbacks)
     assert not [w for w in recwarn if "MixtureNorm" in str(w.message)]
 
 

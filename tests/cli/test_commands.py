@@ -186,7 +186,7 @@ def test_python_dash_m() -> None:
         [sys.executable, "-m", "mn_lightning", "--help"], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.startswith("mn-lightning trains")
-    for subcommand in ("fit", "validate", "test", "predict", "layers", "inspect", "compare", "studies"):
+    for subcommand in ("fit", "validate", "test", "predict", "layers", "inspect", "fid", "compare", "studies"):
         assert f"\n  {subcommand} " in done.stdout
 
 

@@ -16,6 +16,8 @@ def test_help_is_a_screen_with_examples_first(command: str | None) -> None:
     lines = text.splitlines()
     assert len(lines) <= 60
     assert max(map(len, lines)) <= 120
+    options = [line.split()[0] for line in lines if line.startswith("  --") and not line.startswith("  --help ")]
+    assert sorted(set(options)) == sorted(options)
     assert "{" not in text.replace("{norm: mixture, layers: {conv3: {n_components: 3}}}", "")
     first_example = next(i for i, line in enumerate(lines) if line.startswith("  mn-lightning"))
     assert first_example <= 4

@@ -160,3 +160,14 @@ def test_a_run_that_breaks_off(capsys: pytest.CaptureFixture[str]) -> None:
     assert line == "KeyError: 'what is this' (--traceback shows where)"
     with pytest.raises(KeyError, match="what is this"):
         main([*args, *quiet, *more, "--traceback"])
+
+
+def test_what_a_class_says_of_its_arguments_is_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["layers", "--config", "digits", "--data.image_size", "-3"]
+    assert line_of(given, capsys) == "image_size is -3; the digits are 8x8, give 8 or more"
+
+
+def test_a_file_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a_file").touch()
+    given = ["fit", "--config", "digits", "--trainer.default_root_dir", "a_file", *QUICK]
+    assert line_of(given, capsys) == "trainer.default_root_dir is 'a_file', which is a file; give a folder"

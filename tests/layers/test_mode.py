@@ -162,6 +162,12 @@ def test_hard_gates_normalize_each_mode_by_itself(logit: float) -> None:
         ({"momentum": -0.1}, "0 <= momentum <= 1"),
         ({"momentum": 1.5}, "0 <= momentum <= 1"),
         ({"momentum": float("nan")}, "0 <= momentum <= 1"),
+        ({"momentum": "x"}, "0 <= momentum <= 1"),
+        ({"n_components": True}, "n_components >= 1"),
+        ({"eps": -1}, "eps >= 0"),
+        ({"eps": float("nan")}, "eps >= 0"),
+        ({"sync": "x"}, "True or False"),
+        ({"affine": "output"}, "True or False"),
     ],
 )
 def test_arguments_out_of_range(arguments: dict[str, Any], accepted: str) -> None:

@@ -85,6 +85,14 @@ def test_arguments_out_of_range(arguments: dict[str, Any]) -> None:
     assert str(error.value).startswith(f"ModeGroupNorm got {given[0]}={given[1]!r}")
 
 
+@pytest.mark.parametrize("arguments", [{"eps": -1}, {"eps": float("nan")}, {"affine": "x"}])
+def test_settings_that_mean_nothing(arguments: dict[str, Any]) -> None:
+    (given,) = arguments.items()
+    with pytest.raises(ValueError, match=rf"^ModeGroupNorm got {given[0]}=.*; it takes .+") as error:
+        ModeGroupNorm(3, **arguments)
+    assert "\n" not in str(error.value)
+
+
 def test_one_value_per_sample() -> None:
     with pytest.raises(ValueError, match="more than one value per sample") as error:
         ModeGroupNorm(1)(torch.randn(4, 1))

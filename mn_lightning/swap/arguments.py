@@ -1,0 +1,66 @@
+"""The norms by name and their arguments, as types: for editors and type checkers."""
+
+from collections.abc import Callable
+from typing import NewType, TypedDict
+
+from torch import Tensor
+
+from mn_lightning.functional.mode import RunningVariance
+from mn_lightning.functional.rows import Granularity
+from mn_lightning.kernels.types import Affine, Scale
+from mn_lightning.layers.queue import RowsPerBatch
+
+NormName = NewType("NormName", str)
+"""A norm that types do not know: one of ``register_norm``, or a class by its import path.
+
+``NormSwapCallback(norm=NormName("timm.layers.FilterResponseNormTlu2d"))``; at run time, it is a text.
+"""
+
+
+class MixtureArguments(TypedDict, total=False):
+    """Arguments of the norm ``mixture``, see :class:`~mn_lightning.MixtureNorm`."""
+
+    n_components: int
+    em_iters: int
+    eps: float
+    affine: Affine | None
+    granularity: Granularity
+    scale: Scale
+    activation: Callable[[Tensor], Tensor] | None
+    queue_size: int
+    queue_decay: float
+    queue_rows_per_batch: RowsPerBatch
+    fit_rows: int | None
+    refit_iters: int | None
+    min_weight: float
+
+
+class ModeArguments(TypedDict, total=False):
+    """Arguments of the norm ``mode``, see :class:`~mn_lightning.ModeNorm`."""
+
+    n_components: int
+    eps: float
+    momentum: float | None
+    affine: bool
+    running: RunningVariance
+
+
+class ModeGroupArguments(TypedDict, total=False):
+    """Arguments of the norm ``mode_group``, see :class:`~mn_lightning.ModeGroupNorm`."""
+
+    n_components: int
+    eps: float
+    affine: bool
+
+
+class BatchArguments(TypedDict, total=False):
+    """Arguments of the norm ``batch``: BatchNorm layers that stay."""
+
+    momentum: float
+
+
+class GroupArguments(TypedDict, total=False):
+    """Arguments of the norm ``group``; one of them."""
+
+    num_groups: int
+    channels_per_group: int

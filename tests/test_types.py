@@ -1,0 +1,68 @@
+"""What a type checker says of calls: right ones pass, and each mistake is found."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+
+from mn_lightning.swap import arguments, norm_arguments
+
+ROOT = Path(__file__).parents[1]
+
+CALLS = """
+from mn_lightning.callbacks import NormSwapCallback
+from mn_lightning.swap import NormName
+
+NormSwapCallback()
+NormSwapCallback(["conv3"], n_components=3, em_iters=4, scale="unit", sync=True)
+NormSwapCallback({"conv2": {"n_components": 5}, "conv3": None}, "mixture", True, affine=None)
+NormSwapCallback("last:2", norm="mode", momentum=None, running="total")
+NormSwapCallback("last", "mode_group", n_components=4)
+NormSwapCallback(norm="batch", momentum=0.01)
+NormSwapCallback(norm="group", channels_per_group=16)
+NormSwapCallback(norm="instance")
+NormSwapCallback(norm=NormName("timm.layers.FilterResponseNormTlu2d"), anything=1)
+NormSwapCallback(norm="mixtre")  # wrong
+NormSwapCallback(n_component=3)  # wrong
+NormSwapCallback(norm="mixture", momentum=0.1)  # wrong
+NormSwapCallback(norm="mode", em_iters=2)  # wrong
+NormSwapCallback(scale="none")  # wrong
+NormSwapCallback(norm="mode", running="all")  # wrong
+NormSwapCallback(norm="mode", n_components="3")  # wrong
+NormSwapCallback(norm="layer", num_groups=2)  # wrong
+NormSwapCallback(norm="timm.layers.FilterResponseNormTlu2d")  # wrong
+NormSwapCallback(layer="conv3")  # wrong
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+@pytest.mark.timeout(900)
+def test_mistakes_in_calls_are_found(tmp_path: Path) -> None:
+    (tmp_path / "calls.py").write_text(CALLS)
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", tmp_path / "calls.py"],
+        cwd=ROOT,  # where its cache is
+        capture_output=True,
+        text=True,
+    )
+    found = {int(line.split(":")[1]) for line in checked.stdout.splitlines() if ": error:" in line}
+    wrong = {number for number, line in enumerate(CALLS.splitlines(), 1) if line.endswith("# wrong")}
+    assert found == wrong, checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("norm", "types"),
+    [
+        ("mixture", arguments.MixtureArguments),
+        ("mode", arguments.ModeArguments),
+        ("mode_group", arguments.ModeGroupArguments),
+        ("batch", arguments.BatchArguments),
+        ("group", arguments.GroupArguments),
+    ],
+)
+def test_the_types_name_all_arguments(norm: str, types: Any) -> None:
+    # What several processes do is an argument of the callback itself.
+    assert set(get_type_hints(types)) == (norm_arguments(norm) or set()) - {"sync"}
