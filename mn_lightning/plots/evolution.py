@@ -91,8 +91,8 @@ def plot_evolution(
         x = np.linspace(min(low for low, _ in ranges), max(high for _, high in ranges), 400)
         for panel, parts in zip(panels[row], mixtures, strict=True):
             curves = densities(x, *(part[:, column] for part in parts))
-            for k in np.flatnonzero(parts[0][:, column] > 0):
-                panel.plot(x, curves[k], linewidth=1.2, **line_style(int(k)))
+            for used in np.flatnonzero(parts[0][:, column] > 0):
+                panel.plot(x, curves[used], linewidth=1.2, **line_style(int(used)))
             panel.plot(x, curves.sum(0), color=WHOLE, linewidth=0.9, zorder=1)
             panel.set_xlim(x[0], x[-1])
             panel.set_ylim(bottom=0)
