@@ -1,11 +1,16 @@
 """The benchmark programs run and write what they should; how long anything takes is not tested."""
 
+import contextlib
 import json
 import math
+import runpy
+import subprocess
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -99,10 +104,35 @@ def test_trainer_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert row["ours_mib"] > 0
 
 
+class InThisProcess:
+    """A step's process, but for the tests': its module is run here, where everything is imported already."""
+
+    def __init__(self, command: list[str], stdout: Any, **_: Any) -> None:
+        self.module, self.arguments, self.stdout = command[2], command[3:], stdout
+
+    def wait(self, seconds: float) -> int:
+        before, sys.argv = sys.argv, [self.module, *self.arguments]
+        try:
+            with contextlib.redirect_stdout(self.stdout), contextlib.redirect_stderr(self.stdout):
+                runpy.run_module(self.module, run_name="__main__")
+        except SystemExit as end:
+            return int(end.code or 0)
+        finally:
+            sys.argv = before
+        return 0
+
+
+def start(command: list[str], **how: Any) -> Any:
+    return subprocess.Popen(command, **how) if "pytest" in command else InThisProcess(command, **how)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_gpu(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU, to see that every part runs."""
+    names = {"Popen": start, "STDOUT": subprocess.STDOUT, "TimeoutExpired": subprocess.TimeoutExpired}
+    monkeypatch.setattr(gpu, "subprocess", SimpleNamespace(**names))
     gpu.main(["--device", "cpu", "--quick", "--minutes", "8", "--out", str(tmp_path)])
     steps = json.loads((tmp_path / "summary.json").read_text())["steps"]
     assert [step["name"] for step in steps] == [step.name for step in gpu.STEPS]

@@ -135,6 +135,7 @@ options
   --backend NAME         local, ray or dask: on this machine, or on a cluster
   --address ADDRESS      the cluster's: auto or ray://host:10001 of Ray, tcp://host:8786 of Dask
   --keep WHICH           best, last, both or none: checkpoints that stay when a run has finished; none by default
+  --current_statistics   validate twice: as trained, and with statistics of the current weights; the report has both
   --limit_epochs N       train N epochs at most
   --limit_samples N      use N training samples an epoch at most
 

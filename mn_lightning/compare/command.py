@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -35,6 +36,7 @@ def compare(args: Sequence[str]) -> None:
     options = _parse(args)
     try:
         study = load_study(options.study)
+        study = replace(study, current_statistics=study.current_statistics or options.current_statistics)
         _check_selection(study, options)
         root = Path(options.folder or Path("studies") / study.name)
         folder = StudyFolder(root, study, Limits(options.limit_epochs, options.limit_samples), options.keep)
@@ -60,6 +62,10 @@ def _run(folder: StudyFolder, options: argparse.Namespace) -> int:
     single = options.prepare is not None or None not in (options.only, options.seed)
     with connect(_request(options)) as engine:
         if not single and (options.fresh or not folder.is_written):
+            print(
+                f"{len(folder.study.runs)} runs in {folder.root}; each variant is tried with one batch first",
+                flush=True,
+            )
             check_study(folder.study)
         folder.open(fresh=options.fresh)
         status = train_all(prepared, engine)
@@ -116,6 +122,11 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--address", help="the cluster's: auto or ray://host:10001, tcp://host:8786 of Dask")
     parser.add_argument(
         "--keep", choices=get_args(Keep), default="none", help="keep these checkpoints of each run that has finished"
+    )
+    parser.add_argument(
+        "--current_statistics",
+        action="store_true",
+        help="validate twice: as trained, and with statistics of the current weights; the report has both",
     )
     parser.add_argument("--limit_epochs", type=_positive, metavar="N", help="train N epochs at most")
     parser.add_argument("--limit_samples", type=_positive, metavar="N", help="use N training samples an epoch at most")

@@ -1,44 +1,32 @@
-"""How much work a run of a study is, from its configuration alone: no data is read, and no weight is made."""
+"""How much work a run of a study is, from its configuration alone: no data is read, and no weight is made.
+
+``python -m mn_lightning.compare.work`` writes that of the shipped studies into ``configs/studies/work.json``, which
+``mn-lightning studies`` reads: making two hundred networks, even without weights, takes a minute.
+"""
 
 import json
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning import LightningDataModule, LightningModule
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mn_lightning.compare.hours import Work
 from mn_lightning.compare.study.fit import StudyCLI
+from mn_lightning.compare.study.load import load_study
 from mn_lightning.compare.study.study import Study, variant_label
+from mn_lightning.configs import WORK, study_names
 from mn_lightning.data import DigitsDataModule, MultiTaskDataModule, TorchvisionDataModule
 from mn_lightning.models import DCGAN
+from mn_lightning.utils.files import write_atomically
 
 _TRAINING_IMAGES = {"CIFAR10": 50_000, "CIFAR100": 50_000, "MNIST": 60_000, "FashionMNIST": 60_000, "SVHN": 73_257}
 _DIGITS = 1_257
 # Most variants differ in these options, which change nothing of what is counted: callbacks swap norms.
 _WITHOUT_WORK = ("trainer.callbacks", "model.init_args.optimizer", "model.init_args.lr_scheduler")
-
-
-class Work(NamedTuple):
-    """What one run is.
-
-    Attributes:
-        data: the data set, or sets.
-        images: training images that pass through the network in all epochs; None if that is not known.
-        macs: multiply-accumulates of the forward passes for one image, in convolutions and matrix products; norms and
-            activations are not counted.
-    """
-
-    data: str
-    images: int | None
-    macs: int
-
-    @property
-    def total(self) -> int | None:
-        """Multiply-accumulates of the forward passes of the training; None if the images are not known."""
-        return None if self.images is None else self.images * self.macs
 
 
 def work_of(study: Study) -> dict[str, Work]:
@@ -72,7 +60,12 @@ def _work_of(study: Study, variant: str) -> Work:
         (getattr(cli.model, "max_generator_steps", None), batch_size),
     ]
     images = [times * count for times, count in ends if count is not None and times is not None and times >= 0]
-    return Work(data, min(images, default=None), macs_of(cli.model, cli.datamodule))
+    return Work(data, min(images, default=None), macs_of(cli.model, cli.datamodule), batch_size)
+
+
+def shipped() -> dict[str, dict[str, Work]]:
+    """Estimate the work of a run of each variant of each shipped study: by the study's name, and the variant's."""
+    return {name: work_of(load_study(name)) for name in study_names()}
 
 
 def describe(datamodule: LightningDataModule) -> tuple[str, int | None]:
@@ -108,3 +101,7 @@ def _macs(network: nn.Module, shape: tuple[int, ...]) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network.eval()(torch.zeros(1, *shape, device=next(network.parameters()).device))
     return int(counter.get_total_flops()) // 2  # which counts a multiplication and an addition
+
+
+if __name__ == "__main__":
+    write_atomically(WORK, json.dumps(shipped(), indent=1) + "\n")

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent
+WORK = _FOLDER / "studies" / "work.json"
+"""How much work a run of each variant of the shipped studies is."""
+
 _OPTIONS = ("--config", "-c")
 
 

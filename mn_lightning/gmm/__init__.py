@@ -20,9 +20,10 @@ Examples:
     torch.Size([1, 1, 400, 2])
 """
 
-from mn_lightning.gmm.fitting import em, fit, lloyd, maximization
+from mn_lightning.gmm.fitting import em, fit, lloyd
 from mn_lightning.gmm.seeding import subsample
 from mn_lightning.kernels.density import log_joint, posteriors, prune
+from mn_lightning.kernels.fitting import maximization
 from mn_lightning.kernels.kmeans import kmeans_plus_plus, n_seeding_draws, squared_distances
 from mn_lightning.kernels.types import Mixture, Sums
 

@@ -1,13 +1,9 @@
 """Lloyd's algorithm and expectation maximization, for a fixed number of iterations."""
 
-from types import ModuleType
-
-import torch
 from torch import Tensor
 
-from mn_lightning.gmm.seeding import seed_draws
 from mn_lightning.kernels.select import backend_for_rows, gpu_kernels
-from mn_lightning.kernels.types import Mixture, Sums, weights_of
+from mn_lightning.kernels.types import Mixture
 from mn_lightning.utils.distributed import ALONE, Processes
 
 
@@ -36,11 +32,9 @@ def fit(
         [(1, 3), (1, 3, 8), (1, 3, 8)]
     """
     n_em = n_iter // 2
-    backend = backend_for_rows(x)
-    centers, origin = backend.seed_centers(x, n_components, seed_draws(step, n_components), processes)
-    mixture = _lloyd(backend, x, centers, n_iter - n_em, processes, origin)
-    mixture = _em(backend, x, mixture, n_em, reg_covar, processes, origin)
-    return mixture._replace(means=mixture.means + origin)
+    backend = backend_for_rows(x, processes=processes)
+    mixture: Mixture = backend.fit(x, n_components, n_iter - n_em, n_em, step, reg_covar, processes)
+    return mixture
 
 
 def lloyd(
@@ -65,10 +59,12 @@ def lloyd(
         tensor([1., 8.])
     """
     gpu = gpu_kernels(x, centers.shape[1], processes, x.shape[-1]) if len(x) == 1 else None
+    found: Mixture
     if gpu is not None:
-        found: Mixture = gpu.lloyd(x, centers, n_iter, origin)
+        found = gpu.lloyd(x, centers, n_iter, origin)
         return found
-    return _lloyd(backend_for_rows(x), x, centers, n_iter, processes, origin)
+    found = backend_for_rows(x, processes=processes).lloyd(x, centers, n_iter, origin, processes)
+    return found
 
 
 def em(
@@ -101,56 +97,9 @@ def em(
         True
     """
     gpu = gpu_kernels(x, mixture.weights.shape[1], processes, x.shape[-1]) if len(x) == 1 else None
+    found: Mixture
     if gpu is not None:
-        found: Mixture = gpu.em(x, mixture, n_iter, reg_covar, origin)
+        found = gpu.em(x, mixture, n_iter, reg_covar, origin)
         return found
-    return _em(backend_for_rows(x), x, mixture, n_iter, reg_covar, processes, origin)
-
-
-def _lloyd(
-    backend: ModuleType, x: Tensor, centers: Tensor, n_iter: int, processes: Processes, origin: Tensor | None
-) -> Mixture:
-    for _ in range(n_iter):
-        mixture = maximization(backend.lloyd_sums(x, centers, origin, processes), centers)
-        centers = mixture.means
-    return mixture
-
-
-def _em(
-    backend: ModuleType,
-    x: Tensor,
-    mixture: Mixture,
-    n_iter: int,
-    reg_covar: float,
-    processes: Processes,
-    origin: Tensor | None,
-) -> Mixture:
-    for _ in range(n_iter):
-        mixture = maximization(backend.em_sums(x, mixture, reg_covar, origin, processes), mixture.means)
-    return mixture
-
-
-def maximization(sums: Sums, previous_means: Tensor) -> Mixture:
-    """M step: the mixture that maximizes the expected log-likelihood under posteriors.
-
-    A component that no row belongs to keeps its previous mean and gets weight 0.
-
-    Args:
-        sums: of the rows under the posteriors.
-        previous_means: ``(G, K, D)``.
-
-    Returns:
-        Weights ``(G, K)``, means and variances ``(G, K, D)``.
-
-    Examples:
-        >>> rows = torch.tensor([[0.0], [2.0]])  # all of the one component
-        >>> sums = Sums(torch.tensor([[2.0]]), rows.sum(0)[None, None], rows.square().sum(0)[None, None])
-        >>> mixture = maximization(sums, previous_means=torch.zeros(1, 1, 1))
-        >>> float(mixture.means), float(mixture.variances)
-        (1.0, 1.0)
-    """
-    occupied = (sums.counts > 0).unsqueeze(-1)
-    total = sums.counts.clamp_min(torch.finfo(sums.counts.dtype).tiny).unsqueeze(-1)
-    means = torch.where(occupied, sums.first / total, previous_means)
-    variances = sums.second / total - means.square()
-    return Mixture(weights_of(sums.counts), means, variances.clamp_min(0))
+    found = backend_for_rows(x, processes=processes).em(x, mixture, n_iter, reg_covar, origin, processes)
+    return found

@@ -1,23 +1,8 @@
-"""The random choices of a fit."""
+"""Fitting to some of the rows."""
 
 from torch import Tensor
 
-from mn_lightning.kernels.kmeans import SEED_ROWS, n_seeding_draws
-from mn_lightning.kernels.types import SeedDraws
-from mn_lightning.utils.random import Stream, stratified, uniform
-
-
-def seed_draws(step: Tensor, n_components: int) -> SeedDraws:
-    """Draw what k-means++ needs; ``step`` is an int64 tensor with one element, of which the draws are a function.
-
-    Examples:
-        >>> import torch
-        >>> [len(numbers) for numbers in seed_draws(torch.tensor(0), n_components=3)]
-        [1024, 7]
-    """
-    return SeedDraws(
-        uniform(step, SEED_ROWS, Stream.SEED_ROWS), uniform(step, n_seeding_draws(n_components), Stream.KMEANS)
-    )
+from mn_lightning.utils.random import Stream, stratified
 
 
 def subsample(x: Tensor, count: int, step: Tensor) -> Tensor:

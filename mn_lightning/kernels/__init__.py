@@ -1,7 +1,7 @@
 """Every pass over all rows of an activation, in one backend for each way to compute it.
 
 :mod:`~mn_lightning.kernels.select` picks the backend. Each backend is a module with the same functions:
-``seed_centers``, ``lloyd_sums``, ``em_sums``, ``mixture_norm``, ``as_output`` and ``sample_affine``.
+``fit``, ``lloyd``, ``em``, ``mixture_norm``, ``as_output``, ``sample_affine``, ``enqueue`` and ``all_finite``.
 :mod:`~mn_lightning.kernels.reference` says what they compute; the others compute the same, faster.
 
 Observations ``x`` have shape ``(G, B, M, D)``: G independent mixtures, each of B blocks of M rows with D features.

@@ -5,30 +5,31 @@ import math
 import torch
 from torch import Tensor
 
-from mn_lightning.kernels.types import SeedDraws
 from mn_lightning.utils.distributed import ALONE, Processes
+from mn_lightning.utils.random import Stream, uniform
 
 SEED_ROWS = 1024
 """k-means++ looks at no more than this many random rows: seeds need a picture of the data, not all of it."""
 
 
-def seed_centers(x: Tensor, n_components: int, draws: SeedDraws, processes: Processes = ALONE) -> tuple[Tensor, Tensor]:
+def seed_centers(x: Tensor, n_components: int, step: Tensor, processes: Processes = ALONE) -> tuple[Tensor, Tensor]:
     """Choose the centres that a fit starts from, and a point that rows are taken relative to.
 
     Args:
         x: this process' rows, ``(G, B, M, D)``.
         n_components: number of centres K.
-        draws: random numbers, the same in all processes.
+        step: int64 tensor with one element, of which the choice is a function; the same in all processes.
         processes: those that have the rows between them: the choice is the same on any number of them.
 
     Returns:
         Centres relative to the origin, ``(G, K, D)``; the origin, ``(G, 1, D)``, the mean of the rows looked at.
     """
-    rows, own, total = _seed_rows(x, draws.rows, processes)
+    rows, own, total = _seed_rows(x, uniform(step, SEED_ROWS, Stream.SEED_ROWS), processes)
     (of_all,) = processes.sum(rows.sum(1, keepdim=True))
     origin = of_all / (rows.shape[1] if total is None else total)
     rows = rows - origin if own is None else (rows - origin) * own.unsqueeze(-1)
-    return kmeans_plus_plus(rows, n_components, draws.candidates, own, total, processes), origin
+    draws = uniform(step, n_seeding_draws(n_components), Stream.KMEANS)
+    return kmeans_plus_plus(rows, n_components, draws, own, total, processes), origin
 
 
 def _seed_rows(x: Tensor, draws: Tensor, processes: Processes) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -85,7 +86,7 @@ def kmeans_plus_plus(
         tensor([0., 9.])
     """
     groups, rows, features = x.shape
-    candidates = _n_candidates(n_components)
+    candidates = n_candidates(n_components)
     first = (draws[0] * (rows if total is None else total)).long().clamp_max(rows - 1)
     (center,) = processes.sum(x.index_select(1, first.reshape(1)))
     centers = [center]
@@ -111,10 +112,11 @@ def n_seeding_draws(n_components: int) -> int:
         >>> n_seeding_draws(3)  # one for the first centre, 2 + int(ln 3) = 3 candidates for each other
         7
     """
-    return 1 + (n_components - 1) * _n_candidates(n_components)
+    return 1 + (n_components - 1) * n_candidates(n_components)
 
 
-def _n_candidates(n_components: int) -> int:
+def n_candidates(n_components: int) -> int:
+    """How many candidates there are for each centre after the first."""
     return 2 + int(math.log(n_components))
 
 

@@ -7,52 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from mn_lightning.kernels.autograd import piecewise_affine, weighted_moments
-from mn_lightning.kernels.density import LogJoint, log_joint, posteriors, prune, with_squares
-from mn_lightning.kernels.kmeans import seed_centers
-from mn_lightning.kernels.types import Activation, Head, Mixture, NormOptions, Sums, mean_of, weights_of
+from mn_lightning.kernels.density import log_joint, posteriors, prune
+from mn_lightning.kernels.fitting import em, fit, lloyd
+from mn_lightning.kernels.queue import all_finite, enqueue
+from mn_lightning.kernels.types import Activation, Head, Mixture, NormOptions, mean_of, weights_of
 from mn_lightning.utils.distributed import ALONE, Processes
 
-__all__ = ["as_output", "em_sums", "lloyd_sums", "mixture_norm", "sample_affine", "seed_centers"]
-
-
-def lloyd_sums(x: Tensor, centers: Tensor, origin: Tensor | None = None, processes: Processes = ALONE) -> Sums:
-    """Assign each row to its nearest centre, the first of several, and sum up the rows of each.
-
-    Args:
-        x: ``(G, B, M, D)``.
-        centers: ``(G, K, D)``, relative to ``origin``.
-        origin: what the sums are relative to, ``(G, 1, D)``; 0 by default.
-        processes: those that hold the rows between them; all get the sums over the rows of all.
-    """
-    centers = centers.unsqueeze(1)
-    z = with_squares(x, origin)
-    # |x|² is the same for all centres and left out.
-    affinity = centers @ z[:, :, : x.shape[-1]] - centers.square().sum(-1, keepdim=True) / 2
-    # argmax over any dimension but the last is slow on CPUs, and it would have to be made one-hot afterwards.
-    nearest = (affinity == affinity.amax(2, keepdim=True)).to(x.dtype)
-    return _sums(z, nearest * (nearest.cumsum(2) <= 1), processes)
-
-
-def em_sums(
-    x: Tensor, mixture: Mixture, reg_covar: float, origin: Tensor | None = None, processes: Processes = ALONE
-) -> Sums:
-    """Sum up the rows under their posteriors (Eq. 31).
-
-    Args:
-        x: ``(G, B, M, D)``.
-        mixture: relative to ``origin``.
-        reg_covar: added to the variances.
-        origin: what the sums are relative to, ``(G, 1, D)``; 0 by default.
-        processes: those that hold the rows between them; all get the sums over the rows of all.
-    """
-    z = with_squares(x, origin)
-    return _sums(z, LogJoint(mixture, reg_covar).posteriors(z), processes)
-
-
-def _sums(z: Tensor, nu: Tensor, processes: Processes) -> Sums:
-    """Of rows with their squares ``(G, B, 2D, M)`` under ``(G, B, K, M)``."""
-    counts, moments = processes.sum(nu.sum((1, 3)), (nu @ z.mT).sum(1))
-    return Sums(counts, *moments.chunk(2, dim=-1))
+__all__ = ["all_finite", "as_output", "em", "enqueue", "fit", "lloyd", "mixture_norm", "sample_affine"]
 
 
 def mixture_norm(

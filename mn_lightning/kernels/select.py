@@ -85,6 +85,14 @@ def backend_for_samples(x: Tensor) -> ModuleType:
     return _chosen() if _is_eager(x) else reference
 
 
+def backend_for_queue(x: Tensor) -> ModuleType:
+    """Pick the backend that keeps rows of ``(N, C, *)`` for a refit."""
+    gpu = gpu_kernels(x)
+    if gpu is not None:
+        return gpu
+    return _chosen() if _is_eager(x) and x.dtype in (torch.float32, torch.float64) else reference
+
+
 def _chosen() -> ModuleType:
     name = _named.get() or "cpu"
     return _BACKENDS["reference" if name == "cpu" and not cpu.is_available() else name]

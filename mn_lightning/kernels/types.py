@@ -51,18 +51,6 @@ class Sums(NamedTuple):
     second: Tensor
 
 
-class SeedDraws(NamedTuple):
-    """Uniform numbers in [0, 1) that the choice of initial centres is a function of.
-
-    Attributes:
-        rows: which rows k-means++ looks at, ``(SEED_ROWS,)``.
-        candidates: which of these it takes for centres, ``(n_seeding_draws(K),)``.
-    """
-
-    rows: Tensor
-    candidates: Tensor
-
-
 class NormOptions(NamedTuple):
     """Which of the papers' formulas to compute: the arguments of ``functional.mixture_norm`` of these names."""
 

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning.functional.mixture import FitOptions, fit_mixture, mixture_moments, normalize
 from mn_lightning.functional.rows import GRANULARITIES, Granularity, check_input, check_rows, is_empty, unchanged
-from mn_lightning.kernels.select import gpu_kernels
+from mn_lightning.kernels.select import backend_for_queue
 from mn_lightning.kernels.types import AFFINES, SCALES, Affine, Mixture, NormOptions, Scale
 from mn_lightning.layers.activation import out_of_place
 from mn_lightning.layers.alignment import aligned
@@ -270,11 +270,7 @@ class MixtureNorm(KeepsStatistics):
         y, fitted = normalize(input, mixture, weight, self.bias, options, self.granularity, processes)
         if self.training and self.track_running_stats and not again:
             # A value that is not finite anywhere in the batch has reached the means, if all of it is fitted to.
-            gpu = gpu_kernels(fitted.means)
-            if gpu is not None:
-                finite = gpu.all_finite(fitted)
-            else:
-                finite = fitted.means.isfinite().all() & fitted.variances.isfinite().all()
+            finite = backend_for_queue(input).all_finite(fitted)
             if self.fit_rows is not None:
                 finite = finite & input.detach().sum().isfinite()
             self.queue.push(input, step, finite)

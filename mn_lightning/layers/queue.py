@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mn_lightning.kernels.select import gpu_kernels
+from mn_lightning.kernels.select import backend_for_queue
 from mn_lightning.utils.checks import check_at_least
-from mn_lightning.utils.random import Stream, stratified, uniform
+from mn_lightning.utils.random import Stream, uniform
 
 MAX_QUEUE_BYTES = 48 * 2**20
 MAX_AUTO_ROWS = 1024
@@ -85,8 +85,8 @@ class BatchQueue(nn.Module):
             step: int64 tensor with one element, of which the choice of rows is a function.
             finite: 0-d bool; where it is false, the queue stays as it is.
         """
-        batch = input.detach().movedim(1, -1)
-        total = batch.shape[:-1].numel()
+        input = input.detach()
+        total = input.numel() // input.shape[1]
         if self.rows_per_batch is None and total > self.rows.shape[1]:
             grown = self.rows.new_zeros(self.size, total, self.rows.shape[2])
             grown[:, : self.rows.shape[1]] = self.rows
@@ -94,24 +94,8 @@ class BatchQueue(nn.Module):
         slot = (self.pushes % self.size).reshape(1)
         old_total = self.totals.index_select(0, slot)
         self.totals.index_copy_(0, slot, torch.where(finite, torch.full_like(old_total, total), old_total))
-        gpu = gpu_kernels(input)
-        if gpu is not None:
-            gpu.enqueue(input, step, finite, self.pushes, self.rows, self.counts)
-            self.pushes.add_(finite)
-            return
-        capacity = self.rows.shape[1]
-        count = min(total, capacity)
-        chosen = (
-            _take_rows(batch, stratified(step, count, total, Stream.QUEUE_ROWS))
-            if total > capacity
-            else batch.flatten(0, -2)
-        )
-        old = self.rows.index_select(0, slot)
-        new = torch.cat([chosen.to(old.dtype), old[0, count:]])[None]
-        self.rows.index_copy_(0, slot, torch.where(finite, new, old))
-        old_count = self.counts.index_select(0, slot)
-        self.counts.index_copy_(0, slot, torch.where(finite, torch.full_like(old_count, count), old_count))
-        self.pushes.add_(finite.long())
+        backend_for_queue(input).enqueue(input, step, finite, self.pushes, self.rows, self.counts)
+        self.pushes.add_(finite)
 
     def draw(self, decay: float, step: Tensor) -> Tensor:
         """Draw ``decay ** age`` of each batch's kept rows, age 0 being the newest.
@@ -138,15 +122,6 @@ class BatchQueue(nn.Module):
             order = uniform(step, counts[slot], Stream.REFIT_ROWS + age).argsort()
             parts.append(self.rows[slot, order[: max(1, round(share))]])
         return torch.cat(parts) if parts else self.rows.new_zeros(0, self.rows.shape[2])
-
-
-def _take_rows(batch: Tensor, index: Tensor) -> Tensor:
-    """Rows of ``(N, *, C)`` by flat index over ``(N, *)``, without making a contiguous copy of the batch."""
-    inner = batch.shape[1:-1].numel()
-    flat = batch.flatten(1, -2) if batch.dim() > 3 else batch
-    if flat.dim() == 2:
-        return flat[index]
-    return flat[index // inner, index % inner]
 
 
 def keep_queues_apart(model: nn.Module) -> None:

@@ -11,10 +11,20 @@ from helpers.tiny import network
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from mn_lightning import swap_norms
+
 
 class TinyNetwork(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(*network())
+
+
+class MixtureNetwork(TinyNetwork):
+    """Has swapped its norms itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        swap_norms(self, norm="mixture", n_components=4, scale="unit")
 
 
 class WideNetwork(nn.Sequential):
@@ -90,3 +100,10 @@ class FailInTraining(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise RuntimeError("it broke")
+
+
+class LogInfinity(Callback):
+    """Logs a value that is not finite."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("odd", float("inf"))

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +21,11 @@ from torch.utils.data import DataLoader, Dataset
 from mn_lightning import MixtureNorm, ModeGroupNorm, ModeNorm
 from mn_lightning.functional import fit_mixture, mixture_norm
 from mn_lightning.gmm import kmeans_plus_plus
-from mn_lightning.gmm.seeding import seed_draws
 from mn_lightning.kernels import cpu, kmeans, reference, select
-from mn_lightning.kernels.cpu import rows, threads
+from mn_lightning.kernels.cpu import fitting, mixture, rows, threads
 from mn_lightning.kernels.cpu.threads import in_parts
-from mn_lightning.kernels.types import Mixture
+from mn_lightning.kernels.types import Mixture, NormOptions
+from mn_lightning.utils.random import Stream, stratified, uniform
 
 LAYERS: dict[str, Callable[[int], nn.Module]] = {
     "mixture": lambda channels: MixtureNorm(channels, n_components=3, em_iters=3),
@@ -210,15 +211,77 @@ def test_the_exponential() -> None:
 def test_seeds_are_those_of_the_reference(count: int, in_planes: bool) -> None:
     x = torch.randn(1, 4, 5, count // 4).mT if in_planes else torch.randn(1, 4, count // 4, 5)
     x = x.double() + 7
-    assert rows.Rows(x).in_planes == in_planes
+    given = rows.Rows(x)
+    assert given.in_planes == in_planes
     for number in range(20):
-        draws = seed_draws(torch.tensor(number), 4)
-        found, expected = (seed(x, 4, draws) for seed in (cpu.seed_centers, reference.seed_centers))
-        for a, b in zip(found, expected, strict=True):
-            torch.testing.assert_close(a, b)
+        step = torch.tensor(number)
+        found = fitting._Fitted(4, given)
+        fitting._seed(given, number, found)
+        centers, origin = kmeans.seed_centers(x, 4, step)
+        torch.testing.assert_close(torch.from_numpy(found.origin), origin[0, 0])
+        torch.testing.assert_close(torch.from_numpy(found.means), (centers + origin)[0])
         if count <= kmeans.SEED_ROWS:
-            chosen = kmeans_plus_plus(x.flatten(1, 2), 4, draws.candidates)
-            torch.testing.assert_close(found[0] + found[1], chosen)
+            draws = uniform(step, kmeans.n_seeding_draws(4), Stream.KMEANS)
+            torch.testing.assert_close(torch.from_numpy(found.means), kmeans_plus_plus(x.flatten(1, 2), 4, draws)[0])
+
+
+@pytest.mark.parametrize("step", [0, 1, 12345, 2**31 + 7, 2**40])
+@pytest.mark.parametrize(("size", "total"), [(5, 5), (7, 20), (1024, 1025), (1024, 100_000), (3, 2**24 + 5)])
+def test_random_numbers_are_those_of_torchs_operations(step: int, size: int, total: int) -> None:
+    from mn_lightning.kernels.cpu.loops import random
+
+    loops: Any = random
+    for stream in Stream:
+        key = loops.key_of(step, int(stream))
+        expected = uniform(torch.tensor(step), size, stream)
+        assert [float(loops.number(key, i)) for i in range(size)] == expected.tolist()
+        places = stratified(torch.tensor(step), size, total, stream)
+        assert [loops.place(key, i, size, total) for i in range(size)] == places.tolist()
+
+
+@FORMATS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("capacity", [5, 96, 200])
+@pytest.mark.parametrize("finite", [True, False])
+def test_the_queue_keeps_the_rows_of_the_reference(
+    memory_format: torch.memory_format, dtype: torch.dtype, capacity: int, finite: bool
+) -> None:
+    x = torch.randn(6, 5, 4, 4, dtype=dtype).contiguous(memory_format=memory_format)
+    found = [(torch.full((3, capacity, 5), -1.0), torch.zeros(3, dtype=torch.long)) for _ in range(2)]
+    for pushes in range(4):
+        for backend, ring in zip((cpu, reference), found, strict=True):
+            backend.enqueue(x + pushes, torch.tensor(pushes), torch.tensor(finite), torch.tensor(pushes), *ring)
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("affine", ["output", "component"])
+@pytest.mark.parametrize("scale", ["sqrt", "unit"])
+@pytest.mark.parametrize("activation", [None, nn.ReLU()])
+def test_maps_of_components_and_their_gradients(affine: Any, scale: Any, activation: Any) -> None:
+    """Against autograd through the formulas of the reference."""
+    torch.manual_seed(0)
+    options = NormOptions(True, 1e-3, affine, scale, activation, 0.01)
+    mean, var = torch.randn(3, 4).double(), torch.rand(3, 4).double() + 0.1
+    gamma, beta = (torch.rand(1, 1, 4).double() + 0.5).requires_grad_(), torch.randn(1, 1, 4).double().requires_grad_()
+    weights = torch.tensor([0.5, 0.5, 0.0]).double()
+    maps = mixture._Maps(mean.numpy(), var.numpy(), weights.numpy(), (gamma, beta), options)
+
+    given = [value[None].requires_grad_() for value in (mean, var)]
+    slope, level, added = options.maps(*given, gamma, beta)
+    factor = options.factor(weights[None])
+    if activation is None:
+        slope, level = slope * factor[..., None], level * factor[..., None]
+    level = level if added is None else level + added
+    torch.testing.assert_close(torch.from_numpy(maps.slope), slope[0])
+    torch.testing.assert_close(torch.from_numpy(maps.level), level[0])
+    d_slope, d_level = torch.randn(2, 3, 4).double()
+    expected = torch.autograd.grad([slope, level], [*given, gamma, beta], [d_slope[None], d_level[None]])
+    d_mean, d_var, of_parameters = maps.backward(d_slope.numpy(), d_level.numpy())
+    for found, wanted in zip((d_mean, d_var), expected, strict=False):
+        torch.testing.assert_close(torch.from_numpy(found), wanted[0])
+    for found, wanted in zip(of_parameters, expected[2:], strict=True):
+        torch.testing.assert_close(found, wanted)
 
 
 @FORMATS

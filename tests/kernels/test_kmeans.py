@@ -11,7 +11,6 @@ from helpers.gmm_cases import blobs
 from scipy import stats
 
 from mn_lightning import gmm
-from mn_lightning.gmm.seeding import seed_draws
 from mn_lightning.kernels.kmeans import SEED_ROWS, _seed_rows
 from mn_lightning.utils.distributed import ALONE
 from mn_lightning.utils.random import Stream, uniform
@@ -84,7 +83,7 @@ def test_squared_distances() -> None:
 def test_seed_rows_are_rows_of_all_blocks() -> None:
     blocks, rows = 50, 200
     x = torch.arange(blocks * rows, dtype=torch.float64).reshape(1, blocks, rows, 1)
-    chosen = _seed_rows(x, seed_draws(torch.tensor(5), 1).rows, ALONE)[0].flatten().numpy()
+    chosen = _seed_rows(x, uniform(torch.tensor(5), SEED_ROWS, Stream.SEED_ROWS), ALONE)[0].flatten().numpy()
     assert len(chosen) == SEED_ROWS
     assert (chosen == np.round(chosen)).all()
     assert stats.kstest(chosen / (blocks * rows), "uniform").pvalue > 1e-3

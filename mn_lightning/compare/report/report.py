@@ -11,14 +11,14 @@ import torch
 
 from mn_lightning.callbacks.current_statistics import CURRENT
 from mn_lightning.compare.report.curves import plot_curves
+from mn_lightning.compare.report.models import missing_callbacks, models_table
 from mn_lightning.compare.report.pictures import draw_layers
-from mn_lightning.compare.report.results import Comparison, Curves, compare_variants, curve
+from mn_lightning.compare.report.results import Comparison, Curves, compare_variants, curve, first_not_finite
 from mn_lightning.compare.report.samples import plot_samples
 from mn_lightning.compare.report.tables import (
     NOTHING,
     Table,
     better,
-    counted_seeds,
     difference_table,
     markdown,
     number,
@@ -26,6 +26,7 @@ from mn_lightning.compare.report.tables import (
     score_table,
     sentences,
 )
+from mn_lightning.compare.report.verdicts import counted_seeds
 from mn_lightning.compare.runs.recorder import to_csv
 from mn_lightning.compare.runs.run import Run, runs_in
 from mn_lightning.compare.study.folder import Limits, StudyFolder
@@ -50,7 +51,9 @@ def write_report(folder: StudyFolder, command: str) -> tuple[list[Table], list[s
     finished = [run for run in runs if run.finished]
     views = [(view, _comparisons(view, metric, finished)) for view, metric in _views(study, finished)]
     tables = [table(*view) for view in views for table in (score_table, race_table, difference_table)]
-    lines = [line for view in views for line in sentences(*view)]
+    if (compared := models_table(study, finished)) is not None:
+        tables.insert(0, compared)
+    lines = [*missing_callbacks(finished), *(line for view in views for line in sentences(*view)), *_broken(finished)]
     _write_csv(folder.root / "results.csv", finished)
     floor = _floor(study, finished)
     pictures = ["curves.png", *(f"curves_{position}.png" for position in range(2, len(views) + 1))]
@@ -80,11 +83,13 @@ def write_report(folder: StudyFolder, command: str) -> tuple[list[Table], list[s
 
 
 def print_report(tables: Iterable[Table], lines: Iterable[str]) -> None:
-    """Print what :func:`write_report` returned."""
-    for table in tables:
-        print_table(table.title, table.header, table.rows)
+    """Print what :func:`write_report` returned: what was compared, the sentences, the other tables."""
+    first, *others = tables
+    print_table(first.title, first.header, first.rows, compact=True)
     for line in lines:
         print(line)
+    for table in others:
+        print_table(table.title, table.header, table.rows, compact=True)
 
 
 def _views(study: Study, runs: Sequence[Run]) -> list[tuple[Study, str]]:
@@ -110,10 +115,20 @@ def _comparisons(study: Study, metric: str, runs: Sequence[Run]) -> list[Compari
     return compare_variants(
         study,
         [
-            Curves(variant, {run.seed: curve(run.rows(), metric) for run in runs if run.variant == variant})
+            Curves(
+                variant,
+                {run.seed: curve(run.rows(), metric) for run in runs if run.variant == variant},
+                frozenset(run.seed for run in runs if run.variant == variant and first_not_finite(run.rows())),
+            )
             for variant in study.variants
         ],
     )
+
+
+def _broken(runs: Iterable[Run]) -> list[str]:
+    """Name the runs that logged a value that is not finite."""
+    found = [(run.label, *where) for run in runs if (where := first_not_finite(run.rows()))]
+    return [f"{label}: {name} is not finite at step {step:.0f}." for label, name, step in found]
 
 
 def _floor(study: Study, runs: Iterable[Run]) -> float | None:

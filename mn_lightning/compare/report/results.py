@@ -1,9 +1,10 @@
 """The numbers of a report: scores, steps and seconds to the baseline's best, paired differences."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import NamedTuple
 
 from scipy import stats
@@ -53,13 +54,13 @@ class Race(NamedTuple):
 
     Attributes:
         cost: steps or seconds, over the seeds that reached it.
-        saving: mean share of the baseline's own cost that was saved, over the same seeds; negative if it took more.
+        of_baseline: mean of what the baseline itself took, over the same seeds.
         reached: number of seeds that reached it.
         seeds: number of seeds that could be compared.
     """
 
     cost: Summary
-    saving: float | None
+    of_baseline: float | None
     reached: int
     seeds: int
 
@@ -72,20 +73,31 @@ class Difference(NamedTuple):
         low: lower end of the 95% interval; None if the differences have no spread.
         high: its upper end.
         seeds: number of pairs.
+        p: of the paired t test, for this variant alone; None if the differences have no spread.
+        by_seed: the differences.
     """
 
     mean: float | None
     low: float | None
     high: float | None
     seeds: int
+    p: float | None = None
+    by_seed: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Curves:
-    """The curves of one variant by seed."""
+    """The curves of one variant by seed.
+
+    Attributes:
+        variant: its name.
+        by_seed: without a seed whose run has not finished.
+        broken: seeds of runs that logged a value that is not finite, whichever metric it is of.
+    """
 
     variant: str
     by_seed: dict[int, Curve]
+    broken: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,7 @@ class Comparison:
         steps: steps to the baseline's best.
         seconds: seconds to the baseline's best.
         difference: to the baseline's best scores.
+        broken: the runs of both that logged a value that is not finite, as ``"BN, seed 0"``.
     """
 
     curves: Curves
@@ -110,6 +123,7 @@ class Comparison:
     steps: Race
     seconds: Race
     difference: Difference
+    broken: tuple[str, ...] = ()
 
     @property
     def variant(self) -> str:
@@ -143,6 +157,7 @@ def _compare(study: Study, found: Curves, baseline: Curves) -> Comparison:
         race(found, baseline, study.mode, "step"),
         race(found, baseline, study.mode, "seconds"),
         paired_difference(found, baseline, study.mode),
+        tuple(f"{own.variant}, seed {seed}" for own in (found, baseline) for seed in sorted(own.broken)),
     )
 
 
@@ -151,14 +166,38 @@ def curve(rows: Sequence[Row], metric: str) -> Curve:
     return tuple(Point(row["step"], row["seconds"], row[metric], row["epoch"]) for row in rows if metric in row)
 
 
+def first_not_finite(rows: Sequence[Row]) -> tuple[str, float] | None:
+    """Return the metric and the step of the first value that is not finite; None if all are.
+
+    Examples:
+        >>> first_not_finite([{"step": 5, "loss": 0.5}, {"step": 10, "loss": float("nan")}])
+        ('loss', 10)
+    """
+    broken = ((name, row["step"]) for row in rows for name, value in row.items() if not math.isfinite(value))
+    return next(broken, None)
+
+
+def spacing(points: Curve) -> tuple[float, float] | None:
+    """Return the steps and the epochs from one evaluation to the next, medians; None with fewer than two.
+
+    Examples:
+        >>> spacing((Point(20, 1.0, 0.5, 0), Point(40, 2.0, 0.7, 1), Point(60, 2.0, 0.7, 2)))
+        (20, 1)
+    """
+    pairs = list(itertools.pairwise(points))
+    if not pairs:
+        return None
+    return median(b.step - a.step for a, b in pairs), median(b.epoch - a.epoch for a, b in pairs)
+
+
 def best(points: Sequence[Point], mode: Mode) -> float | None:
-    """Return the best value, or None; values that are not a number do not count.
+    """Return the best value, or None; values that are not finite do not count.
 
     Examples:
         >>> best([Point(10, 1.0, 0.5), Point(20, 2.0, 0.7), Point(30, 3.0, float("nan"))], mode="max")
         0.7
     """
-    values = [point.value for point in points if not math.isnan(point.value)]
+    values = [point.value for point in points if math.isfinite(point.value)]
     return (max if mode == "max" else min)(values, default=None)
 
 
@@ -184,7 +223,7 @@ def unsteadiness(points: Curve) -> float | None:
         >>> round(unsteadiness(points), 4)
         0.0527
     """
-    there = [point for point in points if not math.isnan(point.value)]
+    there = [point for point in points if math.isfinite(point.value)]
     windows = [
         [other.value for other in there if end.epoch - WINDOW < other.epoch <= end.epoch]
         for end in there
@@ -201,7 +240,7 @@ def first_to_reach(points: Curve, target: float, mode: Mode) -> Point | None:
         20
     """
     for point in points:
-        if point.value >= target if mode == "max" else point.value <= target:
+        if math.isfinite(point.value) and (point.value >= target if mode == "max" else point.value <= target):
             return point
     return None
 
@@ -222,16 +261,16 @@ def race(variant: Curves, baseline: Curves, mode: Mode, by: str) -> Race:
         by: ``"step"`` or ``"seconds"``.
 
     Returns:
-        The cost in these units, the saved share of the baseline's, and how many seeds reached it.
+        The cost in these units, the baseline's own for the same seeds, and how many seeds reached it.
 
     Examples:
         >>> baseline = Curves("BatchNorm", {0: (Point(10, 1.0, 0.5), Point(20, 2.0, 0.7))})
         >>> variant = Curves("MixtureNorm", {0: (Point(10, 1.5, 0.7), Point(20, 3.0, 0.6))})
         >>> found = race(variant, baseline, "max", by="step")
-        >>> found.cost.mean, found.saving, found.reached
-        (10.0, 0.5, 1)
+        >>> found.cost.mean, found.of_baseline, found.reached
+        (10.0, 20.0, 1)
     """
-    costs, savings, seeds = [], [], 0
+    costs, references, seeds = [], [], 0
     for seed, points in variant.by_seed.items():
         own = baseline.by_seed.get(seed, ())
         target = best(own, mode)
@@ -242,8 +281,8 @@ def race(variant: Curves, baseline: Curves, mode: Mode, by: str) -> Race:
         reference = first_to_reach(own, target, mode)
         if reached is not None and reference is not None:
             costs.append(getattr(reached, by))
-            savings.append(1 - getattr(reached, by) / getattr(reference, by))
-    return Race(summarize(costs), fmean(savings) if savings else None, len(costs), seeds)
+            references.append(getattr(reference, by))
+    return Race(summarize(costs), summarize(references).mean, len(costs), seeds)
 
 
 def paired_difference(variant: Curves, baseline: Curves, mode: Mode) -> Difference:
@@ -256,7 +295,7 @@ def paired_difference(variant: Curves, baseline: Curves, mode: Mode) -> Differen
 
     Returns:
         Mean of variant minus baseline in the metric's units, and its 95% interval. There is no interval with one seed,
-        nor if all seeds have the same difference: that does not show how much it would vary.
+        nor if all seeds have the same difference: that does not show how much it would vary. With the p of the test.
     """
     pairs = [(best(variant.by_seed[seed], mode), best(own, mode)) for seed, own in baseline.by_seed.items()
              if seed in variant.by_seed]  # fmt: skip
@@ -264,10 +303,11 @@ def paired_difference(variant: Curves, baseline: Curves, mode: Mode) -> Differen
     theirs = [b for a, b in pairs if a is not None and b is not None]
     if not ours:
         return Difference(None, None, None, 0)
-    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    differences = tuple(a - b for a, b in zip(ours, theirs, strict=True))
     mean = fmean(differences)
     # A coarse metric (a share of few images) makes equal differences; they are no sign of certainty.
     if max(differences) - min(differences) <= ROUNDING * max(map(abs, [*ours, *theirs])):
-        return Difference(mean, None, None, len(ours))
-    interval = stats.ttest_rel(ours, theirs).confidence_interval(CONFIDENCE)
-    return Difference(mean, float(interval.low), float(interval.high), len(ours))
+        return Difference(mean, None, None, len(ours), None, differences)
+    test = stats.ttest_rel(ours, theirs)
+    interval = test.confidence_interval(CONFIDENCE)
+    return Difference(mean, float(interval.low), float(interval.high), len(ours), float(test.pvalue), differences)

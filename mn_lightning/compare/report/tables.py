@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from mn_lightning.compare.report.results import CONFIDENCE, WINDOW, Comparison, Difference, Race, Summary
+from mn_lightning.compare.report.results import CONFIDENCE, WINDOW, Comparison, Race, Summary, spacing
+from mn_lightning.compare.report.verdicts import FEWEST_SEEDS, POWER, SIGNIFICANCE, corrected, counted_seeds, verdict
 from mn_lightning.compare.study.study import FRACTIONS, Study
 
 NOTHING = "–"
 NO_SPREAD = "no spread"
+_STEPS = "{:.0f}"
+_SECONDS = "{:.1f}"
 
 
 class Table(NamedTuple):
@@ -59,28 +62,36 @@ def score_table(study: Study, comparisons: Sequence[Comparison]) -> Table:
 
 
 def race_table(study: Study, comparisons: Sequence[Comparison]) -> Table:
-    """Steps and seconds to the baseline's best, beside the published steps."""
-    header = ["variant", "steps", "steps saved", "seconds", "seconds saved", "reached"]
+    """Steps and seconds to the baseline's best, beside the baseline's own and the published steps."""
+    baseline = study.baseline if isinstance(study.baseline, str) else "the baseline"
+    header = ["variant", "steps", f"{baseline}'s", "steps saved"]
+    header += ["seconds", f"{baseline}'s", "seconds saved", "reached"]
     if study.published:
         header.append("published steps")
     rows = []
     for found in comparisons:
-        steps, seconds = found.steps, found.seconds
-        row = [found.variant, plus_minus(steps.cost, "{:.0f}"), _saving(steps)]
-        row += [plus_minus(seconds.cost, "{:.1f}"), _saving(seconds), f"{steps.reached} of {steps.seeds}"]
+        row = [found.variant]
+        for race, form in ((found.steps, _STEPS), (found.seconds, _SECONDS)):
+            own = [NOTHING, NOTHING] if found.is_baseline else [number(race.of_baseline, form), _saved(race, form)]
+            row += [plus_minus(race.cost, form), *own]
+        row.append(f"{found.steps.reached} of {found.steps.seeds}")
         if study.published:
-            row.append(number(study.published.get(found.variant, {}).get("steps"), "{:.0f}"))
+            row.append(number(study.published.get(found.variant, {}).get("steps"), _STEPS))
         rows.append(row)
     note = (
         f"Optimizer steps, and seconds of training without validation, until the first evaluation at which the variant "
         f"is as good as the best of {_whose_baseline(study)}'s run with the same seed: mean ± standard deviation over "
-        f"the seeds that reached it, and the mean share that was saved. Seconds are those of the machine named below."
+        f"the seeds that reached it. Beside them the mean that {_whose_baseline(study)} itself took with these seeds, "
+        f"and the share of it that was saved. {' '.join(_resolution(study, comparisons))} Seconds are those of the "
+        "machine named below."
     )
     return _with_baselines(study, Table(f"To the best of {_whose_baseline(study)}", header, rows, note))
 
 
 def difference_table(study: Study, comparisons: Sequence[Comparison]) -> Table:
     """Difference of each variant's best score to its baseline's, and whether the two can be told apart."""
+    p_values = corrected(comparisons)
+    several = len(p_values) > 1
     rows = []
     for found in comparisons:
         if not found.is_baseline:
@@ -88,37 +99,47 @@ def difference_table(study: Study, comparisons: Sequence[Comparison]) -> Table:
             interval = NO_SPREAD if difference.seeds > 1 else NOTHING
             if difference.low is not None and difference.high is not None:
                 interval = f"{difference.low:+.4g} to {difference.high:+.4g}"
-            verdict = _verdict(study, found.baseline, difference)
-            mean = number(difference.mean, "{:+.4g}")
-            rows.append([found.variant, mean, interval, str(difference.seeds), verdict])
+            row = [found.variant, number(difference.mean, "{:+.4g}"), interval]
+            row += [number(p_values.get(found.variant), "{:.2g}"), str(difference.seeds)]
+            rows.append([*row, verdict(study, found, p_values)])
     note = (
         f"Best {study.metric} minus that of {_whose_baseline(study)} with the same seed: mean, and Student's "
-        f"{CONFIDENCE:.0%} interval for paired samples. "
-        "The intervals are not corrected for looking at several variants."
+        f"{CONFIDENCE:.0%} interval for paired samples"
+    )
+    note += ", each for itself. " if several else ". "
+    if several:
+        note += (
+            f"p is corrected for the {len(p_values)} variants by Holm's method, and the verdict goes by it: below "
+            f"{SIGNIFICANCE}, a finding stands among all of them. "
+        )
+    note += (
+        "Two seeds settle nothing, whatever their interval. The number of seeds to take is that with which a paired t "
+        f"test finds such a difference, spread as here, in {POWER:.0%} of studies at {SIGNIFICANCE}"
+        f"{f' / {len(p_values)}' * several}, and never below {FEWEST_SEEDS}: it is as rough as the spread of few seeds."
     )
     if any(NO_SPREAD in row for row in rows):
         note += " Where the difference is the same with all seeds, as coarse metrics make it, there is no interval."
-    header = ["variant", "difference", f"{CONFIDENCE:.0%} interval", "seeds", "verdict"]
+    header = ["variant", "difference", f"{CONFIDENCE:.0%} interval", f"p{' (Holm)' * several}", "seeds", "verdict"]
     return _with_baselines(study, Table(f"Difference to {_whose_baseline(study)}", header, rows, note))
 
 
 def sentences(study: Study, comparisons: Sequence[Comparison]) -> list[str]:
     """Return a plain sentence for each variant but the baselines: its score, and what it saves."""
-    lines = []
+    lines, p_values = [], corrected(comparisons)
     for found in comparisons:
         if found.is_baseline:
             continue
-        name, steps, seconds = found.baseline, found.steps, found.seconds
-        line = f"{found.variant}: its best {study.metric} is {_verdict(study, name, found.difference)}"
-        if steps.saving is not None and seconds.saving is not None:
+        name, steps = found.baseline, found.steps
+        line = f"{found.variant}, best {study.metric}: {verdict(study, found, p_values)}"
+        if steps.reached:
             line += (
-                f"; it reached {name}'s best in {steps.reached} of {counted_seeds(steps.seeds)}, there with "
-                f"{_less_or_more(steps.saving)} steps and {_less_or_more(seconds.saving)} seconds of training"
+                f"; it reached {name}'s best in {steps.reached} of {counted_seeds(steps.seeds)}, with "
+                f"{_less_or_more(steps, _STEPS)} steps and {_less_or_more(found.seconds, _SECONDS)} seconds"
             )
         elif steps.seeds:
             line += f"; it reached {name}'s best in none of {counted_seeds(steps.seeds)}"
         lines.append(f"{line}.")
-    return lines
+    return lines + (_resolution(study, comparisons) if any(found.steps.reached for found in comparisons) else [])
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -136,11 +157,6 @@ def plus_minus(summary: Summary, form: str = "{:.4f}") -> str:
 def number(value: float | None, form: str = "{:.4g}") -> str:
     """Write a number, or a dash for None."""
     return NOTHING if value is None else form.format(value)
-
-
-def counted_seeds(count: int) -> str:
-    """Write a number of seeds."""
-    return f"{count} seed{'s' * (count != 1)}"
 
 
 def better(study: Study) -> str:
@@ -161,18 +177,33 @@ def _with_baselines(study: Study, table: Table) -> Table:
     return table._replace(header=header, rows=rows)
 
 
-def _verdict(study: Study, baseline: str, difference: Difference) -> str:
-    if difference.mean is None:
-        return "not known yet"
-    if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
-        return f"not distinguishable from {baseline} at {counted_seeds(difference.seeds)}"
-    is_better = (difference.mean > 0) == (study.mode == "max")
-    return f"{'better' if is_better else 'worse'} than {baseline}"
+def _resolution(study: Study, comparisons: Sequence[Comparison]) -> list[str]:
+    """Say how finely the curves know when a score was reached."""
+    gaps = [gap for found in comparisons for points in found.curves.by_seed.values() if (gap := spacing(points))]
+    if not gaps:
+        return []
+    steps, epochs = (sorted({gap[i] for gap in gaps}) for i in (0, 1))
+    every = f"every {steps[0]:.0f}{f' to {steps[-1]:.0f}' * (len(steps) > 1)} steps"
+    if epochs[0] < 1:
+        return [f"{study.metric} was measured {every}: steps saved are multiples of that."]
+    how_often = "once an epoch" if epochs[-1] == 1 else f"every {epochs[-1]:.0f} epochs"
+    return [f"{study.metric} was measured {how_often}, {every}: steps saved are whole epochs."]
 
 
-def _less_or_more(saving: float) -> str:
+def _saved(race: Race, form: str) -> str:
+    """Write the share that was saved, computed from the numbers as they are printed."""
+    saving = _saving(race, form)
+    return NOTHING if saving is None else f"{saving:.0%}"
+
+
+def _less_or_more(race: Race, form: str) -> str:
+    saving = _saving(race, form)
+    if saving is None:
+        return "about as many"
     return f"{abs(saving):.0%} {'fewer' if saving >= 0 else 'more'}"
 
 
-def _saving(race: Race) -> str:
-    return number(race.saving, "{:.0%}")
+def _saving(race: Race, form: str) -> float | None:
+    if race.cost.mean is None or race.of_baseline is None or not float(form.format(race.of_baseline)):
+        return None
+    return 1 - float(form.format(race.cost.mean)) / float(form.format(race.of_baseline))

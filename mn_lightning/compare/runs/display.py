@@ -15,7 +15,7 @@ class Display:
     """Lines of runs, read from the runs' folders.
 
     In a terminal, a run that is trained has a bar, the current score and the time left; below them is a line for all.
-    Elsewhere, as in a log file, a line is printed when a run starts and when it ends.
+    When it ends, a line stays, there and in a log file.
 
     Args:
         runs: all that the command is to train; those that have finished before are counted and not shown.
@@ -68,8 +68,6 @@ class Display:
 
     def _start(self, run: Run) -> None:
         self._shown[run.label] = self._lines.add_task(escape(run.label), total=1.0, score="", left="")
-        if self._lines.disable:
-            self._print(f"{self._place(run)} · {time_left(self.runs, self.jobs)}")
 
     def _end(self, run: Run, how: str, error: str) -> None:
         self._waiting.remove(run)
@@ -78,7 +76,8 @@ class Display:
         progress = run.progress()
         value = None if progress is None else progress.score
         score = "" if value is None else f", {run.study.metric} {value:.4g}"
-        self._print(f"{self._place(run)} · {how}{score}")
+        left = f" · {time_left(self.runs, self.jobs)}" if self._waiting else ""
+        self._print(f"{self._place(run)} · {how}{score}{left}")
         if error:
             self._print(f"   {error}; its output is in {run.log_path}")
 

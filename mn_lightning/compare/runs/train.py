@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mn_lightning.compare.runs.best import BestKeeper
+from mn_lightning.compare.runs.facts import FactsWriter
 from mn_lightning.compare.runs.progress import ProgressWriter
 from mn_lightning.compare.runs.recorder import RunRecorder
 from mn_lightning.compare.runs.run import Outcome, Run, is_main_process
@@ -95,6 +96,7 @@ class _RunCLI(StudyCLI):
         )
         recorder = RunRecorder(run.metrics_path)
         progress = ProgressWriter(run, recorder)
+        facts = FactsWriter(run.study, run.variant, run.folder)
         best = BestKeeper(
             recorder, run.folder, run.study.metric, run.study.mode, weights=run.best_path in run.kept(keep)
         )
@@ -102,7 +104,7 @@ class _RunCLI(StudyCLI):
             variant_label(run.study, run.variant),
             arguments,
             until,
-            trainer_defaults={"callbacks": [recorder, progress, best, checkpoint]},
+            trainer_defaults={"callbacks": [recorder, progress, facts, best, checkpoint]},
             save_config_kwargs={"overwrite": True},
         )
 

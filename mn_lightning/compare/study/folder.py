@@ -12,7 +12,9 @@ from mn_lightning.utils.files import write_atomically
 Keep = Literal["best", "last", "both", "none"]
 """Which checkpoints stay when a run has finished."""
 
-_UNCHANGING = ("base", "limits", "prepare")
+_UNCHANGING = ("base", "limits", "prepare", "current_statistics")
+_SINCE_0_1 = {"current_statistics": False}
+"""What folders of earlier versions do not say."""
 
 
 class Limits(NamedTuple):
@@ -57,7 +59,7 @@ class StudyFolder:
     def is_written(self) -> bool:
         """Whether the folder is of this study as it is now."""
         written = _read(self.root)
-        return written is not None and {**written, "keep": self.keep} == self._content()
+        return written is not None and {**_SINCE_0_1, **written, "keep": self.keep} == self._content()
 
     def open(self, fresh: bool = False) -> None:
         """Make the folder, or go on with it.
@@ -82,10 +84,10 @@ class StudyFolder:
         Raises:
             StudyError: the folder has runs with other settings.
         """
-        before = _read(self.root)
-        if before is None:
+        written = _read(self.root)
+        if written is None:
             return
-        now = self._content()
+        before, now = {**_SINCE_0_1, **written}, self._content()
         changes = [key for key in _UNCHANGING if key in before and _decisive(before[key]) != _decisive(now[key])]
         changes += [
             f"variant {name!r}"

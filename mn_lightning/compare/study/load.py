@@ -57,6 +57,8 @@ def load_study(value: str) -> Study:
         raise StudyError(f"{path} has the metric {study.metric!r}; it takes the name of one")
     if study.images is not None and (type(study.images) is not int or study.images < 1):
         raise StudyError(f"{path} has the images {study.images!r}; it takes their number, 1 or more")
+    if not isinstance(study.current_statistics, bool):
+        raise StudyError(f"{path} has current_statistics: {study.current_statistics!r}; it takes true or false")
     if not isinstance(study.also, dict):
         raise StudyError(f"{path} has also: {study.also!r}; it takes a mapping from metrics to published numbers")
     study = replace(study, also={name: numbers or {} for name, numbers in study.also.items()})

@@ -15,6 +15,7 @@ PUBLISHED = (*(f"{fraction:.0%}" for fraction in FRACTIONS), "steps", "std")
 """What a paper's numbers can be given for: best score after a share of the training, steps to the baseline's best, and
 the standard deviation of the best score over runs."""
 
+_CURRENT_STATISTICS = "CurrentStatisticsCallback"
 _PREPARED = re.compile(r"\$\{prepare\.(.*)\}")
 
 
@@ -45,6 +46,8 @@ class Study:
             :func:`~mn_lightning.inspection.inspect.inspect`, ``layer``, ``channels`` and ``samples``.
         references: other numbers of the metric that a paper prints beside its own: name to value.
         also: other logged metrics to report, better in the same direction: name to their published numbers.
+        current_statistics: whether every run gets a
+            :class:`~mn_lightning.callbacks.CurrentStatisticsCallback`, and the report both views of the metric.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Study:
     references: dict[str, float] = field(default_factory=dict)
     inspect: dict[str, dict[str, Any]] = field(default_factory=dict)
     also: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    current_statistics: bool = False
 
     def baseline_of(self, variant: str) -> str:
         """Return the variant that this one is compared to. A baseline is compared to itself."""
@@ -91,6 +95,9 @@ class Study:
         arguments = _fit(base, seed)
         for option, value in overrides.items():
             arguments.append(f"--{option}={value if isinstance(value, str) else json.dumps(value)}")
+        # Behind the variant's own: some of them replace the list of callbacks.
+        if self.current_statistics and not any(_CURRENT_STATISTICS in argument for argument in arguments):
+            arguments.append(f"--trainer.callbacks+={_CURRENT_STATISTICS}")
         return arguments
 
     def preparation(self, name: str) -> list[str]:

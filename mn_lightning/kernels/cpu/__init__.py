@@ -3,17 +3,20 @@
 from mn_lightning.kernels.autograd import as_base as as_output
 from mn_lightning.kernels.cpu.activations import knows
 from mn_lightning.kernels.cpu.availability import is_available
-from mn_lightning.kernels.cpu.kmeans import seed_centers
-from mn_lightning.kernels.cpu.mixture import em_sums, lloyd_sums, mixture_norm
+from mn_lightning.kernels.cpu.fitting import em, fit, lloyd
+from mn_lightning.kernels.cpu.mixture import mixture_norm
+from mn_lightning.kernels.cpu.queue import all_finite, enqueue
 from mn_lightning.kernels.cpu.samples import sample_affine
 
 __all__ = [
+    "all_finite",
     "as_output",
-    "em_sums",
+    "em",
+    "enqueue",
+    "fit",
     "is_available",
     "knows",
-    "lloyd_sums",
+    "lloyd",
     "mixture_norm",
     "sample_affine",
-    "seed_centers",
 ]

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mn_lightning.kernels.cpu.learned import Learned
 from mn_lightning.kernels.cpu.threads import in_parts
 from mn_lightning.kernels.heads import BatchGates, GroupGates, RunningGates
 from mn_lightning.kernels.inner_graph import InnerGraph
@@ -14,6 +15,9 @@ from mn_lightning.kernels.types import Head
 Parameters = tuple[Tensor | None, ...]
 Gradients = tuple[Tensor, Tensor | None, list[Tensor | None]]
 """Of pooled, of within, of the parameters."""
+
+_DEFAULTS = (None, None, 1.0, 0.0)
+"""For W, b, γ and β."""
 
 
 def computed(
@@ -41,31 +45,6 @@ class _Other:
         return moments[0], moments[1] if len(moments) == 2 else None, of_parameters
 
 
-class _Arrays:
-    """The parameters as arrays of the activation's type, and their gradients as the parameters want them."""
-
-    def __init__(self, parameters: Parameters, channels: int, dtype: torch.dtype) -> None:
-        self.parameters = parameters
-        gate_weight, gate_bias, weight, bias = parameters
-        weight = torch.ones(channels, dtype=dtype) if weight is None else weight
-        bias = torch.zeros(channels, dtype=dtype) if bias is None else bias
-        assert gate_weight is not None
-        assert gate_bias is not None
-        # Copies: memory that NumPy has seen cannot be resized, as sharded training does it with parameters.
-        self.arrays = [
-            p.detach().to(dtype, copy=True).contiguous().numpy() for p in (gate_weight, gate_bias, weight, bias)
-        ]
-
-    def empty(self) -> list[np.ndarray]:
-        return [np.empty_like(array) for array in self.arrays]
-
-    def gradients(self, arrays: list[np.ndarray]) -> list[Tensor | None]:
-        return [
-            torch.from_numpy(array).to(p.dtype) if p is not None and p.requires_grad else None
-            for p, array in zip(self.parameters, arrays, strict=True)
-        ]
-
-
 class _Gates:
     """:class:`BatchGates` and :class:`RunningGates`."""
 
@@ -76,7 +55,7 @@ class _Gates:
 
         loops: Any = gates
         self.loops, self.head, self.dtype = loops, head, pooled.dtype
-        self.learned = _Arrays(parameters, pooled.shape[1], pooled.dtype)
+        self.learned = Learned(parameters, _DEFAULTS, pooled.shape[1], pooled.dtype)
         gate_weight, gate_bias, weight, bias = self.learned.arrays
         self.pooled, modes = pooled.numpy(), len(gate_bias)
         self.gates = np.empty((len(pooled), modes), self.pooled.dtype)
@@ -132,7 +111,7 @@ class _GroupGates:
         assert within is not None
         loops: Any = group_gates
         self.loops, self.eps = loops, head.eps
-        self.learned = _Arrays(parameters, pooled.shape[1], pooled.dtype)
+        self.learned = Learned(parameters, _DEFAULTS, pooled.shape[1], pooled.dtype)
         self.pooled, self.within = pooled.numpy(), within.numpy()
         samples, modes = len(pooled), len(self.learned.arrays[1])
         self.gates = np.empty((samples, modes, pooled.shape[1]), self.pooled.dtype)

@@ -1,6 +1,5 @@
-"""The mixture's passes: one over the rows for each iteration of the fit, two for the output, two for the gradients."""
+"""The mixture's passes: two over the rows for the output, two for the gradients."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,9 +8,10 @@ from torch import Tensor
 
 from mn_lightning.kernels import reference
 from mn_lightning.kernels.cpu.activations import leak_of
+from mn_lightning.kernels.cpu.learned import Learned
 from mn_lightning.kernels.cpu.rows import Rows
-from mn_lightning.kernels.inner_graph import InnerGraph, differentiable_gradients, wants_gradients
-from mn_lightning.kernels.types import Mixture, NormOptions, Sums
+from mn_lightning.kernels.inner_graph import differentiable_gradients, wants_gradients
+from mn_lightning.kernels.types import Mixture, NormOptions
 from mn_lightning.utils.distributed import ALONE, Processes
 from mn_lightning.utils.precision import full_precision
 
@@ -19,43 +19,9 @@ FARTHEST = 30.0
 """Sums taken around something that is more standard deviations than this away from their mean are taken once more."""
 
 
-def lloyd_sums(x: Tensor, centers: Tensor, origin: Tensor | None = None, processes: Processes = ALONE) -> Sums:
-    """Assign each row to its nearest centre, and sum up the rows of each."""
-    rows = Rows(x)
-    means = _absolute(centers, origin)
-    around = _absolute(torch.zeros_like(centers), origin)
-    return _sums(*rows.sums(rows.shared.NEAREST, rows.nearest(means), around), x.dtype, processes)
-
-
-def em_sums(
-    x: Tensor, mixture: Mixture, reg_covar: float, origin: Tensor | None = None, processes: Processes = ALONE
-) -> Sums:
-    """Sum up the rows under their posteriors (Eq. 31)."""
-    rows = Rows(x)
-    density = rows.density(
-        _array(mixture.weights), _absolute(mixture.means, origin), _array(mixture.variances), reg_covar
-    )
-    around = _absolute(torch.zeros_like(mixture.means), origin)
-    return _sums(*rows.sums(rows.shared.POSTERIOR, density, around), x.dtype, processes)
-
-
 def _array(values: Tensor) -> np.ndarray:
     array: np.ndarray = values.detach()[0].contiguous().numpy()
     return array
-
-
-def _absolute(means: Tensor, origin: Tensor | None) -> np.ndarray:
-    return _array(means if origin is None else means + origin)
-
-
-def _tensor(values: np.ndarray, dtype: torch.dtype) -> Tensor:
-    return torch.from_numpy(values).to(dtype).unsqueeze(0)
-
-
-def _sums(counts: np.ndarray, moments: np.ndarray, dtype: torch.dtype, processes: Processes) -> Sums:
-    # The message of the reference backend, which processes that have no rows send.
-    total, both = processes.sum(_tensor(counts, dtype), _tensor(np.concatenate(list(moments), axis=-1), dtype))
-    return Sums(total, *both.chunk(2, dim=-1))
 
 
 def mixture_norm(
@@ -74,32 +40,49 @@ def mixture_norm(
     return y
 
 
-def _head(
-    mean: Tensor, var: Tensor, gamma: Tensor | None, beta: Tensor | None, options: NormOptions, factor: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Slope and level, ``(1, K, D)``, of (x - center) slope + level, where ``mean`` is relative to that center."""
-    slope, level, beta = options.maps(mean, var, gamma, beta)
-    if options.activation is None:
-        slope, level = slope * factor.unsqueeze(-1), level * factor.unsqueeze(-1)
-    return slope, level if beta is None else level + beta  # Σ_k ν_k is 1
-
-
 class _Maps:
     """What the loops take for act((x - center) slope + level), summed with weights ν factor.
 
     Args:
-        outputs: slope and level, ``(1, K, D)``.
-        factor: ``(1, K)``; without an activation it is in slope and level already.
-        options: with the activation.
+        mean: ``(K, D)``, relative to a center.
+        var: ``(K, D)``.
+        weights: λ, ``(K,)``.
+        parameters: γ and β, ``(1, 1, D)``, or None.
+        options: which of the papers' formulas.
     """
 
-    def __init__(self, outputs: tuple[Tensor, ...], factor: Tensor, options: NormOptions) -> None:
-        self.slope, self.level = (_array(output) for output in outputs)
+    def __init__(
+        self,
+        mean: np.ndarray,
+        var: np.ndarray,
+        weights: np.ndarray,
+        parameters: tuple[Tensor | None, ...],
+        options: NormOptions,
+    ) -> None:
+        from mn_lightning.kernels.cpu.loops import mixture_maps
+
+        loops: Any = mixture_maps
+        self.loops, self.mean, self.var = loops, mean, var
+        self.inside, self.eps = options.affine == "component", options.eps
+        self.learned = Learned(parameters, (1.0, 0.0), mean.shape[1], torch.from_numpy(mean[:0]).dtype)
         leak = leak_of(options.activation)
-        number = self.slope.dtype.type
-        self.leak = None if leak is None else number(leak)
-        self.factor = _array(factor) if leak is not None else np.ones(len(self.slope), self.slope.dtype)
-        self.components = (0,) * len(self.slope)
+        self.leak = None if leak is None else mean.dtype.type(leak)
+        scale, ones = np.ones_like(weights), np.ones_like(weights)
+        if options.scale == "sqrt":
+            scale[weights > 0] = weights[weights > 0] ** -0.5
+        self.early, self.factor = (scale, ones) if leak is None else (ones, scale)
+        self.slope, self.level = np.empty_like(mean), np.empty_like(mean)
+        self.components = (0,) * len(mean)
+        loops.maps(*self._given(), self.slope, self.level)
+
+    def _given(self) -> tuple[Any, ...]:
+        return self.mean, self.var, *self.learned.arrays, self.inside, self.eps, self.early
+
+    def backward(self, d_slope: np.ndarray, d_level: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[Tensor | None]]:
+        """Gradients of mean and var, and of the parameters."""
+        d_mean, d_var, found = np.empty_like(self.mean), np.empty_like(self.mean), self.learned.empty()
+        self.loops.gradients(*self._given(), d_slope, d_level, d_mean, d_var, *found)
+        return d_mean, d_var, self.learned.gradients(found)
 
 
 @torch.no_grad()
@@ -107,9 +90,7 @@ def _evaluate(x: Tensor, mixture: Mixture, gamma: Tensor | None, beta: Tensor | 
     rows = Rows(x)
     weights, means, variances = (_array(values) for values in mixture)
     density = rows.density(weights, means, variances, options.eps)
-    factor = options.factor(mixture.weights)
-    outputs = _head(torch.zeros_like(mixture.means), mixture.variances, gamma, beta, options, factor)
-    maps = _Maps(outputs, factor, options)
+    maps = _Maps(np.zeros_like(means), variances, weights, (gamma, beta), options)
     y, out = rows.empty(x)
     arrays = maps.components, *density, maps.slope, maps.level, maps.factor, maps.leak, out, rows.length
     rows.run(rows.loops.evaluate, *arrays)
@@ -123,21 +104,21 @@ class _Batch:
         nu: ``(blocks, K, length)``.
         counts: Σν, ``(K,)``; not used outside training.
         center: ``(K, D)``, what x is taken relative to: the means, rounded.
-        mean: ``(1, K, D)``, relative to ``center``.
-        var: ``(1, K, D)``.
-        weights: ``(1, K)``.
+        mean: ``(K, D)``, relative to ``center``.
+        var: ``(K, D)``.
+        weights: ``(K,)``.
     """
 
+    @np.errstate(all="ignore")  # what is not finite passes through without a warning, as in torch
     def __init__(self, rows: Rows, mixture: Mixture, options: NormOptions) -> None:
         given = [_array(values) for values in mixture]
         density = rows.density(given[0], given[1], given[2], options.eps)
         self.nu = rows.empty_posteriors(len(given[0]))
         nu = self.nu.numpy()
         self.counts, sums = rows.sums(rows.shared.POSTERIOR, density, given[1], nu)
-        dtype = mixture.means.dtype
+        dtype = given[1].dtype
         if not options.training:
-            self.center, self.mean, self.var = given[1], torch.zeros_like(mixture.means), mixture.variances
-            self.weights = mixture.weights
+            self.weights, self.center, self.mean, self.var = given[0], given[1], np.zeros_like(given[1]), given[2]
             return
         share = self.counts / self.counts.sum()
         dropped = (share < options.min_weight) & (share != share.max())
@@ -149,14 +130,14 @@ class _Batch:
         var = second - shift**2
         center = given[1] + shift
         if (shift**2 > FARTHEST**2 * (var + options.eps)).any():
-            center = center.astype(given[1].dtype)
+            center = center.astype(dtype)
             shift, second = rows.sums(rows.shared.GIVEN, density, center, nu)[1] / total
             var = second - shift**2
             center = center + shift
-        self.center = center.astype(given[1].dtype)
-        self.mean = _tensor(center - self.center, dtype)
-        self.var = _tensor(np.maximum(var, 0), dtype)
-        self.weights = _tensor(self.counts / self.counts.sum(), dtype)
+        self.center = center.astype(dtype)
+        self.mean = (center - self.center).astype(dtype)
+        self.var = np.maximum(var, 0).astype(dtype)
+        self.weights = (self.counts / self.counts.sum()).astype(dtype)
 
 
 class _Normalize(torch.autograd.Function):
@@ -171,9 +152,7 @@ class _Normalize(torch.autograd.Function):
     ) -> Tensor:
         rows = Rows(x)
         batch = _Batch(rows, mixture, options)
-        factor = options.factor(batch.weights)
-        inner = InnerGraph(partial(_head, options=options, factor=factor), (batch.mean, batch.var), parameters, wanted)
-        maps = _Maps(inner.outputs, factor, options)
+        maps = _Maps(batch.mean, batch.var, batch.weights, parameters, options)
         y, out = rows.empty(x)
         nu = batch.nu.numpy()
         rows.run(
@@ -181,12 +160,13 @@ class _Normalize(torch.autograd.Function):
         )
         if wanted:
             ctx.save_for_backward(x, batch.nu, *mixture, *parameters)
-            ctx.options, ctx.inner, ctx.maps = options, inner, maps
+            ctx.options, ctx.maps = options, maps
             ctx.center, ctx.counts = batch.center, batch.counts
         return y
 
     @staticmethod
     @full_precision
+    @np.errstate(all="ignore")
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, nu, weights, means, variances, *parameters = ctx.saved_tensors
         (dy,) = grads
@@ -195,18 +175,18 @@ class _Normalize(torch.autograd.Function):
             y = reference.mixture_norm(x, Mixture(weights, means, variances), gamma, beta, ctx.options)
             dx, *of_parameters = differentiable_gradients(y, dy, (x, *parameters))
             return (dx, None, None, None, *of_parameters)
-        rows, maps, inner = Rows(x), ctx.maps, ctx.inner
+        rows, maps = Rows(x), ctx.maps
         upper, given = rows.array(dy), nu.numpy()
         sums = rows.gradient_sums(upper, given, ctx.center, maps.slope, maps.level, maps.factor, maps.leak)
-        (dmean, dvar), of_parameters = inner.backward(*(_tensor(part, x.dtype) for part in sums))
+        d_mean, d_var, of_parameters = maps.backward(*sums.astype(maps.mean.dtype))
         if not ctx.needs_input_grad[0]:
             return (None, None, None, None, *of_parameters)
         by_x, constant = np.zeros_like(ctx.center), np.zeros_like(ctx.center)
         if ctx.options.training:
             total = np.maximum(ctx.counts, np.finfo(x.numpy().dtype).tiny)[:, None]
             # var depends on mean only through the sum of weighted deviations from it, which is zero.
-            by_x[:] = 2 * _array(dvar) / total
-            constant[:] = _array(dmean) / total - by_x * _array(inner.moments[0])
+            by_x[:] = 2 * d_var / total
+            constant[:] = d_mean / total - by_x * maps.mean
         dx, out = rows.empty(x)
         rows.run(
             rows.loops.gradient,

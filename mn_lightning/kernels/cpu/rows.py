@@ -34,6 +34,7 @@ class Rows:
         from mn_lightning.kernels.cpu.loops import mixture, mixture_planes, mixture_rows
 
         _, samples, pixels, features = x.shape
+        self.features, self.count = features, samples * pixels
         self.shared = mixture
         self.in_planes = x.mT.is_contiguous() and (features == 1 or not x.is_contiguous())
         self.loops: Any = mixture_planes if self.in_planes else mixture_rows
@@ -43,9 +44,8 @@ class Rows:
             each = -(-pixels // longest)
             self.length, self.blocks = -(-pixels // each), samples * each
         else:
-            count = samples * pixels
-            self.length = min(count, LONGEST_ROW_BLOCK, max(16, ROW_BLOCK // features // 4 * 4))
-            self.blocks = -(-count // self.length)
+            self.length = min(self.count, LONGEST_ROW_BLOCK, max(16, ROW_BLOCK // features // 4 * 4))
+            self.blocks = -(-self.count // self.length)
         self.values = self.array(x)
 
     def array(self, x: Tensor) -> np.ndarray:

@@ -13,14 +13,16 @@ from mn_lightning.compare.report.results import (
     Point,
     best,
     best_after,
+    first_not_finite,
     first_to_reach,
     paired_difference,
     race,
+    spacing,
     summarize,
     unsteadiness,
 )
 
-NAN = math.nan
+NAN, INF = math.nan, math.inf
 
 
 def curve(*values: float, step: int = 10, seconds: float = 2.0) -> Curve:
@@ -38,6 +40,34 @@ def test_what_is_not_a_number_is_no_best() -> None:
     assert best(curve(NAN, 0.3, NAN), "max") == 0.3
     assert best(curve(NAN, 0.3, NAN), "min") == 0.3
     assert best(curve(NAN), "max") is None
+    assert best(curve(INF, 0.3, -INF), "max") == best(curve(INF, 0.3, -INF), "min") == 0.3
+    assert first_to_reach(curve(INF, 0.3, 0.5), 0.4, "max") == Point(30, 6.0, 0.5)
+    assert first_to_reach(curve(-INF, 0.3), 0.4, "min") == Point(20, 4.0, 0.3)
+
+
+def test_infinite_scores_make_no_interval_of_nans() -> None:
+    baseline = Curves("B", {seed: curve(0.5 + 0.1 * seed) for seed in range(3)})
+    variant = Curves("V", {0: curve(INF), 1: curve(0.7, INF), 2: curve(0.9, NAN)})
+    found = paired_difference(variant, baseline, "max")
+    assert found.seeds == 2
+    assert found.low is not None
+    assert found.high is not None
+    assert math.isfinite(found.low)
+    assert math.isfinite(found.high)
+
+
+def test_the_first_value_that_is_not_finite() -> None:
+    rows = [{"step": 5.0, "a": 1.0}, {"step": 10.0, "a": 2.0, "b": -INF}, {"step": 15.0, "a": NAN}]
+    assert first_not_finite(rows) == ("b", 10)
+    assert first_not_finite(rows[:1]) is None
+
+
+def test_the_spacing_of_evaluations() -> None:
+    assert spacing(()) is spacing(curve(0.5)) is None
+    epochs = tuple(Point(20 * i, 1, 0.5, 2 * i) for i in range(4))
+    assert spacing(epochs) == (20, 2)
+    within = tuple(Point(7 * i, 1, 0.5, i // 3) for i in range(9))
+    assert spacing(within) == (7, 0)
 
 
 def test_the_first_evaluation_that_is_as_good() -> None:
@@ -58,11 +88,11 @@ def test_a_race() -> None:
     variant = Curves("V", {0: curve(0.6, seconds=3), 1: curve(0, 0, 0, 0.4, seconds=3), 2: curve(0.1), 3: curve(1.0)})
     steps = race(variant, baseline, "max", "step")
     assert steps.cost == (25, stdev([10, 40]), 2)
-    assert steps.saving == pytest.approx(mean([0.5, 0.0]))
+    assert steps.of_baseline == mean([20, 40])  # of the same seeds: not of the one that was never as good
     assert (steps.reached, steps.seeds) == (2, 3)
     seconds = race(variant, baseline, "max", "seconds")
     assert seconds.cost.mean == 7.5
-    assert seconds.saving == pytest.approx(mean([1 - 3 / 4, 1 - 12 / 8]))
+    assert seconds.of_baseline == mean([4, 8])
 
 
 def test_a_race_that_nobody_finishes_has_no_number() -> None:
@@ -72,7 +102,7 @@ def test_a_race_that_nobody_finishes_has_no_number() -> None:
 
 def test_the_baseline_reaches_itself() -> None:
     baseline = Curves("B", {0: curve(0.1, 0.5, 0.4, 0.5), 1: curve(0.1, 0.2)})
-    assert race(baseline, baseline, "max", "step") == ((20, 0, 2), 0, 2, 2)
+    assert race(baseline, baseline, "max", "step") == ((20, 0, 2), 20, 2, 2)
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])
@@ -87,16 +117,19 @@ def test_paired_differences_have_students_interval(mode: str) -> None:
     assert found.low == pytest.approx(mean(differences) - half)
     assert found.high == pytest.approx(mean(differences) + half)
     assert found.seeds == 4
+    t = mean(differences) / (stdev(differences) / math.sqrt(4))
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(t), df=3))
+    assert found.by_seed == pytest.approx(differences)
 
 
 def test_few_or_equal_differences() -> None:
     one = paired_difference(Curves("V", {0: curve(0.5)}), Curves("B", {0: curve(0.25)}), "max")
-    assert one == (0.25, None, None, 1)
+    assert one[:5] == (0.25, None, None, 1, None)
     same = {0: curve(0.5), 1: curve(0.25)}
-    assert paired_difference(Curves("V", same), Curves("B", same), "max") == (0, None, None, 2)
-    assert paired_difference(Curves("V", {}), Curves("B", same), "max") == (None, None, None, 0)
+    assert paired_difference(Curves("V", same), Curves("B", same), "max")[:5] == (0, None, None, 2, None)
+    assert paired_difference(Curves("V", {}), Curves("B", same), "max")[:5] == (None, None, None, 0, None)
     diverged = paired_difference(Curves("V", {0: curve(NAN), 1: curve(0.5)}), Curves("B", same), "max")
-    assert diverged == (0.25, None, None, 1)
+    assert diverged[:5] == (0.25, None, None, 1, None)
 
 
 def test_three_images_more_with_every_seed_are_no_certainty() -> None:
@@ -104,7 +137,7 @@ def test_three_images_more_with_every_seed_are_no_certainty() -> None:
     theirs = {seed: curve(float(np.float32(count / 270))) for seed, count in enumerate((261, 264, 262))}
     ours = {seed: curve(float(np.float32(count / 270))) for seed, count in enumerate((264, 267, 265))}
     found = paired_difference(Curves("V", ours), Curves("B", theirs), "max")
-    assert found == (pytest.approx(3 / 270, abs=1e-6), None, None, 3)
+    assert found[:5] == (pytest.approx(3 / 270, abs=1e-6), None, None, 3, None)
 
 
 def test_unsteadiness_is_the_deviation_within_ten_epochs() -> None:

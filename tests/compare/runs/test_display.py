@@ -29,23 +29,26 @@ def write(run: Run, done: float, score: float | None, left: float | None) -> Non
     run.set_progress(Progress(done, score, left))
 
 
-def test_a_log_file_has_a_line_for_each_start_and_end(runs: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_file_has_a_line_for_each_run(runs: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
     with Display(runs, 2) as display:
         display.update()
         assert capsys.readouterr().out == ""  # that the second has failed is known
         write(runs[1], 0.5, None, 30)
         display.update()
-        assert capsys.readouterr().out == "── run 2 of 4: MN, seed 0 · about 1:00 min left\n"
+        assert capsys.readouterr().out == ""  # it comes when the run has ended
         write(runs[1], 0.6, 0.75, 20)
         display.update()
         runs[1].set_outcome(Outcome("finished", "", 125))
         display.update()
-        assert capsys.readouterr().out == "── run 2 of 4: MN, seed 0 · finished in 2:05 min, val_acc 0.75\n"
+        # A minute for BN, seed 1, and 2:05 for MN, seed 1; two at a time.
+        ended = "── run 2 of 4: MN, seed 0 · finished in 2:05 min, val_acc 0.75 · about 1:32 min left\n"
+        assert capsys.readouterr().out == ended
         runs[2].set_outcome(Outcome("failed", "ValueError: it broke", 5))
         display.update()
         where = runs[2].log_path
         assert capsys.readouterr().out == (
-            f"── run 3 of 4: BN, seed 1 · failed in 0:05 min\n   ValueError: it broke; its output is in {where}\n"
+            "── run 3 of 4: BN, seed 1 · failed in 0:05 min · about 1:02 min left\n"
+            f"   ValueError: it broke; its output is in {where}\n"
         )
 
 

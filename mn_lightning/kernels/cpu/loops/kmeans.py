@@ -5,27 +5,29 @@ from typing import Any
 import numpy as np
 
 from mn_lightning.kernels.cpu.compile import loop
+from mn_lightning.kernels.cpu.loops.random import key_of, number
 
 Array = Any
 
 
 @loop
-def take_planes(x: Array, draws: Array, rows: Array) -> None:
-    """Copy rows of planes ``(N, D, L)``: all if there are no draws in [0, 1), else those at draw · N L."""
+def take_planes(x: Array, step: int, stream: int, rows: Array) -> None:
+    """Copy rows of planes ``(N, D, L)``: all if there is place for them, else random ones, with replacement."""
     length = x.shape[2]
+    total, key = len(x) * length, key_of(step, stream)
     for i in range(len(rows)):
-        index = int(np.float64(draws[i]) * (len(x) * length)) if len(draws) else i
+        index = int(np.float64(number(key, i)) * total) if total > len(rows) else i
         n, pixel, row = index // length, index % length, rows[i]
         for j in range(x.shape[1]):
             row[j] = x[n, j, pixel]
 
 
 @loop
-def take_rows(x: Array, draws: Array, rows: Array) -> None:
-    """Copy rows of ``(M, D)``: all if there are no draws in [0, 1), else those at draw · M."""
+def take_rows(x: Array, step: int, stream: int, rows: Array) -> None:
+    """Copy rows of ``(M, D)``: all if there is place for them, else random ones, with replacement."""
+    key = key_of(step, stream)
     for i in range(len(rows)):
-        index = int(np.float64(draws[i]) * len(x)) if len(draws) else i
-        rows[i] = x[index]
+        _copy(x[int(np.float64(number(key, i)) * len(x)) if len(x) > len(rows) else i], rows[i])
 
 
 @loop
@@ -45,27 +47,28 @@ def center(rows: Array, origin: Array) -> None:
 
 
 @loop
-def seed(rows: Array, draws: Array, candidates: int, centers: Array) -> None:
+def seed(rows: Array, step: int, stream: int, candidates: int, centers: Array) -> None:
     """Choose centres ``(K, D)`` among the rows: each the best of some candidates, drawn by squared distance.
 
     Args:
         rows: ``(R, D)``.
-        draws: uniform numbers in [0, 1), ``(1 + (K - 1) candidates,)``.
+        step: that the random numbers are a function of.
+        stream: of them.
         candidates: how many for each centre after the first.
         centers: result.
     """
-    count = len(rows)
-    centers[0] = rows[min(int(np.float32(draws[0]) * np.float32(count)), count - 1)]
-    closest = np.empty(count, rows.dtype)
+    count, key = len(rows), key_of(step, stream)
+    _copy(rows[min(int(number(key, 0) * np.float32(count)), count - 1)], centers[0])
+    # Squared distances to the nearest centre so far, to the candidate, and with the best candidate.
+    closest, distances, best = np.empty(count, rows.dtype), np.empty(count, rows.dtype), np.empty(count, rows.dtype)
     _distances(rows, centers[0], closest)
-    distances, best_distances = np.empty_like(closest), np.empty_like(closest)
     for k in range(1, len(centers)):
         whole = 0.0
         for i in range(count):
             whole += closest[i]
         least = np.inf
         for candidate in range(candidates):
-            target = whole * np.float64(draws[1 + (k - 1) * candidates + candidate])
+            target = whole * np.float64(number(key, 1 + (k - 1) * candidates + candidate))
             pick, reached = 0, np.float64(closest[0])
             while pick < count - 1 and not reached >= target:
                 pick += 1
@@ -73,22 +76,29 @@ def seed(rows: Array, draws: Array, candidates: int, centers: Array) -> None:
             _distances(rows, rows[pick], distances)
             left = 0.0
             for i in range(count):
-                distances[i] = min(distances[i], closest[i])
+                distances[i] = distances[i] if distances[i] < closest[i] else closest[i]
                 left += distances[i]
             if candidate == 0 or left < least:
                 least = left
-                centers[k] = rows[pick]
-                best_distances[:] = distances
-        closest[:] = best_distances
+                _copy(rows[pick], centers[k])
+                _copy(distances, best)
+        _copy(best, closest)
+
+
+@loop
+def _copy(values: Array, to: Array) -> None:
+    # A loop is compiled in a fraction of the time that an assignment to a slice takes.
+    for i in range(len(values)):
+        to[i] = values[i]
 
 
 @loop
 def _distances(rows: Array, center: Array, distances: Array) -> None:
     """|row - center|² of each row."""
-    number = rows.dtype.type
+    zero = rows.dtype.type(0)
     for i in range(len(rows)):
         row = rows[i]
-        total = number(0)
+        total = zero
         for j in range(len(row)):
             difference = row[j] - center[j]
             total += difference * difference

@@ -65,6 +65,23 @@ def densities(
         constant[k] = total
 
 
+@formula
+def maximize(counts: Array, sums: Array, origin: Array, weights: Array, means: Array, variances: Array) -> None:
+    """M step, from Σν, Σν(x - origin) and Σν(x - origin)²; a component without rows keeps its mean, with weight 0."""
+    total = 0.0
+    for k in range(len(counts)):
+        total += counts[k]
+    for k in range(len(counts)):
+        weights[k] = counts[k] / total
+        for d in range(len(origin)):
+            shift, second = 0.0, 0.0
+            if counts[k] > 0:
+                shift, second = sums[0, k, d] / counts[k], sums[1, k, d] / counts[k]
+                means[k, d] = origin[d] + shift
+            variance = second - shift * shift
+            variances[k, d] = variance if not variance < 0 else 0.0
+
+
 @loop
 def softmax(values: Array, constant: Array, length: int, largest: Array, total: Array) -> None:
     """Make posteriors (Eq. 31) of log λ_k p_k; exactly 0 where the constant is -inf."""
