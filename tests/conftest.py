@@ -34,7 +34,9 @@ NEEDS = {
 """What a test with one of these marks needs of the machine."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "nightly" not in config.option.markexpr:
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
     for mark, (is_there, reason) in NEEDS.items():
         if not is_there():
             for item in items:

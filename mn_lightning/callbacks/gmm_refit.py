@@ -1,6 +1,8 @@
 """Mixtures that are refitted before they are used or saved."""
 
 import contextlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -9,13 +11,19 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from mn_lightning.callbacks._mixture_companion import MixtureCompanion
+from mn_lightning.callbacks._saving import before_saving
 from mn_lightning.callbacks.update_norms import updating_callbacks
-from mn_lightning.layers.refit import copy_mixtures, refit_mixtures
+from mn_lightning.layers.refit import copy_mixtures, mixture_layers, refit_mixtures
 from mn_lightning.utils.distributed import all_processes
 
 
-def _refit_before_saving(module: nn.Module, prefix: str, keep_vars: bool) -> None:
-    refit_mixtures(module)
+def _refit_if_far_behind(module: nn.Module, prefix: str, keep_vars: bool) -> None:
+    """Refit for a state dict that someone takes by hand, who may save it, or average it in every step.
+
+    So at most once for each ``queue_size`` batches; in one of several processes, others would have to join in.
+    """
+    if all_processes().size == 1 and any(layer.queue.behind >= layer.queue.size for layer in mixture_layers(module)):
+        refit_mixtures(module)
 
 
 def _give_to_averages(trainer: Trainer, pl_module: LightningModule) -> None:
@@ -33,7 +41,9 @@ class GMMRefitCallback(MixtureCompanion):
 
     Nothing is evaluated or saved with a stale mixture. Layers that have seen batches since their last refit get a refit
     at the end of each training epoch; at the start of each validation (which runs before the epoch's end, or in the
-    middle of an epoch), test and prediction; and whenever the model's state dict is taken during a fit.
+    middle of an epoch), test and prediction; and before the Trainer saves a checkpoint. If you take the model's state
+    dict yourself in the middle of an epoch, the mixture may be up to ``queue_size`` batches behind, in several
+    processes up to an epoch: call :func:`~mn_lightning.layers.refit.refit_mixtures` before, in all processes.
 
     Lightning's ``WeightAveraging`` and ``EMAWeightAveraging`` evaluate and save a second model, whose weights are an
     average. An average of mixtures means nothing, because the components of each stand in their own order. So the
@@ -53,14 +63,15 @@ class GMMRefitCallback(MixtureCompanion):
     def __init__(self) -> None:
         super().__init__()
         self._handle: RemovableHandle | None = None
+        self._stop: Callable[[], None] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make sure that every state dict taken from here on holds fresh mixtures."""
+        """Make sure that everything saved from here on holds fresh mixtures."""
         super().on_fit_start(trainer, pl_module)
-        # Callback.on_save_checkpoint comes after the weights were collected, and not at all with save_weights_only.
-        # The hook is a plain function, so that copies of the model do not drag the trainer along.
-        self._remove_hook()
-        self._handle = pl_module.register_state_dict_pre_hook(_refit_before_saving)  # type: ignore[no-untyped-call]
+        self._remove_hooks()
+        self._stop = before_saving(trainer, partial(refit_mixtures, pl_module))
+        # A plain function, so that copies of the model do not drag the trainer along.
+        self._handle = pl_module.register_state_dict_pre_hook(_refit_if_far_behind)  # type: ignore[no-untyped-call]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse processes with different numbers of batches, where one would wait for the others for ever.
@@ -106,14 +117,15 @@ class GMMRefitCallback(MixtureCompanion):
             with contextlib.suppress(Exception):
                 refit_mixtures(pl_module)
                 _give_to_averages(trainer, pl_module)
-        self._remove_hook()
+        self._remove_hooks()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Undo what was done to the module."""
         super().teardown(trainer, pl_module, stage)
-        self._remove_hook()
+        self._remove_hooks()
 
-    def _remove_hook(self) -> None:
-        if self._handle is not None:
+    def _remove_hooks(self) -> None:
+        if self._handle is not None and self._stop is not None:
             self._handle.remove()
-            self._handle = None
+            self._stop()
+            self._handle = self._stop = None

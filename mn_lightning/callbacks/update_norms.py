@@ -2,6 +2,8 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,10 +11,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from mn_lightning.callbacks._mixture_companion import MixtureCompanion
 from mn_lightning.callbacks._own_batches import OwnBatches, forward_pass, training_modes
+from mn_lightning.callbacks._saving import before_saving
 from mn_lightning.callbacks._trainer import log_now
 from mn_lightning.layers.refit import refit_mixtures
 from mn_lightning.layers.update import update_norms
@@ -69,14 +71,13 @@ class UpdateNormsCallback(MixtureCompanion):
         self.seconds = 0.0
         self.updates = 0
         self._fresh: deque[tuple[float, ...]] = deque(maxlen=_REMEMBERED)
-        self._handle: RemovableHandle | None = None
+        self._stop: Callable[[], None] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make sure that every state dict taken from here on holds fresh statistics."""
+        """Make sure that everything saved from here on holds fresh statistics."""
         super().on_fit_start(trainer, pl_module)
         self._remove_hook()
-        # A plain function, so that copies of the model do not drag the trainer along.
-        self._handle = pl_module.register_state_dict_pre_hook(_update_before_saving)  # type: ignore[no-untyped-call]
+        self._stop = before_saving(trainer, partial(self.update_all, trainer, pl_module))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check where the batches come from."""
@@ -137,9 +138,9 @@ class UpdateNormsCallback(MixtureCompanion):
         self.update(trainer, pl_module)
 
     def _remove_hook(self) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        if self._stop is not None:
+            self._stop()
+            self._stop = None
 
 
 def updating_callbacks(trainer: Trainer) -> list[UpdateNormsCallback]:
@@ -153,13 +154,6 @@ def freshen(trainer: Trainer, pl_module: LightningModule) -> None:
     for callback in updating_callbacks(trainer):
         callback.update(trainer, pl_module)
     refit_mixtures(pl_module)
-
-
-def _update_before_saving(module: nn.Module, prefix: str, keep_vars: bool) -> None:
-    trainer = getattr(module, "_trainer", None)  # None in a copy of the module
-    if isinstance(module, LightningModule) and trainer is not None:
-        for callback in updating_callbacks(trainer):
-            callback.update_all(trainer, module)
 
 
 def _fingerprint(module: nn.Module) -> tuple[float, ...]:

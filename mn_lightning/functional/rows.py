@@ -32,6 +32,27 @@ def check_rows(owner: str, input: Tensor) -> None:
         )
 
 
+def check_updatable(owner: str, input: Tensor, state: Tensor) -> None:
+    """Refuse to update ``state`` in place from an input that ``torch.func.vmap`` maps over, where the state is one."""
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        return
+    if _is_mapped(input) and not _is_mapped(state):
+        raise RuntimeError(
+            f"{owner} in training updates its statistics in place, which vmap cannot do with one layer's for many "
+            "inputs; call .eval() on it, set its track_running_stats = False, or map over its buffers too, as with "
+            "torch.func.stack_module_state"
+        )
+
+
+def _is_mapped(value: Tensor) -> bool:
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(value):
+        if functorch.is_batchedtensor(value):
+            return True
+        value = functorch.get_unwrapped(value)
+    return False
+
+
 def is_empty(input: Tensor) -> bool:
     """Whether there is nothing to take moments of, as in a process' part of a last batch."""
     return input.numel() == 0

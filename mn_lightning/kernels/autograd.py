@@ -3,6 +3,9 @@
 Lightning calls ``manual_backward`` inside ``training_step``, and gradient penalties are taken there: autocast is on,
 and lowers the precision of the backward passes of torch's own matrix products. The backward passes here consist of
 differentiable operations on inputs and outputs, so that second derivatives (gradient penalties) work too.
+
+``torch.func.vmap`` and forward-mode derivatives know torch's operations and no backward pass by hand: they get the
+formulas as they are.
 """
 
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mn_lightning.kernels.transforms import maps_over_samples, takes_tangents
 from mn_lightning.utils.distributed import ALONE, Processes
 from mn_lightning.utils.precision import full_precision
 
@@ -23,6 +27,23 @@ def _mix(w: Tensor, values: Tensor, like: Tensor) -> Tensor:
     if like.stride(-1) == 1:
         return w @ values
     return (values.mT @ w.mT).mT
+
+
+def _moments(x: Tensor, weights: Tensor, processes: Processes) -> tuple[Tensor, Tensor]:
+    (mean,) = processes.sum((weights.mT @ x).sum(1))
+    var = [
+        (weights[..., k : k + 1].mT @ (x - mean[:, None, k : k + 1]).square()).sum(1) for k in range(weights.shape[-1])
+    ]
+    (var_of_all,) = processes.sum(torch.cat(var, dim=1))
+    return mean, var_of_all
+
+
+def _affine(x: Tensor, w: Tensor, slope: Tensor, intercept: Tensor, bias: Tensor) -> Tensor:
+    return torch.addcmul(_mix(w, intercept, x) + bias.unsqueeze(1), x, _mix(w, slope, x))
+
+
+def _by_formula() -> bool:
+    return takes_tangents() or maps_over_samples()
 
 
 class _MatMul(torch.autograd.Function):
@@ -135,7 +156,7 @@ def as_base(view: Tensor) -> Tensor:
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """Product of two matrices."""
-    product: Tensor = _MatMul.apply(a, b)
+    product: Tensor = a @ b if _by_formula() else _MatMul.apply(a, b)
     return product
 
 
@@ -144,11 +165,11 @@ def weighted_moments(x: Tensor, weights: Tensor, processes: Processes = ALONE) -
 
     With several processes, each passes its own rows and weights, and these sum to 1 over all of them.
     """
-    mean, var = _WeightedMoments.apply(x, weights, processes)
+    mean, var = (_moments if _by_formula() else _WeightedMoments.apply)(x, weights, processes)
     return mean, var
 
 
 def piecewise_affine(x: Tensor, w: Tensor, slope: Tensor, intercept: Tensor, bias: Tensor) -> Tensor:
     """y_i = x_i Σ_k w_ik slope_k + Σ_k w_ik intercept_k + bias; shapes as in :class:`_PiecewiseAffine`."""
-    y: Tensor = _PiecewiseAffine.apply(x, w, slope, intercept, bias)
+    y: Tensor = (_affine if _by_formula() else _PiecewiseAffine.apply)(x, w, slope, intercept, bias)
     return y

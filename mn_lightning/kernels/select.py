@@ -20,9 +20,9 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from mn_lightning.kernels import cpu, reference
+from mn_lightning.kernels.transforms import takes_tangents
 from mn_lightning.kernels.types import Activation, Mixture
 from mn_lightning.utils.checks import check_choice
 from mn_lightning.utils.distributed import ALONE, Processes
@@ -165,5 +165,5 @@ def _is_here_and_now(x: Tensor) -> bool:
         and x.numel() > 0
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
+        and not takes_tangents()
     )

@@ -9,12 +9,20 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning.functional.mixture import FitOptions, fit_mixture, mixture_moments, normalize
-from mn_lightning.functional.rows import GRANULARITIES, Granularity, check_input, check_rows, is_empty, unchanged
+from mn_lightning.functional.rows import (
+    GRANULARITIES,
+    Granularity,
+    check_input,
+    check_rows,
+    check_updatable,
+    is_empty,
+    unchanged,
+)
 from mn_lightning.kernels.select import backend_for_queue
 from mn_lightning.kernels.types import AFFINES, SCALES, Affine, Mixture, NormOptions, Scale
 from mn_lightning.layers.activation import out_of_place
 from mn_lightning.layers.alignment import aligned
-from mn_lightning.layers.batch_norm import device_and_dtype
+from mn_lightning.layers.batch_norm import device_and_dtype, is_synchronized
 from mn_lightning.layers.loading import before_loading, mixture_fault
 from mn_lightning.layers.queue import BatchQueue, RowsPerBatch, rows_to_keep
 from mn_lightning.layers.statistics import KeepsStatistics, statistics_dtype
@@ -55,7 +63,7 @@ class MixtureNorm(KeepsStatistics):
         queue_size: number of recent batches kept for :meth:`refit`.
         queue_decay: a batch of age a (0 is the newest) gives ``queue_decay ** a`` of its rows to :meth:`refit`.
         queue_rows_per_batch: rows kept of each batch; ``"auto"`` keeps up to 1,024, as many as keep the queue within
-            48 MiB; ``None`` keeps all.
+            48 MiB; ``None`` keeps all, in buffers that grow: ``AveragedModel`` cannot copy these.
         fit_rows: fit to this many rows of each batch in training, drawn at random, which costs less; posteriors and
             moments are those of all rows either way. ``None``, as published, fits to all of them.
         refit_iters: iterations of the fit in :meth:`refit`; ``None`` for ``em_iters``, so that evaluation normalizes by
@@ -70,7 +78,7 @@ class MixtureNorm(KeepsStatistics):
         mixture_means: μ, ``(K, C)``.
         mixture_variances: σ², ``(K, C)``.
         num_batches_tracked: number of batches seen in training; the random choices of the fit are a function of it.
-        track_running_stats: if set to False, no batch is queued, and the stored mixture stays as it is.
+        track_running_stats: if set to False, no batch is counted or queued, and the stored mixture stays as it is.
 
     Raises:
         ValueError: an argument out of range; input of another rank or channel count; one row only in training.
@@ -95,6 +103,8 @@ class MixtureNorm(KeepsStatistics):
     mixture_means: Tensor
     mixture_variances: Tensor
     num_batches_tracked: Tensor
+    _seen_since_refit = False
+    _warned = False
 
     def __init__(
         self,
@@ -187,7 +197,7 @@ class MixtureNorm(KeepsStatistics):
         """Set the affine map to the identity and the stored mixture to the standard normal; empty the queue."""
         self.set_gaussian(torch.zeros(self.num_features), torch.ones(self.num_features))
         self.num_batches_tracked.zero_()
-        self.queue.reset()
+        self.reset_queue()
         if self.weight is not None:
             nn.init.ones_(self.weight)
         if self.log_weight is not None:
@@ -221,7 +231,8 @@ class MixtureNorm(KeepsStatistics):
             True
         """
         kwargs.setdefault("eps", batch_norm.eps)
-        kwargs.setdefault("sync", isinstance(batch_norm, nn.SyncBatchNorm))
+        if "sync" not in kwargs:
+            kwargs["sync"] = is_synchronized(batch_norm)
         kwargs.setdefault("affine", "output" if batch_norm.affine else None)
         layer = cls(batch_norm.num_features, **(device_and_dtype(batch_norm) | kwargs))
         if batch_norm.running_mean is not None and batch_norm.running_var is not None:
@@ -256,25 +267,46 @@ class MixtureNorm(KeepsStatistics):
         if is_empty(input) and processes.size == 1:
             return unchanged(input, self.parameters())
         mixture: Mixture | FitOptions = self.mixture
+        tracked = self.training and self.track_running_stats and not is_recomputing()
         if self.training:
             if processes.size == 1:
                 check_rows(self.label, input)
-            again = is_recomputing()
-            if not again:
+            if tracked:
+                check_updatable(self.label, input, self.num_batches_tracked)
                 self.num_batches_tracked.add_(1)
             step = self.num_batches_tracked
             mixture = FitOptions(self.n_components, self.em_iters, step, self.fit_rows)
+        elif self._seen_since_refit and not self._warned and not torch.compiler.is_compiling():
+            self._warn_if_stale()
         weight = self.weight if self.log_weight is None else self.log_weight.exp()
         affine = self.affine or "output"
         options = NormOptions(self.training, self.eps, affine, self.scale, self.activation, self.min_weight)
         y, fitted = normalize(input, mixture, weight, self.bias, options, self.granularity, processes)
-        if self.training and self.track_running_stats and not again:
+        if tracked:
             # A value that is not finite anywhere in the batch has reached the means, if all of it is fitted to.
             finite = backend_for_queue(input).all_finite(fitted)
             if self.fit_rows is not None:
                 finite = finite & input.detach().sum().isfinite()
             self.queue.push(input, step, finite)
+            if not torch.compiler.is_compiling():
+                self._seen_since_refit = True
         return y
+
+    def _warn_if_stale(self) -> None:
+        """Say so once, as a look at the queue waits for the device; layers of one model say the same, so one is shown.
+
+        Tensors without values, of tracers and transforms, are not looked at.
+        """
+        pushes = self.queue.pushes
+        if type(pushes) is not Tensor or pushes.is_meta or torch._C._are_functorch_transforms_active():
+            return
+        self._warned = self.stale
+        if self._warned:
+            warnings.warn(
+                "MixtureNorm evaluates with a mixture from before its last training batches; call "
+                "mn_lightning.refit_mixtures(model) before you evaluate, or train with GMMRefitCallback",
+                stacklevel=2,
+            )
 
     @torch.no_grad()
     def refit(self) -> bool:
@@ -301,6 +333,7 @@ class MixtureNorm(KeepsStatistics):
         fitted = fit_mixture(rows, self.n_components, iterations, step, *options, processes)
         stored = mixture_moments(rows, fitted, *options, self.min_weight, processes)
         self.queue.mark_fitted()
+        self._seen_since_refit = False
         if not all(value.isfinite().all() for value in stored):
             warnings.warn(
                 f"{self.label} was not refitted, and keeps its mixture: the values of its recent "
@@ -318,6 +351,7 @@ class MixtureNorm(KeepsStatistics):
     def reset_queue(self) -> None:
         """Empty the queue; the stored mixture stays."""
         self.queue.reset()
+        self._seen_since_refit = False
 
     def _load_from_state_dict(
         self,
@@ -337,7 +371,7 @@ class MixtureNorm(KeepsStatistics):
             )
             return
         # What is queued was made by the weights that are being replaced: a refit must not mix the two.
-        self.queue.reset()
+        self.reset_queue()
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

@@ -8,8 +8,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mn_lightning import functional as F
 from mn_lightning.functional.mode import RunningVariance
-from mn_lightning.functional.rows import check_input, check_rows, is_empty, unchanged
-from mn_lightning.layers.batch_norm import device_and_dtype
+from mn_lightning.functional.rows import check_input, check_rows, check_updatable, is_empty, unchanged
+from mn_lightning.layers.batch_norm import device_and_dtype, is_synchronized
 from mn_lightning.layers.gate import Gate
 from mn_lightning.layers.loading import before_loading
 from mn_lightning.layers.statistics import KeepsStatistics, statistics_dtype
@@ -132,7 +132,8 @@ class ModeNorm(KeepsStatistics):
                 ``batch_norm``'s otherwise.
         """
         kwargs.setdefault("eps", batch_norm.eps)
-        kwargs.setdefault("sync", isinstance(batch_norm, nn.SyncBatchNorm))
+        if "sync" not in kwargs:
+            kwargs["sync"] = is_synchronized(batch_norm)
         kwargs.setdefault("momentum", batch_norm.momentum)
         kwargs.setdefault("affine", batch_norm.affine)
         layer = cls(batch_norm.num_features, **(device_and_dtype(batch_norm) | kwargs))
@@ -166,6 +167,7 @@ class ModeNorm(KeepsStatistics):
         track = not self.training or (self.track_running_stats and not is_recomputing())
         momentum: float | Tensor = 0.0 if self.momentum is None else self.momentum
         if self.training and track:
+            check_updatable(self.label, input, self.num_batches_tracked)
             self.num_batches_tracked.add_(1)
             if self.momentum is None:
                 momentum = self.num_batches_tracked.double().reciprocal()

@@ -65,7 +65,12 @@ class BatchQueue(nn.Module):
     @property
     def stale(self) -> bool:
         """Whether a batch has come in since the last :meth:`mark_fitted`; synchronizes with the host."""
-        return bool(self.pushes != self.pushes_when_fitted)
+        return self.behind != 0
+
+    @property
+    def behind(self) -> int:
+        """How many batches have come in since the last :meth:`mark_fitted`; synchronizes with the host."""
+        return int(self.pushes - self.pushes_when_fitted)
 
     def mark_fitted(self) -> None:
         """Record that the mixture has seen everything in the queue."""

@@ -80,6 +80,8 @@ def copy_mixtures(source: nn.Module, target: nn.Module) -> None:
         True
     """
     for layer, copied in zip(mixture_layers(source), mixture_layers(target), strict=True):
+        if copied.queue.rows.shape != layer.queue.rows.shape:  # a queue of all rows grows with the batches
+            copied.queue.rows = copied.queue.rows.new_empty(layer.queue.rows.shape)
         for buffer, value in zip(copied.buffers(), layer.buffers(), strict=True):
             buffer.copy_(value)
 

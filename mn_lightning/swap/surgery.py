@@ -271,6 +271,7 @@ def _apply(model: nn.Module, plan: Sequence[Replacement]) -> None:
         for attribute, child in list(parent._modules.items()):
             if child in new_layers:
                 parent._modules[attribute] = new_layers[child]
+    _warn_of_other_holders(model, {old for old, new in new_layers.items() if new is not old})
     for old, step in zip(new_layers, plan, strict=True):
         mark_as_swapped(step.new, step.settings, replaced=step.new is not old)
         if isinstance(step.new, (MixtureNorm, ModeNorm, ModeGroupNorm)):
@@ -283,6 +284,22 @@ def _apply(model: nn.Module, plan: Sequence[Replacement]) -> None:
         if step.activation is not None:
             model.set_submodule(step.activation, nn.Identity())
     keep_queues_apart(model)
+
+
+def _warn_of_other_holders(model: nn.Module, replaced: set[nn.Module]) -> None:
+    """Name plain lists that keep an old layer; nothing is swapped in what torch does not list."""
+    for path, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            held = list(value.values()) if isinstance(value, dict) else value
+            if attribute.startswith("_") or not isinstance(held, (list, tuple)):
+                continue
+            if any(isinstance(one, nn.Module) and one in replaced for one in held):
+                warnings.warn(
+                    f"{path + '.' if path else ''}{attribute} of {type(module).__name__} holds layers that were "
+                    "swapped, in a plain list or dict where the old ones stay: if its forward uses these, swap them "
+                    "before that is made, or make it an nn.ModuleList",
+                    stacklevel=4,
+                )
 
 
 def _share_hooks(old: nn.Module, new: nn.Module) -> None:

@@ -12,7 +12,7 @@ from helpers.tiny import BATCHES, classifier, digits, mixture_callbacks, mixture
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 
-from mn_lightning import swap_norms
+from mn_lightning import MixtureNorm, swap_norms
 from mn_lightning.callbacks import MixtureMonitor, QueueResetCallback
 
 
@@ -157,6 +157,59 @@ def test_a_checkpoint_saved_by_hand_holds_the_refitted_mixture(tmp_path: Path) -
     assert (tmp_path / "by_hand.ckpt").exists()
 
 
+class OwnAverage(Callback):
+    """An average of weights as users write it, from a state dict of every step."""
+
+    def __init__(self) -> None:
+        self.average: dict[str, torch.Tensor] = {}
+        self.behind: list[int] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        state = pl_module.state_dict()
+        self.behind.append(max(layer.queue.behind for layer in mixtures(pl_module)))
+        for name, value in state.items():
+            if value.is_floating_point():
+                self.average.setdefault(name, value.clone()).lerp_(value, 0.1)
+
+
+@pytest.fixture
+def refits(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each layer was refitted."""
+    count: Counter[str] = Counter()
+    refit = MixtureNorm.refit
+
+    def counting(layer: MixtureNorm) -> bool:
+        count[layer.label] += 1
+        return refit(layer)
+
+    monkeypatch.setattr(MixtureNorm, "refit", counting)
+    return count
+
+
+def test_a_state_dict_of_every_step_does_not_refit_in_every_step(tmp_path: Path, refits: Counter[str]) -> None:
+    own = OwnAverage()
+    callbacks = [*mixture_callbacks(queue_size=3), own]
+    trainer(tmp_path, callbacks, limit_val_batches=0, num_sanity_val_steps=0).fit(classifier(), digits())
+    assert own.behind == [1, 2, 0, 1, 2] * 2  # at most one refit for a queue of batches, and one at the epoch's end
+    assert set(refits.values()) == {4}
+
+
+def test_a_checkpoint_among_them_is_fresh(tmp_path: Path, refits: Counter[str]) -> None:
+    own = OwnAverage()
+    saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
+    run = trainer(tmp_path, [own, *mixture_callbacks(), saver], max_epochs=1, enable_checkpointing=True)
+    reference = _mixtures_by_step(tmp_path / "reference")
+    refits.clear()
+    run.fit(classifier(), digits())
+    assert set(refits.values()) == {3}  # steps 2 and 4, and the validation
+    for path in tmp_path.glob("*.ckpt"):
+        content = torch.load(path, weights_only=True)
+        expected = reference[content["global_step"]]
+        found = {name: content["state_dict"][name] for name in expected}
+        for name, value in _in_order_of_weights(expected).items():
+            torch.testing.assert_close(_in_order_of_weights(found)[name], value)
+
+
 def test_nothing_stays_on_the_model_after_the_fit(tmp_path: Path) -> None:
     model = classifier()
     hooks: list[int] = []
@@ -164,6 +217,7 @@ def test_nothing_stays_on_the_model_after_the_fit(tmp_path: Path) -> None:
     class Count(Callback):
         def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
             hooks.append(len(pl_module._state_dict_pre_hooks))
+            assert "lightning_module_state_dict" in vars(trainer.strategy)
             pickle.dumps(copy.deepcopy(pl_module.network))
 
     run = trainer(tmp_path, [*mixture_callbacks(), Count()], max_epochs=1)
@@ -173,6 +227,7 @@ def test_nothing_stays_on_the_model_after_the_fit(tmp_path: Path) -> None:
     run.fit(model, digits())
     assert hooks == [before + 1, before + 1]
     assert len(model._state_dict_pre_hooks) == before
+    assert "lightning_module_state_dict" not in vars(run.strategy)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -325,6 +325,7 @@ def test_a_copy_of_the_model_made_in_the_fit_has_no_part_in_it(tmp_path: Path) -
     class Copy(Callback):
         def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
             copy.deepcopy(pl_module).state_dict()
+            pl_module.state_dict()  # nor has what nobody saves
 
     update = UpdateNormsCallback(loader=batches())
     model = classifier()

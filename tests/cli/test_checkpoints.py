@@ -128,3 +128,10 @@ def test_runs_without_a_logger_do_not_overwrite_each_others_configuration(tmp_pa
         main(["fit", "--config=digits", *QUICK, *alone])
     names = ["config.yaml", "config-v1.yaml", "config-v2.yaml"]
     assert [yaml.safe_load((tmp_path / name).read_text())["trainer"]["max_epochs"] for name in names] == [1, 2, 3]
+
+
+def test_a_resumed_run_goes_on_with_the_random_states(run: Path) -> None:
+    """The callback that does so needs no configuration."""
+    states = torch.load(run / "run.ckpt", weights_only=True)["callbacks"]["RandomStateCallback"]["states"]
+    assert states[0].keys() >= {"python", "numpy", "cpu"}
+    assert "RandomStateCallback" not in (run / "config.yaml").read_text()

@@ -153,6 +153,7 @@ FLAWED = {
     "strides": IgnoresStrides,
     "sync": DependsOnTheRank,
     "torchs_inputs": NaNGradient,
+    "transforms": DifferentiableOnce,
     "without_gradients": AlwaysInTheGraph,
 }
 """One for each file of ``tests/layers/properties``: the layer that it has to find fault with."""

@@ -310,6 +310,32 @@ def test_a_batch_that_is_not_finite_leaves_queue_and_mixture(
     assert layer.eval()(torch.randn(6, 3, 4)).isfinite().all()
 
 
+def test_evaluation_by_a_stale_mixture_warns_once() -> None:
+    layers = nn.Sequential(MixtureNorm(2), MixtureNorm(2))
+    x = torch.randn(20, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layers.eval()(x)  # as it was made
+        layers.train()(x)
+        for layer in layers:
+            layer.refit()
+        layers.eval()(x)
+        layers.train()(x)
+        for layer in layers:
+            layer.reset_queue()  # nothing is left that a refit could bring
+        layers.eval()(x)
+        layers.train()(torch.full_like(x, torch.nan))  # not queued
+        layers.eval()(x)
+    layers.train()(x)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            layers.eval()(x)
+            layers.train()(x)
+    assert len(caught) == 1
+    assert "refit_mixtures(model)" in str(caught[0].message)
+
+
 def test_refit_needs_no_graph_and_leaves_none() -> None:
     layer = MixtureNorm(3)
     layer(torch.randn(20, 3, requires_grad=True))

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from mn_lightning import MixtureNorm, ModeNorm, refit_mixtures
 from mn_lightning.kernels.types import Mixture
@@ -128,3 +129,17 @@ def test_an_average_of_refitted_mixtures_is_one_of_like_components() -> None:
     assert average is not None
     assert (average.mixture_means.abs() - 4).abs().max() < 0.5
     assert (average.eval()(x) - layer.eval()(x)).abs().mean() < 0.3
+
+
+def test_torchs_average_has_the_current_mixture_and_queue() -> None:
+    """It copies buffers unless it is told to average them: what it evaluates with is no average."""
+    model = nn.Sequential(nn.Linear(2, 3), MixtureNorm(3))
+    average = AveragedModel(model)
+    x = torch.randn(60, 2)
+    for _ in range(3):
+        model(x)
+        refit_mixtures(model)
+        average.update_parameters(model)
+    assert torch.equal(average.eval()(x), model.eval()(x))
+    assert refit_mixtures(average) == 0
+    assert average.module[1].refit()

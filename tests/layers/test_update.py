@@ -187,3 +187,31 @@ def test_layers_whose_statistics_someone_keeps_are_left_alone(how: str) -> None:
     for layer in model:
         layer.track_running_stats = True
     assert mn.update_norms(model, [torch.randn(40, 3) * 3 + 4]) == 5
+
+
+def test_torchs_update_bn_knows_none_of_our_layers_and_ours_does_the_same_for_them() -> None:
+    """A ModeNorm of one mode is a BatchNorm, for which both have to find the same."""
+    batch_norm = network()
+    ours = copy.deepcopy(batch_norm)
+    mn.swap_norms(ours, "all", "mode", n_components=1)
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    update_bn(loader_of(batches := list(loader())), ours)
+    assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())  # as the guide warns
+    update_bn(loader_of(batches), batch_norm)
+    assert mn.update_norms(ours, batches) == 2
+    for place in (1, 4):
+        torch.testing.assert_close(ours[place].running_mean[0], batch_norm[place].running_mean)
+        torch.testing.assert_close(ours[place].running_var[0], batch_norm[place].running_var)
+
+
+def loader_of(batches: list[list[Tensor]]) -> Iterator[list[Tensor]]:
+    return iter(batches)
+
+
+def test_what_update_bn_leaves_of_mixtures_in_a_network_with_batch_norm_is_said() -> None:
+    model = network()
+    mn.swap_norms(model, "4", "mixture")
+    update_bn(loader(), model)
+    with pytest.warns(UserWarning, match="refit_mixtures"):
+        model.eval()(torch.randn(2, 2, 8, 8))
+    assert mn.refit_mixtures(model) == 1

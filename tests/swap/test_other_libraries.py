@@ -61,12 +61,8 @@ def test_networks_of_timm_evaluate_as_before(name: str, norm: str) -> None:
     assert not [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", sorted({name.split("_")[0].split(".")[0]: name for name in timm.list_models()}.values())
-)
-def test_every_family_of_timm_is_swapped(name: str) -> None:
-    """On meta: which layers are recognised, and the names of all parameters."""
+def check_on_meta(name: str) -> None:
+    """Which layers are recognised, and the names of all parameters."""
     with torch.device("meta"):
         model = timm.create_model(name)
     if not norm_candidates(model):
@@ -77,6 +73,20 @@ def test_every_family_of_timm_is_swapped(name: str) -> None:
     now = {key for key in model.state_dict() if key.endswith((".weight", ".bias"))}
     assert weights <= now
     assert all(".gate." in key for key in now - weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", sorted({name.split("_")[0].split(".")[0]: name for name in timm.list_models()}.values())
+)
+def test_every_family_of_timm_is_swapped(name: str) -> None:
+    check_on_meta(name)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", timm.list_models())
+def test_every_model_of_timm_is_swapped(name: str) -> None:
+    check_on_meta(name)
 
 
 def test_the_activation_stays_behind_the_norm() -> None:

@@ -235,6 +235,55 @@ def test_sync_batch_norm_goes_on_being_synchronized(norm: str) -> None:
     assert [layer.sync for layer in model] == [True, False]
 
 
+class InAPlainList(nn.Module):
+    def __init__(self, holder: Callable[[nn.Module], object]) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.branches = holder(self.norm)
+
+
+@pytest.mark.parametrize("holder", [lambda norm: [norm], lambda norm: (None, norm), lambda norm: {"a": norm}])
+def test_a_plain_list_that_keeps_an_old_layer_is_named(holder: Callable[[nn.Module], object]) -> None:
+    with pytest.warns(UserWarning, match=r"0\.branches of InAPlainList holds layers that were swapped") as caught:
+        mn.swap_norms(nn.Sequential(InAPlainList(holder)), norm="mode")
+    one_line(caught[0].message)
+
+
+@pytest.mark.parametrize("holder", [lambda norm: nn.ModuleList([norm]), lambda norm: [nn.ReLU(), 3], lambda norm: 3])
+def test_nothing_is_said_where_the_old_layer_is_gone(holder: Callable[[nn.Module], object]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mn.swap_norms(nn.Sequential(InAPlainList(holder)), norm="mode")
+        mn.swap_norms(nn.Sequential(InAPlainList(lambda norm: [norm])), norm="batch")
+
+
+@pytest.mark.parametrize("arguments", [{}, {"queue_rows_per_batch": None}])
+def test_copied_mixtures_evaluate_alike_and_can_be_refitted(arguments: dict[str, None]) -> None:
+    model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))
+    mn.swap_norms(model, norm="mixture", **arguments)
+    other, x = copy.deepcopy(model), torch.randn(20, 2)
+    model(x)
+    mn.refit_mixtures(model)
+    mn.swap.copy_mixtures(model, other)
+    assert torch.equal(other.eval()(x), model.eval()(x))
+    for one in (model, other):
+        assert one[1].refit()
+    assert torch.equal(other(x), model(x))
+
+
+@pytest.mark.parametrize("norm", ["mixture", "mode"])
+def test_a_process_group_is_refused_by_name(norm: str) -> None:
+    """The statistics of a part of the processes, with sync=True over all of them, would be others, silently."""
+    build = lambda group: nn.Sequential(nn.SyncBatchNorm(4, process_group=group))  # noqa: E731
+    with pytest.raises(ValueError, match=r"cannot swap 0 .*: a SyncBatchNorm with a process_group of its own"):
+        mn.swap_norms(build(object()), norm=norm)
+    mn.swap_norms(model := build(object()), norm=norm, sync=True)
+    assert model[0].sync
+    mn.swap_norms(model := build(torch.distributed.group.WORLD), norm=norm)
+    assert model[0].sync
+    assert len(mn.swap_norms(build(object()), norm="group")) == 1
+
+
 def test_a_layer_without_statistics_is_swapped_with_a_warning() -> None:
     model = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False))
     with pytest.warns(UserWarning, match=r"0: BatchNorm keeps no running statistics.*MixtureNorm evaluates") as caught:
