@@ -26,13 +26,13 @@ class CurrentStatisticsCallback(Callback):
     """After each validation of a fit, validate a copy of the model whose statistics are of the current weights.
 
     What ``validation_step`` logs as ``val_acc`` is logged a second time, as ``val_acc/current``. Model, checkpoints and
-    training stay as they are: this measures how much of a result is the weights', and how much is what running
-    averages and stored mixtures make of them. :class:`~mn_lightning.callbacks.UpdateNormsCallback` evaluates and saves
-    with such statistics alone. It costs the forward passes of ``batches`` training steps and of a validation, and for
-    that time the memory of a second model.
+    training stay as they are. So one sees how much of a result comes from the weights, and how much from the running
+    averages and stored mixtures. (With :class:`~mn_lightning.callbacks.UpdateNormsCallback` in its place, the model
+    itself is evaluated and saved with statistics of the current weights.) This one costs the forward passes of
+    ``batches`` training steps and of a validation, and during that the memory of a second model.
 
-    ``validation_step`` has to log means over images or torchmetrics. Only what it logs by ``self.log`` or
-    ``self.log_dict`` is seen, nothing of ``on_validation_epoch_end``.
+    ``validation_step`` has to log means over images, or torchmetrics. What it logs by ``self.log`` or ``self.log_dict``
+    is seen; what ``on_validation_epoch_end`` logs is not.
 
     Args:
         batches: number of training batches in each process, as in ``UpdateNormsCallback``.

@@ -39,17 +39,17 @@ def _give_to_averages(trainer: Trainer, pl_module: LightningModule) -> None:
 class GMMRefitCallback(MixtureCompanion):
     """Refit the stored mixtures of all MixtureNorm layers to their queues of recent batches before they are used.
 
-    Nothing is evaluated or saved with a stale mixture: layers that have seen batches since their last refit are
-    refitted at the end of each training epoch, at the start of each validation (which runs before the epoch's end, or
-    in the middle of an epoch), test and prediction, and before the Trainer saves a checkpoint. If you take the model's
-    state dict yourself in the middle of an epoch, the mixture may be up to ``queue_size`` batches behind, in several
+    Nothing is evaluated or saved with a stale mixture. Layers that have seen batches since their last refit get a refit
+    at the end of each training epoch; at the start of each validation (which runs before the epoch's end, or in the
+    middle of an epoch), test and prediction; and before the Trainer saves a checkpoint. If you take the model's state
+    dict yourself in the middle of an epoch, the mixture may be up to ``queue_size`` batches behind, in several
     processes up to an epoch: call :func:`~mn_lightning.layers.refit.refit_mixtures` before, in all processes.
 
     Lightning's ``WeightAveraging`` and ``EMAWeightAveraging`` evaluate and save a second model, whose weights are an
-    average. Averages of mixtures mean nothing, as their components stand in another order in each: the average model is
-    given the mixtures of the current one, whatever ``use_buffers`` is. They are those of its activations as long as the
-    average follows the weights closely, which an average over a whole training does not. For one of these, add
-    :class:`~mn_lightning.callbacks.UpdateNormsCallback`, with which averages get mixtures of their own, or call
+    average. An average of mixtures means nothing, because the components of each stand in their own order. So the
+    average model gets the mixtures of the current one, whatever ``use_buffers`` is. These fit its activations as long
+    as the average follows the weights closely. An average over a whole training does not. For such an average, add
+    :class:`~mn_lightning.callbacks.UpdateNormsCallback`, which gives averages mixtures of their own, or call
     :func:`~mn_lightning.layers.update.update_norms` after the fit.
 
     Examples:

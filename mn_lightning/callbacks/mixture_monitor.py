@@ -32,25 +32,34 @@ Gated = ModeNorm | ModeGroupNorm
 class MixtureMonitor(Callback):
     """Log after each training epoch what the MixtureNorm, ModeNorm and ModeGroupNorm layers do with their data.
 
-    Names are ``LAYER/NUMBER``. For a MixtureNorm, of the stored mixture and the queued rows that it is fitted to:
-    ``components`` (in use), ``entropy`` of their weights, ``smallest_weight`` and ``largest_weight``, ``separation``
-    (distance between their means in units of their spread), ``confident`` (share of rows whose largest posterior
-    exceeds 0.9), and ``log_likelihood_gain`` over a single Gaussian, in nats per row and dimension;
-    ``training_components`` is how many the training used, mean over the epoch's last batch and every 32nd, which are
-    fitted once more for it (not in a compiled network). For the gated
-    layers, over the epoch's last batch and every 32nd: ``gate_0``, ``gate_1``, ... (mean gate of each mode),
-    ``share_0``, ... (share of samples, or channels, with their largest gate there), and ``gate_entropy``, in nats. See
-    :mod:`mn_lightning.analysis`. A number that does not exist is left out, such as the separation of one component.
+    Names are ``LAYER/NUMBER``. The numbers of a MixtureNorm are of its stored mixture, and of the queued rows that this
+    is fitted to:
 
-    Stale mixtures are refitted first, so that the place among the trainer's callbacks does not matter. Numbers are
-    taken before checkpoints are saved: ``ModelCheckpoint(monitor=...)`` can choose by them. Under DDP they are computed
-    from the rows of all processes. Within an epoch nothing waits for the device.
+    - ``components``: how many are in use;
+    - ``entropy`` of their weights, ``smallest_weight`` and ``largest_weight``;
+    - ``separation``: the distance between their means, in units of their spread;
+    - ``confident``: the share of rows whose largest posterior is above 0.9;
+    - ``log_likelihood_gain`` over a single Gaussian, in nats per row and dimension;
+    - ``training_components``: how many components the training used, as a mean over the epoch's last batch and every
+      32nd one, which are fitted once more for this (not in a compiled network).
 
-    The numbers, and at most 20 mixtures of at most 64 channels of each layer, are kept in checkpoints: for K components
+    The numbers of the gated layers are of the epoch's last batch and every 32nd one:
+
+    - ``gate_0``, ``gate_1``, ...: the mean gate of each mode;
+    - ``share_0``, ...: the share of samples, or channels, that have their largest gate there;
+    - ``gate_entropy``, in nats.
+
+    See :mod:`mn_lightning.analysis`. A number that does not exist is left out, such as the separation of one component.
+
+    Stale mixtures are refitted first, so the place among the trainer's callbacks does not matter. Numbers are taken
+    before checkpoints are saved: ``ModelCheckpoint(monitor=...)`` can choose by them. Under DDP they are computed from
+    the rows of all processes. Within an epoch nothing waits for the device.
+
+    Checkpoints keep the numbers, and at most 20 mixtures of at most 64 channels of each layer. For K components that is
     up to 4·20·K·(2·64 + 1) bytes a layer, 31 kB for K = 3, and 4 bytes for each number and epoch.
     ``mn-lightning inspect`` draws them.
 
-    One warning for each layer says where one component or mode has held more than 99% of the data for an epoch.
+    If one component or mode has held more than 99% of the data for an epoch, one warning for each layer says so.
 
     Attributes:
         histories: what was recorded, by the layer's name.

@@ -27,23 +27,23 @@ _REMEMBERED = 8
 class UpdateNormsCallback(MixtureCompanion):
     """Take the statistics of all norms from the current weights before each validation, checkpoint and FID evaluation.
 
-    Running averages, and mixtures of recent batches, are of the weights of the last steps, which were still changing.
-    Here a few batches go through the network before anything is evaluated or saved, and BatchNorm, ModeNorm and
-    MixtureNorm get the statistics of these alone: see :func:`~mn_lightning.layers.update.update_norms`. So a difference
-    between two norms is one of their weights, not of how their statistics age.
+    Running averages and mixtures of recent batches belong to the weights of the last steps, which were still changing.
+    This callback sends a few batches through the network before anything is evaluated or saved. BatchNorm, ModeNorm and
+    MixtureNorm get the statistics of these batches alone: see :func:`~mn_lightning.layers.update.update_norms`. Then a
+    difference between two norms is a difference of the trained weights, not of statistics of different age.
 
     The batches are drawn from the training data in an order of their own. The training does not notice: order, random
     states, modes and weights are what they are without the callback. The sanity check is left alone.
 
-    Whatever weights are evaluated or saved get statistics of their own, also averages of weights
-    (``EMAWeightAveraging``, ``WeightAveraging``, ``StochasticWeightAveraging``) and the weights of a schedule-free
-    optimizer, which take the current ones' place for an evaluation. Layers that are frozen stay as they are.
+    All weights that are evaluated or saved get statistics of their own. That includes averages of weights
+    (``EMAWeightAveraging``, ``WeightAveraging``, ``StochasticWeightAveraging``), and the weights with which a
+    schedule-free optimizer evaluates. Layers that are frozen stay as they are.
 
-    A module that is not simply called with the first tensor of a batch needs a method ``statistics_step(batch)``, which
-    makes the passes that its training makes with a batch, as :class:`~mn_lightning.models.DCGAN` has.
+    The module is called with the first tensor of each batch. If that is not what its training does, it needs a method
+    ``statistics_step(batch)`` that makes the passes of a training step, as :class:`~mn_lightning.models.DCGAN` has.
 
-    Logged at the end of each epoch is ``update_norms/seconds``, what all updates of this fit have taken so far. An
-    update costs the forward passes of ``batches`` training steps. In several processes every one takes part.
+    ``update_norms/seconds`` is logged at the end of each epoch: the time that all updates of this fit took so far.
+    An update costs the forward passes of ``batches`` training steps. In several processes every one takes part.
 
     Args:
         batches: number of batches in each process; fewer where the training data has not so many.

@@ -31,11 +31,11 @@ class DigitsDataModule(LightningDataModule):
         seed: decides the split and, with ``seed_everything``'s seed and the epoch, the order of the training images.
         normalize: ``"standard"`` to mean 0 and standard deviation 1 over all training pixels; ``"symmetric"`` from
             black at -1 to white at 1, as GANs take images.
-        on_device: hold all images, as float32 because resized ones are no bytes, on the Trainer's device, and put the
-            same batches together there; without a Trainer on the CPU.
+        on_device: hold all images on the Trainer's device, and make the same batches there; without a Trainer, on the
+            CPU. They are held as float32, because resized images are no bytes.
 
     Raises:
-        ValueError: if ``image_size`` is less than 8, ``normalize`` another, or ``num_workers`` given with
+        ValueError: if ``image_size`` is less than 8, ``normalize`` is unknown, or ``num_workers`` is given with
             ``on_device``.
 
     Example:

@@ -30,8 +30,8 @@ _Split = Literal["train", "val"]
 class FolderImages(Dataset[Batch]):
     """Labelled images that are read from their files when they are asked for.
 
-    Random transforms are a function of seed, epoch and index: neither the global random state nor the batch size, the
-    number of workers or of processes changes how an image looks in an epoch.
+    Random transforms depend on seed, epoch and index alone. How an image looks in an epoch does not depend on the
+    global random state, the batch size, or the number of workers or processes.
 
     Args:
         samples: path and label of each image.

@@ -72,8 +72,8 @@ class LabelledTensors(TensorDataset):
 class Images(Dataset[Batch]):
     """Labelled uint8 images that are read as normalized float32, on the device where they lie.
 
-    Augmentation is a function of seed, epoch and index: neither the global random state nor the batch size, the number
-    of workers or of processes changes how an image looks in an epoch, and the device does not either.
+    Augmentation depends on seed, epoch and index alone. How an image looks in an epoch does not depend on the global
+    random state, the batch size, the device, or the number of workers or processes.
 
     Args:
         images: uint8 ``(N, C, H, W)``.
@@ -118,7 +118,7 @@ class AugmentedImages(Images):
         labels: int64 ``(N,)``, on the same device.
         mean: one value per channel, of intensities in [0, 1].
         std: likewise.
-        flip: whether to mirror; the mirror image of a digit is none.
+        flip: whether to mirror; the mirror image of a digit is no digit.
         seed: not negative.
     """
 

@@ -24,20 +24,20 @@ class MultiTaskDataModule(LightningDataModule):
     images, 243,257 to train on and 56,032 to test on. The labels of each task follow those of the tasks before it.
 
     Batches are ``(images, labels)``: float32 ``(N, 3, image_size, image_size)`` and int64 ``(N,)``. Grey images get
-    three equal channels. An image comes from any task, in an order that is a function of seed and epoch. Evaluation
-    reads all images of all tasks, interleaved in proportion to their number; the prediction loader gives the test
-    batches.
+    three equal channels. The images of all tasks come in one random order, which depends on seed and epoch alone.
+    Evaluation reads all images of all tasks, interleaved in proportion to their number. The prediction loader gives the
+    test batches.
 
-    The paper says nothing about preprocessing. Here, sets given by name are all mapped from black at -1 to white at 1
-    and not augmented. Each set's own mean and standard deviation would take away part of the difference between the
-    tasks, which the experiment is about, and would need to know a test image's task.
+    The paper says nothing about preprocessing. Here, all sets given by name have black at -1, white at 1, and are not
+    augmented. Normalizing each set by its own mean and standard deviation would take away part of the difference
+    between the tasks, which the experiment is about. It would also need to know the task of a test image.
 
-    A data set can also be any LightningDataModule that has ``num_classes``, whose ``train_dataloader``,
-    ``val_dataloader`` and ``test_dataloader`` each return one DataLoader over a dataset with a length, and whose
-    batches are normalized images, float ``(N, C, image_size, image_size)`` with one or three channels, and labels
-    ``(N,)`` in ``0..num_classes - 1``. ``prepare_data``, ``setup`` and ``teardown`` are called on it; its loaders'
-    datasets and collation are used, their order, batch size and workers are not. One that augments by the global
-    random state is not repeated when a run is resumed; those of this package are.
+    A data set can also be a LightningDataModule of your own. It needs ``num_classes``; ``train_dataloader``,
+    ``val_dataloader`` and ``test_dataloader`` that each return one DataLoader over a dataset with a length; and batches
+    of normalized images, float ``(N, C, image_size, image_size)`` with one or three channels, and labels ``(N,)`` in
+    ``0..num_classes - 1``. ``prepare_data``, ``setup`` and ``teardown`` are called on it. The datasets and the
+    collation of its loaders are used; their order, batch size and workers are not. If it augments by the global random
+    state, a resumed run does not see the same images; with the modules of this package it does.
 
     Args:
         datasets: names or data modules, in the order of their labels. ``Digits`` stands for DigitsDataModule, the

@@ -53,9 +53,8 @@ class EpochShuffle(Sampler[int]):
 class EpochDataLoader(DataLoader[_T_co]):
     """A DataLoader that a resumed Trainer can go on with, in the middle of an epoch too.
 
-    Its workers start with the first batch that is asked for, not with ``iter()``: a resumed Trainer calls ``iter()``
-    before it tells the sampler the epoch, and workers would have fetched the first batches in the order of epoch 0 by
-    then.
+    Its workers start when the first batch is asked for, not at ``iter()``. A resumed Trainer calls ``iter()`` before it
+    tells the sampler the epoch; by then, workers would have fetched the first batches in the order of epoch 0.
 
     Lightning saves :meth:`state_dict` in its checkpoints. The batches that had been used up are not read again.
     """

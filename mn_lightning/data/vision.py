@@ -51,8 +51,8 @@ class TorchvisionDataModule(LightningDataModule):
     ``0..num_classes - 1``. Smaller originals get a black border, which is not 0 after normalization. The prediction
     loader gives the test batches.
 
-    MNIST and Fashion-MNIST are also read from the four original files, gzipped or not, directly in ``root``: their
-    names are the same for both sets, so that ``dataset`` cannot be checked there.
+    MNIST and Fashion-MNIST are also read from the four original files, gzipped or not, directly in ``root``. Both sets
+    have the same file names, so ``dataset`` cannot be checked there.
 
     Args:
         dataset: which set.

@@ -17,7 +17,7 @@ NAMES = {
     "smallest_weight": "smallest weight in use",
     "largest_weight": "largest weight",
     "separation": "distance between means (in units of their spread)",
-    "confident": "rows with a posterior above 0.9",
+    "confident": "rows (positions of images) with a posterior above 0.9",
     "log_likelihood_gain": "log-likelihood over a Gaussian's (nats per row and dimension)",
     "gate_entropy": "entropy of the gates (nats)",
 }

@@ -9,13 +9,15 @@ from mn_lightning.inspection.numbers import Number
 GENERATOR = "mn-lightning inspect"
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #222; }
-img { max-width: 100%; height: auto; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 800px; margin: 2em auto; padding: 0 8px; color: #222; }
+img { width: 100%; height: auto; }
 figure { margin: 1.5em 0; }
-figcaption { color: #555; max-width: 46em; }
+figcaption { color: #555; }
 table { border-collapse: collapse; margin: 1em 0; }
 td { border-bottom: 1px solid #ddd; padding: .2em 1em .2em 0; text-align: left; }
-h2 { border-top: 2px solid #222; padding-top: .5em; margin-top: 2em; overflow-wrap: anywhere; }
+h1, h2, p, li { overflow-wrap: anywhere; }
+h2 { border-top: 2px solid #222; padding-top: .5em; margin-top: 2em; }
+.up { font-size: 14px; }
 """
 
 
@@ -38,20 +40,22 @@ class Section(NamedTuple):
 
 def html_page(title: str, lines: Sequence[str], sections: Sequence[Section]) -> str:
     """Return the page's text; everything given is escaped."""
-    body = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(line)}</p>" for line in lines)]
-    for section in sections:
-        body.append(f"<h2>{escape(section.title)}</h2>")
+    body = [f'<h1 id="top">{escape(title)}</h1>', *(f"<p>{escape(line)}</p>" for line in lines)]
+    body += ["<nav><ul>", *_contents(sections), "</ul></nav>"]
+    for number, section in enumerate(sections):
+        body.append(f'<h2 id="{number}">{escape(section.title)}</h2>')
         if section.numbers:
             rows = "\n".join(
                 f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in section.numbers
             )
             body.append(f"<table>\n{rows}\n</table>")
         body += [
-            f'<figure>\n<img src="{escape(picture.file)}" alt="{escape(picture.title)}">\n'
+            f'<figure id="{number}-{place}">\n<img src="{escape(picture.file)}" alt="{escape(picture.title)}">\n'
             f"<figcaption>{escape(picture.caption)}</figcaption>\n</figure>"
-            for picture in section.pictures
+            for place, picture in enumerate(section.pictures)
         ]
         body += [f"<p>{escape(note)}</p>" for note in section.notes]
+        body.append('<p class="up"><a href="#top">to the top</a></p>')
     head = [
         '<meta charset="utf-8">',
         f'<meta name="generator" content="{GENERATOR}">',
@@ -61,3 +65,16 @@ def html_page(title: str, lines: Sequence[str], sections: Sequence[Section]) -> 
     ]
     whole = ["<!doctype html>", '<html lang="en">', "<head>", *head, "</head>", "<body>", *body, "</body>", "</html>"]
     return "\n".join(whole) + "\n"
+
+
+def _contents(sections: Sequence[Section]) -> list[str]:
+    """Return a list's items: the sections, and their pictures."""
+    items = []
+    for number, section in enumerate(sections):
+        pictures = [
+            f'<li><a href="#{number}-{place}">{escape(picture.title)}</a></li>'
+            for place, picture in enumerate(section.pictures)
+        ]
+        inner = f"\n<ul>\n{chr(10).join(pictures)}\n</ul>" if len(pictures) > 1 else ""
+        items.append(f'<li><a href="#{number}">{escape(section.title)}</a>{inner}</li>')
+    return items

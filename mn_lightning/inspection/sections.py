@@ -20,33 +20,44 @@ from mn_lightning.layers import MixtureNorm
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DPI = 80
+DPI = 180
+"""Pictures are 5.6 inches wide: 1,008 pixels, somewhat more than the page."""
 
 _ACTIVATIONS = (
-    "Left: the layer's inputs in four channels, chosen from the one that a single Gaussian describes best to the one "
-    "for which the mixture gains most. Black is the density that the layer assumes, in colour are its components; "
-    "dotted is the Gaussian that BatchNorm assumes. Middle and right: the same values after each normalization. "
-    "Skewness and excess kurtosis are 0 for a normal distribution. BatchNorm only shifts and scales, so it changes "
-    "neither. A bar that is cut has its height beside ▲."
+    "Left: the layer's input in four channels, from the one that a single Gaussian describes best to the one for "
+    "which the mixture gains most. Grey bars are the data. The black line is the density that the layer assumes, the "
+    "coloured lines are its {what}s, and the dotted line is the Gaussian that BatchNorm assumes. Middle and right: "
+    "the same values after each normalization. Skewness (skew) and excess kurtosis (kurt) are 0 for a normal "
+    "distribution. BatchNorm only shifts and scales, so it changes neither. Where a bar is cut, a number says how many "
+    "times as high as the panel it is. {misfit}"
+)
+_MIXTURE_MISFIT = (
+    "Where the black line and the bars differ, there are two usual reasons. The mixture was fitted to the last "
+    "batches of the training: if the weights still changed fast, the data have moved away from it. And one mixture is "
+    "fitted to all channels together, so its {K} components cannot follow the details of each."
 )
 _EVOLUTION = (
-    "Top: the weights of the components, the heaviest first. Below: the density in a few channels. Each row has one "
-    "axis, so that components which become narrower or move together can be seen. Colours count components by weight: "
-    "the same colour at two times need not be the same component."
+    "Top: the weights of the {what}s, each with its number and colour. Below: their densities in a few channels; the "
+    "black line is the whole mixture. Each row has one axis, so one can see {what}s become narrower or move.{order}"
+)
+_ORDER = (
+    " A refit keeps the order of the earlier components by the distances of their means, so a colour is the same "
+    "component at all times as far as one can say."
 )
 _POSTERIORS = (
-    "For each {what}, the images with the highest {value}, in this order, and the {value} above each{mean}. On the "
-    "left: the mean {value}, and the share of images in which this {what} has the highest of all. Where the numbers "
-    "in a row hardly differ, the {what}s do not sort the images, whatever the images look like."
+    "For each {what}: the images with the highest {value}, the highest first, with the {value} above each{mean}. The "
+    "line above them has the mean {value}, and the share of images in which this {what} has the highest of all. Where "
+    "the numbers of a {what} hardly differ, the {what}s do not sort the images, whatever the images look like."
 )
 _MEAN = (
-    ", as its mean over the image's positions; 'where' is its mean over images at each position, from dark (0) to "
-    "yellow (1)"
+    ". A mixture sorts positions, not images: the number of an image is the mean over its positions. 'where' shows the "
+    "posterior at each position of the image, as a mean over images, from dark (0) to yellow (1)"
 )
 _COMPONENTS = (
-    "Components in use: mean over batches of each epoch of the training; of the stored mixtures, where that was not "
-    "recorded. One that holds less than the layer's min_weight (1% by default) of the data "
-    "is dropped. Lines of equal height are drawn beside each other."
+    "How many components are in use, for each layer, from dark (the first) to light (the last). It is the mean over "
+    "the batches of each epoch, or, where that was not recorded, the number in the stored mixture. A component that "
+    "holds less than the layer's min_weight (1% by default) of the data is dropped. Lines of equal height are drawn "
+    "beside each other."
 )
 _NO_HISTORY = (
     "The checkpoint has no record of this layer's training. Add MixtureMonitor to the trainer's callbacks to see how "
@@ -92,16 +103,18 @@ def layer_section(
     notes, pictures = [], []
     is_mixture = isinstance(layer, MixtureNorm)
     channels = _typical(data, history) if channels is None else channels
+    what, value, mean = ("component", "posterior", _MEAN) if is_mixture else ("mode", "gate", "")
     figure = plots.plot_activations(data.input, layer, channels, name)
-    pictures.append(Picture(_save(figure, folder, f"{stem}-activations.png"), f"Activations of {name}", _ACTIVATIONS))
+    caption = _ACTIVATIONS.format(what=what, misfit=_MIXTURE_MISFIT.format(K=layer.n_components) if is_mixture else "")
+    pictures.append(Picture(_save(figure, folder, f"{stem}-activations.png"), f"Activations of {name}", caption))
     if history is None or not history.snapshots:
         notes.append(_NO_HISTORY)
     else:
         recorded = [channel for channel in channels if channel in history.channels]
-        figure = plots.plot_evolution(history, recorded or None, name)
-        pictures.append(Picture(_save(figure, folder, f"{stem}-evolution.png"), f"Evolution of {name}", _EVOLUTION))
+        evolution = _EVOLUTION.format(what=what, order=_ORDER if is_mixture else "")
+        figure = plots.plot_evolution(history, recorded or None, name, what)
+        pictures.append(Picture(_save(figure, folder, f"{stem}-evolution.png"), f"Evolution of {name}", evolution))
     if len(data.posteriors) and len(images):
-        what, value, mean = ("component", "posterior", _MEAN) if is_mixture else ("mode", "gate", "")
         figure = plots.plot_posteriors(images, data.posteriors, what, _maps(data), name)
         caption = _POSTERIORS.format(what=what, value=value, mean=mean)
         file = _save(figure, folder, f"{stem}-posteriors.png")

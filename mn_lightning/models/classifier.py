@@ -29,10 +29,10 @@ class ImageClassifier(SwappableModule):
     Args:
         network: maps a batch of images to logits of shape ``(N, num_classes)``.
         num_classes: number of classes.
-        optimizer: makes the optimizer from the parameters; by default RMSprop with learning rate 0.01 and momentum 0.9,
-            as Kalayeh & Shah train in Section 4.2.
-        lr_scheduler: makes the learning rate scheduler from the optimizer. The paper's is ``StepLR(step_size=2,
-            gamma=0.93)``. A ``ReduceLROnPlateau`` watches ``val_loss``.
+        optimizer: makes the optimizer from the parameters; by default Adam with learning rate 0.001. The papers' are in
+            :mod:`mn_lightning.models.recipes`.
+        lr_scheduler: makes the learning rate scheduler from the optimizer; none by default. A ``ReduceLROnPlateau``
+            watches ``val_loss``.
         lr_scheduler_interval: ``"epoch"`` steps the scheduler once an epoch, ``"step"`` after each optimizer step, as
             Deecke et al. count in Section 4.1.
         top_k: also log how often the label is among this many most probable classes, in validation and test.
@@ -96,7 +96,7 @@ class ImageClassifier(SwappableModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer, and the scheduler if there is one."""
-        make = self.optimizer or partial(torch.optim.RMSprop, lr=0.01, momentum=0.9)
+        make = self.optimizer or partial(torch.optim.Adam, lr=0.001)
         optimizer = make(self.parameters())
         if self.lr_scheduler is None:
             return optimizer

@@ -1,7 +1,7 @@
 """The papers' pictures, each a function that returns a matplotlib ``Figure``; matplotlib is imported when one is made.
 
-``figure.savefig("picture.png")`` writes one, a notebook shows it, and TensorBoard takes it as
-``logger.experiment.add_figure("name", figure)``.
+``figure.savefig("picture.png", dpi=180)`` writes one. A notebook with ``%matplotlib inline`` shows it.
+TensorBoard takes it by ``logger.experiment.add_figure("name", figure)``.
 """
 
 from mn_lightning.plots.activations import plot_activations

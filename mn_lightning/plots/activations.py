@@ -16,7 +16,19 @@ from mn_lightning.analysis.distribution import (
     typical_channels,
 )
 from mn_lightning.layers import MixtureNorm, ModeNorm
-from mn_lightning.plots._style import DATA, REFERENCE, WHOLE, as_numpy, densities, few_ticks, line_style
+from mn_lightning.plots._style import (
+    DATA,
+    PRINT,
+    REFERENCE,
+    SMALL,
+    WHOLE,
+    WIDTH,
+    as_numpy,
+    densities,
+    few_ticks,
+    line_style,
+    title_above,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,8 +38,9 @@ BINS = 60
 TAIL = 0.001
 """Share of the values beyond either end of a panel: one far outlier would press all others into a single bin."""
 TALLEST = 2.5
-"""Height of a panel, at most, in units of the highest density drawn over the bars."""
+"""Height of a panel with a bar that is cut, in units of the highest density drawn over the bars."""
 SHOWN_IN_LEGEND = 12
+LEGEND_COLUMNS = 3
 
 
 def plot_activations(
@@ -35,10 +48,10 @@ def plot_activations(
 ) -> "Figure":
     """Draw histograms of a layer's input, of what BatchNorm makes of it, and of what the layer makes of it.
 
-    A row for each channel. On the left, over the input, the mixture that the layer takes it for with its components,
-    and the Gaussian that BatchNorm takes it for; in the middle and on the right, after normalization without affine
-    map, a Gaussian of the same mean and variance. The outermost 0.1% at each side are beyond the panels, and so is the
-    top of a bar with a number beside it, its height.
+    There is a row for each channel. On the left is the input. Over it are the mixture that the layer assumes, its
+    components, and the Gaussian that BatchNorm assumes. In the middle and on the right are the values after each
+    normalization, without the affine map, with a Gaussian of the same mean and variance. The outermost 0.1% at each
+    side are not shown. Where a bar is cut, a number says how many times as high as the panel it is.
 
     Args:
         input: what the layer is given, ``(N, C, *)``.
@@ -48,7 +61,7 @@ def plot_activations(
         title: above all, such as the layer's name.
 
     Returns:
-        A figure of 2.1 inches' height for each channel.
+        A figure with a row of three panels for each channel.
 
     Raises:
         ValueError: a channel that the layer does not have, or none.
@@ -73,9 +86,10 @@ def plot_activations(
     weights, means, variances = (as_numpy(part) for part in mixture)
     part, whole = ("component", "mixture") if isinstance(layer, MixtureNorm) else ("mode", "all modes")
 
-    figure = Figure(figsize=(10.5, 2.1 * len(channels) + 1.4), layout="constrained")
+    legend_lines = -(-(min(len(weights), SHOWN_IN_LEGEND) + 3) // LEGEND_COLUMNS)
+    figure = Figure(figsize=(WIDTH, 1.45 * len(channels) + 0.2 * legend_lines + 1.0), layout="constrained")
     panels = figure.subplots(len(channels), 3, squeeze=False)
-    headings = [f"input of {type(layer).__name__}", "after BatchNorm", f"after {type(layer).__name__}"]
+    headings = ["input", "after BatchNorm", f"after {type(layer).__name__}"]
     for row, (channel, (left, middle, right)) in enumerate(zip(channels, panels, strict=True)):
         x = _histogram(left, before[:, row])
         weight = weights[:, channel] if weights.ndim == 2 else weights
@@ -83,9 +97,9 @@ def plot_activations(
         for k in np.flatnonzero(weight > 0):
             label = f"{part} {k + 1}" if k < SHOWN_IN_LEGEND else "_"  # matplotlib leaves names with _ out
             left.plot(x, parts[k], linewidth=1.3, label=label, **line_style(int(k)))
-        left.plot(x, parts.sum(0), color=WHOLE, linewidth=1.6, label=f"{whole}, the sum of these")
-        left.plot(x, _gaussian(x, before[:, row]), label="Gaussian of the same mean and variance", **REFERENCE)
-        left.set_ylabel(f"channel {channel}\ndensity", fontsize="small")
+        left.plot(x, parts.sum(0), color=WHOLE, linewidth=1.6, label=f"{whole} (their sum)")
+        left.plot(x, _gaussian(x, before[:, row]), label="Gaussian (BatchNorm)", **REFERENCE)
+        left.set_ylabel(f"channel {channel}", **PRINT)
         for panel, values in ((middle, batch[:, row]), (right, after[:, row])):
             x = _histogram(panel, values)
             panel.plot(x, _gaussian(x, values), **REFERENCE)
@@ -95,12 +109,9 @@ def plot_activations(
             panels[row], headings, (before[:, row], batch[:, row], after[:, row]), strict=True
         ):
             found = shape(torch.from_numpy(values).unsqueeze(1))
-            text = f"skewness {found.skewness[0]:.2f}, excess kurtosis {found.kurtosis[0]:.2f}"
-            panel.set_title(f"{heading}\n{text}" if row == 0 else text, fontsize="small", linespacing=1.5)
-    for panel, text in zip(panels[-1], ("activation", *["normalized activation"] * 2), strict=True):
-        panel.set_xlabel(text, fontsize="small")
-    if title:
-        figure.suptitle(title)
+            text = f"skew {found.skewness[0]:.2f}, kurt {found.kurtosis[0]:.2f}"
+            panel.set_title(f"{heading}\n{text}" if row == 0 else text, linespacing=1.4, **SMALL)
+    title_above(figure, title)
     _add_legend(figure, panels)
     return figure
 
@@ -125,26 +136,29 @@ def _histogram(axes: "Axes", values: np.ndarray) -> np.ndarray:
     axes.stairs(counts / (len(values) * np.diff(edges)), edges, fill=True, color=DATA, label="activations")
     axes.set_xlim(low, high)
     few_ticks(axes)
+    axes.set_yticks([])  # a density says nothing that its shape does not
     return np.linspace(low, high, 400)
 
 
 def _limit_height(axes: "Axes") -> None:
-    """Keep densities readable beside a spike, such as that of a constant background; say how high it is."""
+    """Keep densities readable beside a spike, such as that of a constant background; say how far it is cut."""
     heights, edges, _ = axes.patches[0].get_data()  # type: ignore[attr-defined]
     # Densities of constant activations may all lie outside the panel.
     curves = max(float(np.max(line.get_ydata())) for line in axes.lines) or float(heights.max())
-    top = max(1.1 * curves, min(1.1 * float(heights.max()), TALLEST * curves))
+    whole = 1.1 * float(heights.max())
+    # A bar that is hardly higher than that is shown whole: "cut at 1.0 times its height" says nothing.
+    top = max(1.1 * curves, whole if whole < 1.2 * TALLEST * curves else TALLEST * curves)
     axes.set_ylim(0, top)
     highest = int(heights.argmax())
     if heights[highest] > top:
         middle = (edges[highest] + edges[highest + 1]) / 2
         left_half = middle < sum(axes.get_xlim()) / 2
         axes.annotate(
-            f" ▲ {heights[highest]:.2g} " if left_half else f" {heights[highest]:.2g} ▲ ",
+            f" ▲ {heights[highest] / top:.1f}x" if left_half else f"{heights[highest] / top:.1f}x ▲ ",
             (middle, 0.97 * top),
             ha="left" if left_half else "right",
             va="top",
-            fontsize="x-small",
+            **SMALL,
         )
 
 
@@ -159,5 +173,5 @@ def _add_legend(figure: "Figure", panels: Any) -> None:
         label: handle for axes in panels.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(
-        entries.values(), entries.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize="small"
+        entries.values(), entries.keys(), loc="outside lower center", ncols=LEGEND_COLUMNS, frameon=False, **SMALL
     )

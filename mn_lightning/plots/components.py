@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mn_lightning.analysis.history import History
-from mn_lightning.plots._style import few_ticks, line_style
+from mn_lightning.plots._style import DASHES, PRINT, SMALL, WIDTH, few_ticks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NUMBER = "components"
 IN_TRAINING = "training_components"
-ENTRIES_IN_A_COLUMN = 20
 FEW = 8
+LETTERS_IN_A_LEGEND = 84
+"""Of one line below the picture."""
+COLOURS = "cividis"
+"""From the first layer to the last: the colours of the other pictures are those of components."""
 SHIFT = 0.05
 """Lines are drawn so far from each other, of equal numbers all but one would be hidden; at most MAX_SHIFT in all."""
 MAX_SHIFT = 0.6
@@ -27,7 +30,8 @@ def plot_components(histories: Mapping[str, History]) -> "Figure":
         histories: by layer's name, as MixtureMonitor recorded them; layers without either number are left out.
 
     Returns:
-        A figure with a line for each layer. Lines of several layers are shifted a little, by up to 0.3.
+        A figure with a line for each layer, dark for the first and light for the last. Lines of several layers are
+        shifted a little, by up to 0.3.
 
     Raises:
         ValueError: no layer has the number.
@@ -38,17 +42,18 @@ def plot_components(histories: Mapping[str, History]) -> "Figure":
         ...     history.record(epoch, 100 * epoch, {"components": components}, mixture=None)
         >>> figure = plot_components({"conv3.norm": history})
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     numbers = {name: _number(history) for name, history in histories.items()}
     drawn = {name: history for name, history in histories.items() if numbers[name] in history.values}
     if not drawn:
         raise ValueError("no history of a MixtureNorm was given; train with MixtureMonitor, for one epoch at least")
-    columns = -(-len(drawn) // ENTRIES_IN_A_COLUMN)
-    longest = max(map(len, drawn))
-    rows = min(len(drawn), ENTRIES_IN_A_COLUMN)
-    figure = Figure(figsize=(7 + columns * (0.09 * longest + 0.7), max(3.2, 0.2 * rows + 1)), layout="constrained")
+    columns = max(1, min(3, LETTERS_IN_A_LEGEND // (max(map(len, drawn)) + 12)))
+    legend_lines = -(-len(drawn) // columns)
+    figure = Figure(figsize=(WIDTH, 2.6 + 0.18 * legend_lines), layout="constrained")
     axes = figure.add_subplot()
+    colours = [tuple(colour) for colour in colormaps[COLOURS](np.linspace(0, 0.9, len(drawn)))]
     reach = min(SHIFT * (len(drawn) - 1), MAX_SHIFT) / 2
     shifts = np.linspace(reach, -reach, len(drawn))
     for index, (name, history) in enumerate(drawn.items()):
@@ -56,16 +61,17 @@ def plot_components(histories: Mapping[str, History]) -> "Figure":
         # Points of many lines hide their dashes; a line of one epoch is nothing but a point.
         marker = "o" if len(drawn) <= FEW or len(history.steps) == 1 else ""
         width = 1.5 if len(drawn) <= FEW else 1.0
-        axes.plot(history.steps, values, label=name, marker=marker, markersize=3, linewidth=width, **line_style(index))
+        style = {"color": colours[index], "linestyle": DASHES[index % len(DASHES)]}
+        axes.plot(history.steps, values, label=name, marker=marker, markersize=3, linewidth=width, **style)
     most = max(np.nanmax(history.values[numbers[name]]) for name, history in drawn.items())
     axes.set_ylim(0, most + 0.5)
     axes.set_xlim(left=0)
     few_ticks(axes)
     axes.set_yticks(range(0, round(most) + 1, max(1, round(most) // 10)))
     axes.grid(alpha=0.3)
-    axes.set_xlabel("optimizer steps")
-    axes.set_ylabel("components in use")
-    figure.legend(loc="outside right upper", frameon=False, fontsize="small", ncols=columns, handlelength=3.5)
+    axes.set_xlabel("optimizer steps", **PRINT)
+    axes.set_ylabel("components in use", **PRINT)
+    figure.legend(loc="outside lower center", frameon=False, ncols=columns, handlelength=3, **SMALL)
     return figure
 
 

@@ -7,7 +7,17 @@ import numpy as np
 
 from mn_lightning.analysis.history import History, Snapshot, spread_evenly
 from mn_lightning.kernels.types import Mixture
-from mn_lightning.plots._style import WHOLE, as_numpy, densities, few_ticks, line_style
+from mn_lightning.plots._style import (
+    DATA,
+    PRINT,
+    WHOLE,
+    WIDTH,
+    as_numpy,
+    densities,
+    few_ticks,
+    line_style,
+    title_above,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,16 +26,20 @@ FRACTIONS = (0.2, 0.4, 0.6, 0.8, 1.0)
 CHANNELS = 4
 
 
-def plot_evolution(history: History, channels: Sequence[int] | None = None, title: str = "") -> "Figure":
+def plot_evolution(
+    history: History, channels: Sequence[int] | None = None, title: str = "", what: str = "component"
+) -> "Figure":
     """Draw a layer's mixture at about 20, 40, 60, 80 and 100% of the training: weights, and densities by channel.
 
-    Components are numbered by their weight at that time, the heaviest first, as the paper does: a fit does not know
-    which component of the next fit is the same.
+    A component has the number and the colour that it has in the layer, as in the other pictures. Each refit keeps the
+    order of the components of the one before, by the distances of their means. So a colour is the same component from
+    one moment to the next, as far as there is such a thing. (The paper numbers them by weight at each moment.)
 
     Args:
         history: as MixtureMonitor recorded it, with at least one mixture.
         channels: which to draw, of those that ``history`` holds; by default four, spread evenly over them.
         title: above all, such as the layer's name.
+        what: ``"component"``, or ``"mode"`` for the history of a ModeNorm.
 
     Returns:
         A figure with a column for each moment and a row for each channel, under one for the weights.
@@ -54,39 +68,42 @@ def plot_evolution(history: History, channels: Sequence[int] | None = None, titl
     columns = [history.channels.index(channel) for channel in channels]
     moments = at_fractions(history.snapshots)
 
-    figure = Figure(figsize=(max(7.0, 2.2 * len(moments) + 0.8), 1.5 * (len(channels) + 1) + 0.9), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.05 * (len(channels) + 1) + 0.9), layout="constrained")
     panels = figure.subplots(len(channels) + 1, len(moments), squeeze=False)
-    sorted_by_weight = [_by_weight(snapshot.mixture) for snapshot in moments]
+    mixtures = [_by_channel(snapshot.mixture) for snapshot in moments]
     end = moments[-1].step
-    for panel, snapshot, (weights, _, _) in zip(panels[0], moments, sorted_by_weight, strict=True):
-        share = f" ({snapshot.step / end:.0%})" if end else ""
-        panel.set_title(f"epoch {snapshot.epoch}{share}", fontsize="medium")
-        heights = weights.mean(1)
+    own_mixtures = moments[0].mixture.weights.dim() == 2
+    for panel, snapshot, (weights, _, _) in zip(panels[0], moments, mixtures, strict=True):
+        share = f"\n{snapshot.step / end:.0%}" if end else ""
+        panel.set_title(f"epoch {snapshot.epoch}{share}", **PRINT)
+        # The components of one channel's mixture have nothing to do with those of another's.
+        heights = np.sort(weights, axis=0)[::-1].mean(1) if own_mixtures else weights[:, 0]
         for k, height in enumerate(heights):
-            panel.bar(k + 1, height, color=line_style(k)["color"])
+            panel.bar(k + 1, height, color=DATA if own_mixtures else line_style(k)["color"])
         panel.set_ylim(0, 1)
         panel.set_xlim(0.4, len(heights) + 0.6)
         few_ticks(panel)
+        panel.set_yticks([0, 1])
         panel.set_xticks([i + 1 for i in spread_evenly(len(heights), 5)])
-    panels[0, 0].set_ylabel("weight λ", fontsize="small")
+    panels[0, 0].set_ylabel("weight", **PRINT)
     for row, (channel, column) in enumerate(zip(channels, columns, strict=True), start=1):
-        ranges = [_range(parts[1][:, column], parts[2][:, column], parts[0][:, column]) for parts in sorted_by_weight]
+        ranges = [_range(*(part[:, column] for part in parts)) for parts in mixtures]
         x = np.linspace(min(low for low, _ in ranges), max(high for _, high in ranges), 400)
-        for panel, parts in zip(panels[row], sorted_by_weight, strict=True):
+        for panel, parts in zip(panels[row], mixtures, strict=True):
             curves = densities(x, *(part[:, column] for part in parts))
-            for rank in np.flatnonzero(parts[0][:, column] > 0):
-                panel.plot(x, curves[rank], linewidth=1.3, **line_style(int(rank)))
-            panel.plot(x, curves.sum(0), color=WHOLE, linewidth=1.0, zorder=1)
+            for used in np.flatnonzero(parts[0][:, column] > 0):
+                panel.plot(x, curves[used], linewidth=1.2, **line_style(int(used)))
+            panel.plot(x, curves.sum(0), color=WHOLE, linewidth=0.9, zorder=1)
             panel.set_xlim(x[0], x[-1])
             panel.set_ylim(bottom=0)
-            few_ticks(panel)
-        panels[row, 0].set_ylabel(f"channel {channel}\ndensity", fontsize="small")
-    panels[0, len(moments) // 2].set_xlabel("component, by weight", fontsize="small")
-    panels[-1, len(moments) // 2].set_xlabel(
-        "activation (colours as above; black: the whole mixture)", fontsize="small"
+            few_ticks(panel, 2)
+            panel.set_yticks([])
+        panels[row, 0].set_ylabel(f"channel {channel}", **PRINT)
+    panels[0, len(moments) // 2].set_xlabel(
+        "heaviest to lightest, mean over channels" if own_mixtures else what, **PRINT
     )
-    if title:
-        figure.suptitle(title)
+    panels[-1, len(moments) // 2].set_xlabel("activation", **PRINT)
+    title_above(figure, title)
     return figure
 
 
@@ -97,18 +114,13 @@ def at_fractions(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
     return list({snapshot.step: snapshot for snapshot in nearest}.values())
 
 
-def _by_weight(mixture: Mixture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sort by decreasing weight, in each channel; weights are ``(K, c)`` afterwards."""
+def _by_channel(mixture: Mixture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights, means and variances, all ``(K, c)``."""
     weights, means, variances = (as_numpy(part) for part in mixture)
     weights = np.broadcast_to(weights[:, None] if weights.ndim == 1 else weights, means.shape)
-    order = np.argsort(-weights, axis=0, kind="stable")
-    return (
-        np.take_along_axis(weights, order, 0),
-        np.take_along_axis(means, order, 0),
-        np.maximum(np.take_along_axis(variances, order, 0), 1e-12),
-    )
+    return weights, means, np.maximum(variances, 1e-12)
 
 
-def _range(means: np.ndarray, variances: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+def _range(weights: np.ndarray, means: np.ndarray, variances: np.ndarray) -> tuple[float, float]:
     used, spread = weights > 0, 3 * np.sqrt(variances)
     return float((means - spread)[used].min()), float((means + spread)[used].max())

@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from mn_lightning.plots._style import as_numpy
+from mn_lightning.plots._style import SMALL, WIDTH, as_numpy, line_style, title_above
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 IMAGES = 12
-_COLUMN, _ROW, _LABEL = 1.1, 1.35, 2.2
-"""Widths and height in units of an image's."""
+_IN_A_LINE = 6
+_COLUMN, _LINE, _HEADING = 1.1, 1.3, 0.45
+"""Width of a column, and heights of a line of images and of the text above them, in units of an image's."""
 
 
 def plot_posteriors(
@@ -20,20 +22,18 @@ def plot_posteriors(
 ) -> "Figure":
     """Show the images with the highest gates of a ModeNorm, or the highest posteriors of a MixtureNorm.
 
-    A row for each mode or component.
-
     Args:
         images: ``(N, 1 or 3, H, W)`` in any range; with another number of channels, their mean is shown.
         posteriors: ``(N, K)``: :func:`~mn_lightning.analysis.gates.gates`, or the means of
             :func:`~mn_lightning.analysis.mixtures.posteriors` over an image's positions.
         what: ``"mode"`` or ``"component"``.
-        maps: means of posteriors over images, ``(K, h, w)``, drawn before the images: a component can sort positions
-            rather than images.
+        maps: means of posteriors over images, ``(K, h, w)``. They are drawn before the images, and the text says
+            positions: a component of a mixture is made of positions in images, not of images.
         title: above all, such as the layer's name.
 
     Returns:
-        A figure with a row for each mode or component: up to 12 images, the highest posterior first, and the posterior
-        above each.
+        A figure with up to 12 images for each mode or component, the highest posterior first, and the posterior above
+        each.
 
     Raises:
         ValueError: there are no images, not as many as posteriors, or maps of another number of components.
@@ -59,29 +59,37 @@ def plot_posteriors(
     count, components = min(IMAGES, len(images)), posteriors.shape[1]
     values = as_numpy(posteriors)
     pictures = _displayable(as_numpy(images))
-    figure = Figure(figsize=(13, 1.1 * components + 0.6), layout="constrained")
+    lines = -(-count // _IN_A_LINE)
+    first = 0 if maps is None else 1 + (lines > 1)  # the map is as high as the images beside it
+    columns, block = first + min(count, _IN_A_LINE), _HEADING + _LINE * lines
+    columns = max(columns, _IN_A_LINE)
+    inches = WIDTH / (_COLUMN * columns)
+    figure = Figure(figsize=(WIDTH, inches * block * components + 0.35), layout="constrained")
     axes = figure.add_subplot()
     largest = values.argmax(1)
     for k in range(components):
-        top = -_ROW * k
-        order = np.argsort(-values[:, k], kind="stable")[:count]
-        tiles = [(pictures[index], "gray", f"{values[index, k]:.3f}") for index in order]
-        if maps is not None:
-            tiles.insert(0, (as_numpy(maps[k]), "cividis", "where"))
-        for column, (tile, colours, text) in enumerate(tiles):
-            left = _COLUMN * column
-            extent = (left, left + 1, top - 1, top)
-            axes.imshow(tile, extent=extent, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
-            axes.text(left + 0.5, top + 0.04, text, ha="center", va="bottom", fontsize="x-small")
+        top = -block * k
+        share, highest = values[:, k].mean(), (largest == k).mean()
         value = "gate" if what == "mode" else "posterior"
-        means = f"mean {value} {values[:, k].mean():.1%}\nlargest in {(largest == k).mean():.1%}"
-        axes.text(-0.15, top - 0.5, f"{what} {k + 1}\n{means}", ha="right", va="center", fontsize="small")
+        mean = f"mean {value} {share:.1%}" + (" over positions" if maps is not None else "")
+        text = f"{what} {k + 1}: {mean}, highest in {highest:.1%} of images"
+        axes.plot([0, _COLUMN * columns - 0.1], [top - 0.12] * 2, linewidth=2.5, color=line_style(k)["color"])
+        axes.text(0, top - 0.06, text, va="bottom", **SMALL)
+        top -= _HEADING
+        if maps is not None:
+            side = _COLUMN * (first - 1) + 1
+            axes.text(side / 2, top + 0.03, "where", ha="center", va="bottom", **SMALL)
+            _show(axes, as_numpy(maps[k]), 0, top, side, "cividis")
+        for place, index in enumerate(np.argsort(-values[:, k], kind="stable")[:count]):
+            left = _COLUMN * (first + place % _IN_A_LINE)
+            above = top - _LINE * (place // _IN_A_LINE)
+            _show(axes, pictures[index], left, above, 1, "gray")
+            axes.text(left + 0.5, above + 0.03, f"{values[index, k]:.2f}", ha="center", va="bottom", **SMALL)
     # One panel for all: a layout of some hundred panels would take a minute.
     axes.set_axis_off()
-    axes.set_xlim(-_LABEL, _COLUMN * (IMAGES + (maps is not None)))
-    axes.set_ylim(-_ROW * components, 0.3)
-    if title:
-        figure.suptitle(title)
+    axes.set_xlim(0, _COLUMN * columns)
+    axes.set_ylim(-block * components, 0.3)
+    title_above(figure, title)
     return figure
 
 
@@ -108,6 +116,11 @@ def plot_claims(
         >>> figure = plot_claims(torch.rand(20, 3, 8, 8), claims=torch.rand(20, 2).softmax(1))
     """
     return plot_posteriors(images, claims, what, places, title)
+
+
+def _show(axes: "Axes", picture: np.ndarray, left: float, top: float, side: float, colours: str) -> None:
+    extent = (left, left + side, top - side, top)
+    axes.imshow(picture, extent=extent, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
 
 
 def _displayable(images: np.ndarray) -> np.ndarray:

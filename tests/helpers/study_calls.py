@@ -9,7 +9,13 @@ import yaml
 from mn_lightning.__main__ import main
 
 BASE = {
-    "model": {"class_path": "ImageClassifier", "init_args": {"network": "helpers.study_parts.TinyNetwork"}},
+    "model": {
+        "class_path": "ImageClassifier",
+        "init_args": {
+            "network": "helpers.study_parts.TinyNetwork",
+            "optimizer": {"class_path": "torch.optim.RMSprop", "init_args": {"lr": 0.01, "momentum": 0.9}},
+        },
+    },
     "data": {"class_path": "DigitsDataModule", "init_args": {"batch_size": 256, "image_size": 8}},
     "trainer": {
         "max_epochs": 3,

@@ -32,7 +32,9 @@ def network() -> nn.Sequential:
 def classifier() -> ImageClassifier:
     torch.manual_seed(0)
     return ImageClassifier(
-        network(), lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.5)
+        network(),
+        optimizer=lambda parameters: torch.optim.RMSprop(parameters, lr=0.01, momentum=0.9),
+        lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.5),
     )
 
 

@@ -70,10 +70,16 @@ class Links(HTMLParser):
         super().__init__()
         self.images: list[str] = []
         self.tags: set[str] = set()
+        self.ids: list[str] = []
+        self.places: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
+        if found := dict(attrs).get("id"):
+            self.ids.append(found)
+        if tag == "a":
+            self.places.append(dict(attrs)["href"] or "")
         if tag == "img":
             self.images.append(dict(attrs)["src"] or "")
             assert dict(attrs)["alt"]
@@ -99,6 +105,20 @@ def test_everything_of_a_run(inspected: Inspected) -> None:
     assert str(folder / "index.html") in printed
 
 
+def test_a_table_of_contents(inspected: Inspected) -> None:
+    """It names every section and every picture of a layer, and its links lead there, in this order."""
+    contents = inspected.text.partition("<nav>")[2].partition("</nav>")[0]
+    names = [re.sub("<.*?>", "", item) for item in re.findall("<a .*?</a>", contents)]
+    kinds = ("Activations of {}", "Evolution of {}", "Images that {} puts together")
+    layers = [[name, *(kind.format(name) for kind in kinds)] for name in ("network.1", "network.5")]
+    assert names == ["Components in use", *layers[0], *layers[1]]
+    page = Links(inspected.text)
+    assert len(set(page.ids)) == len(page.ids)
+    assert {place.removeprefix("#") for place in page.places} <= set(page.ids)
+    order = [page.ids.index(place.removeprefix("#")) for place in Links(contents).places]
+    assert order == sorted(order)
+
+
 def test_what_a_layer_was_given(checkpoint: Path, inspected: Inspected, tmp_path: Path) -> None:
     """The numbers are those of the layer's input in evaluation, which is computed here without hooks."""
     text = inspected.text
@@ -121,7 +141,7 @@ def test_what_a_layer_was_given(checkpoint: Path, inspected: Inspected, tmp_path
 def test_one_layer_and_chosen_channels(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(
-        "mn_lightning.plots.plot_evolution", lambda history, channels, title: drawn.append(channels) or _empty()
+        "mn_lightning.plots.plot_evolution", lambda history, channels, title, what: drawn.append(channels) or _empty()
     )
     found = Links(look(checkpoint, tmp_path / "found", layer="*.1", channels=[5, 0]))
     assert {name.partition("-")[0] for name in found.images} == {"components.png", "network.1"}
@@ -136,7 +156,7 @@ def _empty() -> Any:
 
 def test_the_swap_is_in_the_checkpoint(checkpoint: Path, inspected: Inspected, tmp_path: Path) -> None:
     """With no callback, and with one that swaps otherwise, the layers are those of the training."""
-    of_1, _, of_5 = inspected.text.partition("<h2>network.5")
+    of_1, _, of_5 = inspected.text.partition(">network.5</h2>")
     otherwise = [NormSwapCallback("all", "mode", n_components=7)]
     assert numbers(look(checkpoint, tmp_path / "found", otherwise, layer="network.1", samples=100)) == numbers(of_1)
     assert numbers(look(checkpoint, tmp_path / "found", [], layer="network.5", samples=100)) == numbers(of_5)

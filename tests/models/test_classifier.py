@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn, optim
 from torch.utils.data import DataLoader, TensorDataset
 
-from mn_lightning.models import CIFARConvNet, ImageClassifier
+from mn_lightning.models import CIFARConvNet, ImageClassifier, recipes
 
 N, CLASSES = 25, 4
 EVALUATED = {"val_loss", "val_acc", "test_loss", "test_acc"}
@@ -154,11 +154,11 @@ def test_training_step_returns_the_mean_loss_with_its_gradient() -> None:
     np.testing.assert_allclose(model.network[-1].bias.grad.numpy(), gradient, atol=1e-6)
 
 
-def test_the_default_optimizer_is_the_papers() -> None:
+def test_the_default_optimizer_is_adam() -> None:
     model = classifier()
     optimizer = model.configure_optimizers()
-    assert isinstance(optimizer, optim.RMSprop)
-    assert (optimizer.defaults["lr"], optimizer.defaults["momentum"]) == (0.01, 0.9)
+    assert isinstance(optimizer, optim.Adam)
+    assert optimizer.defaults["lr"] == 0.001
     (group,) = optimizer.param_groups
     assert {id(parameter) for parameter in group["params"]} == {id(parameter) for parameter in model.parameters()}
 
@@ -174,7 +174,10 @@ def step_by_hand(weights: np.ndarray, gradients: list[np.ndarray]) -> np.ndarray
 
 
 def test_fit_steps_as_rmsprop_by_hand() -> None:
-    model = classifier(network=nn.Sequential(nn.Flatten(), nn.Linear(18, CLASSES, bias=False)))
+    model = classifier(
+        network=nn.Sequential(nn.Flatten(), nn.Linear(18, CLASSES, bias=False)),
+        optimizer=partial(optim.RMSprop, lr=0.01, momentum=0.9),
+    )
     start = model.network[1].weight.detach().double().numpy().copy()
     (images, labels) = (tensor.numpy() for tensor in some_data().tensors)
     weights, gradients = start, []
@@ -189,7 +192,7 @@ def test_fit_steps_as_rmsprop_by_hand() -> None:
 
 @pytest.mark.parametrize("epochs", [1, 5])
 def test_the_papers_schedule(epochs: int) -> None:
-    model = classifier(lr_scheduler=partial(optim.lr_scheduler.StepLR, step_size=2, gamma=0.93))
+    model = classifier(optimizer=recipes.kalayeh_shah, lr_scheduler=recipes.kalayeh_shah_schedule)
     log = Log()
     fitting = trainer(max_epochs=epochs, callbacks=[log])
     fitting.fit(model, batches(), batches())
@@ -311,7 +314,7 @@ def test_a_checkpoint_is_read_with_the_network_given_again(tmp_path: Path) -> No
 
 
 def test_it_learns() -> None:
-    model = classifier()
+    model = classifier(optimizer=partial(optim.Adam, lr=0.01))
     images, labels = some_data().tensors
     before = plain_metrics(model(images), labels)[0]
     trainer(max_epochs=30).fit(model, batches(), batches())
@@ -333,4 +336,4 @@ def test_the_papers_network_trains() -> None:
 
 def test_it_can_be_sent_to_other_processes() -> None:
     copied = pickle.loads(pickle.dumps(ImageClassifier(nn.Linear(3, 10))))
-    assert isinstance(copied.configure_optimizers(), torch.optim.RMSprop)
+    assert isinstance(copied.configure_optimizers(), torch.optim.Adam)

@@ -10,7 +10,9 @@ import pytest
 import scipy.stats
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from mn_lightning import MixtureNorm, ModeNorm
 from mn_lightning.analysis.history import History
@@ -83,10 +85,10 @@ def test_densities_and_histograms(granularity: Any) -> None:
         part = float(weights[k]) * normal.pdf(grid)
         np.testing.assert_allclose(lines[f"component {k + 1}"].get_ydata(), part, atol=1e-6)
         total += part
-    np.testing.assert_allclose(lines["mixture, the sum of these"].get_ydata(), total, atol=1e-6)
+    np.testing.assert_allclose(lines["mixture (their sum)"].get_ydata(), total, atol=1e-6)
     values = x[:, 3].flatten().numpy()
     gaussian = scipy.stats.norm(values.mean(), values.std()).pdf(grid)
-    np.testing.assert_allclose(lines["Gaussian of the same mean and variance"].get_ydata(), gaussian, atol=1e-4)
+    np.testing.assert_allclose(lines["Gaussian (BatchNorm)"].get_ydata(), gaussian, atol=1e-4)
     (histogram,) = left.patches
     heights, edges, _ = histogram.get_data()
     assert (heights * np.diff(edges)).sum() == pytest.approx(1, abs=0.05)
@@ -101,10 +103,23 @@ def test_densities_and_histograms(granularity: Any) -> None:
     assert right.get_xlim()[0] < np.median(output) < right.get_xlim()[1]
 
 
+@pytest.mark.parametrize("spike", [0.05, 0.9])
+def test_a_bar_that_is_cut_says_how_far(spike: float) -> None:
+    """A channel with a constant background: 90% of it is one bar, which would press all others flat."""
+    x = torch.randn(4000, 1)
+    x[: round(4000 * spike)] = 0.0
+    for panel in plot_activations(x, MixtureNorm(1).eval(), [0]).axes[1:2]:
+        heights, _, _ = panel.patches[0].get_data()
+        cut = heights.max() > panel.get_ylim()[1]
+        assert cut == (spike > 0.5)
+        numbers = [float(found) for text in panel.texts for found in re.findall(r"([\d.]+)x", text.get_text())]
+        assert numbers == pytest.approx([heights.max() / panel.get_ylim()[1]] if cut else [], abs=0.06)
+
+
 def test_an_unused_component_is_not_drawn() -> None:
     layer = MixtureNorm(2, n_components=3).eval()
     labels = [line.get_label() for line in plot_activations(torch.randn(50, 2), layer, [0]).axes[0].lines]
-    assert labels == ["component 1", "mixture, the sum of these", "Gaussian of the same mean and variance"]
+    assert labels == ["component 1", "mixture (their sum)", "Gaussian (BatchNorm)"]
 
 
 def test_four_channels_from_the_least_to_the_most_modal() -> None:
@@ -117,21 +132,60 @@ def test_four_channels_from_the_least_to_the_most_modal() -> None:
     assert drawn == [f"channel {gaps.tolist().index(gap)}" for gap in (0, 3, 5, 8)]
 
 
-def test_components_by_weight_at_every_fifth() -> None:
+def test_components_at_every_fifth() -> None:
     recorded = history(20)
     figure = plot_evolution(recorded, [1, 4])
     titles = [axes.get_title() for axes in figure.axes[:5]]
-    assert titles == ["epoch 4 (20%)", "epoch 8 (40%)", "epoch 12 (60%)", "epoch 16 (80%)", "epoch 20 (100%)"]
+    assert titles == ["epoch 4\n20%", "epoch 8\n40%", "epoch 12\n60%", "epoch 16\n80%", "epoch 20\n100%"]
     weights, means, variances = (part.double() for part in recorded.snapshots[3].mixture)
-    order = weights.argsort(descending=True).tolist()
     bars, channel_4 = figure.axes[0], figure.axes[10]
-    assert [bar.get_height() for bar in bars.patches] == pytest.approx(weights[order].tolist())
-    for rank, k in enumerate(order):
-        line = channel_4.lines[rank]
+    assert figure.axes[2].get_xlabel() == "component"
+    assert plot_evolution(recorded, [1], what="mode").axes[2].get_xlabel() == "mode"
+    assert [bar.get_height() for bar in bars.patches] == pytest.approx(weights.tolist())
+    for k, line in enumerate(channel_4.lines[:3]):
         normal = scipy.stats.norm(float(means[k, 4]), float(variances[k, 4]) ** 0.5)
         np.testing.assert_allclose(line.get_ydata(), float(weights[k]) * normal.pdf(line.get_xdata()), atol=1e-6)
-        assert line.get_color() == COLOURS[rank]
     assert len({axes.get_xlim() for axes in figure.axes[5:10]}) == 1
+
+
+def test_a_component_has_one_colour_in_all_pictures() -> None:
+    layer = mixture_layer(5)
+    left = plot_activations(activations(5), layer, [3]).axes[0]
+    evolution = plot_evolution(history(), [3]).axes
+    (posteriors,) = plot_posteriors(torch.rand(9, 1, 4, 4), torch.rand(9, 3), "component").axes
+    for k in range(3):
+        (labelled,) = [line for line in left.lines if line.get_label() == f"component {k + 1}"]
+        assert labelled.get_color() == COLOURS[k]
+        assert posteriors.lines[k].get_color() == COLOURS[k]
+        for bars, densities in zip(evolution[:5], evolution[5:], strict=True):
+            assert bars.patches[k].get_facecolor()[:3] == pytest.approx(to_rgb(COLOURS[k]))
+            assert densities.lines[k].get_color() == COLOURS[k]
+
+
+def test_no_layer_has_the_colour_of_a_component() -> None:
+    lines = plot_components({str(i): history() for i in range(30)}).axes[0].lines
+    assert not {to_hex(line.get_color()).upper() for line in lines} & {colour.upper() for colour in COLOURS}
+
+
+def test_weights_of_channels_with_mixtures_of_their_own() -> None:
+    recorded = history(per_channel=True)
+    weights = recorded.snapshots[0].mixture.weights.double().numpy()
+    bars = plot_evolution(recorded, [1]).axes[0].patches
+    assert [bar.get_height() for bar in bars] == pytest.approx(np.sort(weights, axis=0)[::-1].mean(1))
+
+
+@pytest.mark.parametrize("picture", ["activations", "evolution", "components", "posteriors"])
+def test_print_can_be_read_where_a_picture_is_400_pixels_wide(picture: str) -> None:
+    """No letter is smaller than 8 pixels there."""
+    draw = {
+        "activations": lambda: plot_activations(activations(5), mixture_layer(5), title=LONG),
+        "evolution": lambda: plot_evolution(history(), title=LONG),
+        "components": lambda: plot_components({"a": history(), "b": history()}),
+        "posteriors": lambda: plot_posteriors(torch.rand(9, 1, 4, 4), torch.rand(9, 3), "mode", title=LONG),
+    }
+    figure = draw[picture]()
+    sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
+    assert min(sizes) / 72 * 400 / figure.get_size_inches()[0] > 7.9
 
 
 def test_components_over_time() -> None:
@@ -162,18 +216,23 @@ def test_the_images_with_the_highest_posteriors() -> None:
     for place in range(12):
         index = int(np.flatnonzero(order == place + 1)[0])
         np.testing.assert_allclose(axes.images[12 + place].get_array(), scaled[index, 0], atol=1e-6)
-        assert texts[13 + place] == f"{posteriors[index, 1]:.3f}"
+        assert texts[14 + place] == f"{posteriors[index, 1]:.2f}"
     share = (posteriors[:, 1] > posteriors[:, 0]).float().mean()
-    assert texts[-1] == f"mode 2\nmean gate {posteriors[:, 1].mean():.1%}\nlargest in {share:.1%}"
+    assert texts[13] == f"mode 2: mean gate {posteriors[:, 1].mean():.1%}, highest in {share:.1%} of images"
 
 
 def test_where_components_lie() -> None:
     maps = torch.rand(2, 3, 3)
-    (axes,) = plot_posteriors(torch.rand(3, 3, 8, 8), torch.rand(3, 2), "component", maps).axes
+    posteriors = torch.rand(3, 2)
+    share = f"{(posteriors[:, 1] > posteriors[:, 0]).float().mean():.1%}"
+    (axes,) = plot_posteriors(torch.rand(3, 3, 8, 8), posteriors, "component", maps).axes
     np.testing.assert_allclose(axes.images[4].get_array(), maps[1])
     texts = [text.get_text() for text in axes.texts]
     assert texts.count("where") == 2
-    assert "component 2\nmean posterior" in texts[-1]
+    mean = f"mean posterior {posteriors[:, 1].mean():.1%} over positions"
+    assert [text for text in texts if text.startswith("component 2")] == [
+        f"component 2: {mean}, highest in {share} of images"
+    ]
 
 
 def test_the_earlier_name_of_the_picture_of_posteriors() -> None:

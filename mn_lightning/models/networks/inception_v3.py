@@ -61,10 +61,10 @@ class InceptionV3(CIFARNetwork, Inception3):  # type: ignore[misc]  # torchvisio
     """Inception-V3 for 32x32 images, as Kalayeh & Shah (arXiv:1806.02892), Section 4.3, change it.
 
     It is torchvision's ``Inception3`` (Szegedy et al., arXiv:1512.00567) with the first convolution at stride 1 and
-    without the first max pool. The output stride is then 8, and the last map is 3x3 for a 32x32 image: the three
-    convolutions of the stem that have no padding in torchvision must have it for that. There is no auxiliary
-    classifier, so that training and evaluation return the same. Modules, their initialization, the norms' eps of 0.001
-    and the dropout of 0.5 before the last layer are torchvision's.
+    without the first max pool. The output stride is then 8, and the last map of a 32x32 image is 3x3. For that, the
+    three convolutions of the stem that have no padding in torchvision have it here. It has no auxiliary classifier, so
+    training and evaluation return the same. Modules, their initialization, the norms' eps of 0.001 and the dropout of
+    0.5 before the last layer are torchvision's.
 
     Under ``layers`` of a swap the paper's names are accepted, see ``layer_aliases``: ``inc1/0`` to ``inc1/2``,
     ``red1``, ``inc2/0`` to ``inc2/3``, ``red2``, ``inc3/0`` and ``inc3/1`` are the last norm in each branch of a

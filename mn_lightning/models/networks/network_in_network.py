@@ -12,8 +12,8 @@ class NetworkInNetwork(CIFARNetwork):
     """Network in Network with BatchNorm, as in Deecke et al. (arXiv:1810.05466), Section 4.2.
 
     The layers are those of the network that Lin et al. (arXiv:1312.4400) published for CIFAR: three times a convolution
-    and two of 1x1 pixel, the last of which makes a map for each class, whose mean is the logit. "Coupling each
-    convolutional layer with a normalization layer" is taken by the word: the last one has a norm and a ReLU, too.
+    and two of 1x1 pixel. The last of all makes a map for each class, and the logit is its mean. "Coupling each
+    convolutional layer with a normalization layer" is taken literally: the last one has a norm and a ReLU, too.
     Biases are left out, because the norms would subtract them again. The dropout of 0.25 after the first two pools is
     what Deecke et al. reduce the original's 0.5 to.
 

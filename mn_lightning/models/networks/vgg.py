@@ -27,9 +27,9 @@ class VGG13(CIFARNetwork):
     """VGG13 for 32x32 images with BatchNorm after each convolution (Deecke et al., arXiv:1810.05466, Section 4.2).
 
     The convolutions are configuration B of Simonyan & Zisserman (arXiv:1409.1556), Table 1, without biases, which the
-    norms would subtract again. Their five pools leave one pixel of a 32x32 image, whose 512 channels go into one
-    linear layer: the paper leaves open what stands in place of the three that are made for 7x7 pixels, and this is
-    what is common for CIFAR.
+    norms would subtract again. The five pools leave one pixel of a 32x32 image, and its 512 channels go into one linear
+    layer. The original has three linear layers, made for 7x7 pixels. Deecke et al. do not say what takes their place;
+    one linear layer is common for CIFAR.
 
     The norm layers are ``features.conv3_64_1.norm`` to ``features.conv3_512_4.norm``; under ``layers`` of a swap they
     also have the paper's names, ``conv3-64-1`` to ``conv3-512-4``.
