@@ -26,6 +26,7 @@ def fit(
         Weights ``(G, K)``, means and variances ``(G, K, D)``.
 
     Examples:
+        >>> import torch
         >>> x = torch.randn(1, 1, 500, 8)
         >>> mixture = fit(x, n_components=3, n_iter=2, step=torch.tensor(0), reg_covar=1e-5)
         >>> [tuple(part.shape) for part in mixture]
@@ -54,6 +55,7 @@ def lloyd(
         that lost all its rows keeps its centre and has weight 0.
 
     Examples:
+        >>> import torch
         >>> x = torch.tensor([0.0, 2.0, 7.0, 9.0]).reshape(1, 1, 4, 1)
         >>> lloyd(x, centers=torch.tensor([[[0.0], [2.0]]]), n_iter=3).means.flatten()
         tensor([1., 8.])
@@ -89,6 +91,7 @@ def em(
         Mixture of the same shapes.
 
     Examples:
+        >>> import torch
         >>> from mn_lightning.gmm import log_joint
         >>> x = torch.randn(1, 1, 200, 3)
         >>> start = lloyd(x, centers=x[:, 0, :2], n_iter=1)

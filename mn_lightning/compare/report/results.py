@@ -182,7 +182,7 @@ def spacing(points: Curve) -> tuple[float, float] | None:
 
     Examples:
         >>> spacing((Point(20, 1.0, 0.5, 0), Point(40, 2.0, 0.7, 1), Point(60, 2.0, 0.7, 2)))
-        (20, 1)
+        (20.0, 1.0)
     """
     pairs = list(itertools.pairwise(points))
     if not pairs:
