@@ -33,7 +33,7 @@ def fit(
         [(1, 3), (1, 3, 8), (1, 3, 8)]
     """
     n_em = n_iter // 2
-    backend = backend_for_rows(x, processes=processes)
+    backend = backend_for_rows(x)
     mixture: Mixture = backend.fit(x, n_components, n_iter - n_em, n_em, step, reg_covar, processes)
     return mixture
 
@@ -65,7 +65,7 @@ def lloyd(
     if gpu is not None:
         found = gpu.lloyd(x, centers, n_iter, origin)
         return found
-    found = backend_for_rows(x, processes=processes).lloyd(x, centers, n_iter, origin, processes)
+    found = backend_for_rows(x).lloyd(x, centers, n_iter, origin, processes)
     return found
 
 
@@ -104,5 +104,5 @@ def em(
     if gpu is not None:
         found = gpu.em(x, mixture, n_iter, reg_covar, origin)
         return found
-    found = backend_for_rows(x, processes=processes).em(x, mixture, n_iter, reg_covar, origin, processes)
+    found = backend_for_rows(x).em(x, mixture, n_iter, reg_covar, origin, processes)
     return found

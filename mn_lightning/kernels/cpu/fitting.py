@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mn_lightning.kernels.cpu.rows import Rows
-from mn_lightning.kernels.kmeans import SEED_ROWS, n_candidates
+from mn_lightning.kernels.kmeans import SEED_ROWS, n_candidates, seed_centers
 from mn_lightning.kernels.types import Mixture
 from mn_lightning.utils.distributed import ALONE, Processes
 from mn_lightning.utils.random import Stream
@@ -28,8 +28,13 @@ def fit(
 ) -> Mixture:
     """Fit by greedy k-means++, Lloyd iterations and EM to rows ``(1, B, M, D)``."""
     rows = Rows(x)
-    fitted = _Fitted(n_components, rows)
-    _seed(rows, int(step), fitted)
+    fitted = _Fitted(n_components, rows, None, processes)
+    if processes.size > 1:
+        centers, origin = seed_centers(x, n_components, step, processes)
+        fitted.origin[:] = origin[0, 0].numpy()
+        fitted.means[:] = centers[0].numpy() + fitted.origin
+    else:
+        _seed(rows, int(step), fitted)
     fitted.lloyd(rows, n_lloyd)
     fitted.em(rows, n_em, reg_covar)
     return fitted.mixture()
@@ -41,7 +46,7 @@ def lloyd(
 ) -> Mixture:
     """Run Lloyd iterations from centres relative to an origin; the means of the result are, too."""
     rows = Rows(x)
-    fitted = _Fitted(centers.shape[1], rows, origin)
+    fitted = _Fitted(centers.shape[1], rows, origin, processes)
     fitted.means[:] = centers[0].numpy() + fitted.origin
     fitted.lloyd(rows, n_iter)
     return fitted.mixture(origin)
@@ -58,7 +63,7 @@ def em(
 ) -> Mixture:
     """Run iterations of EM from a mixture relative to an origin; the means of the result are, too."""
     rows = Rows(x)
-    fitted = _Fitted(mixture.means.shape[1], rows, origin)
+    fitted = _Fitted(mixture.means.shape[1], rows, origin, processes)
     for own, given in zip((fitted.weights, fitted.means, fitted.variances), mixture, strict=True):
         own[:] = given[0].numpy()
     fitted.means += fitted.origin
@@ -73,13 +78,16 @@ class _Fitted:
         n_components: K.
         rows: that it is fitted to.
         origin: that sums are taken around, ``(1, 1, D)``; 0 by default.
+        processes: those that hold the rows between them.
     """
 
-    def __init__(self, n_components: int, rows: Rows, origin: Tensor | None = None) -> None:
+    def __init__(
+        self, n_components: int, rows: Rows, origin: Tensor | None = None, processes: Processes = ALONE
+    ) -> None:
         from mn_lightning.kernels.cpu.loops import mixture
 
         loops: Any = mixture
-        self.loops, dtype = loops, rows.values.dtype
+        self.loops, self.processes, dtype = loops, processes, rows.values.dtype
         self.origin = np.zeros(rows.features, dtype)
         if origin is not None:
             self.origin[:] = origin[0, 0].numpy()
@@ -100,7 +108,18 @@ class _Fitted:
     def _maximize(self, rows: Rows, kind: int, density: Any) -> None:
         around = np.broadcast_to(self.origin, self.means.shape)
         counts, sums = rows.sums(kind, density, np.ascontiguousarray(around))
+        if self.processes.size > 1:
+            counts, sums = self._of_all(counts, sums)
         self.loops.maximize(counts, sums, self.origin, self.weights, self.means, self.variances)
+
+    def _of_all(self, counts: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sum over processes, in the message of the reference, which processes without rows send."""
+        given = (counts, np.concatenate(list(sums), axis=-1))
+        total, both = self.processes.sum(
+            *(torch.from_numpy(values.astype(self.means.dtype)).unsqueeze(0) for values in given)
+        )
+        first, second = both[0].double().chunk(2, dim=-1)
+        return total[0].double().numpy(), torch.stack([first, second]).numpy()
 
     def mixture(self, origin: Tensor | None = None) -> Mixture:
         """Return the mixture, its means relative to ``origin``."""
