@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from mn_lightning import MixtureNorm, ModeNorm
-from mn_lightning.gmm.seeding import SEED_ROWS
+from mn_lightning.kernels.kmeans import SEED_ROWS
 from mn_lightning.layers import mixture, mode
 from mn_lightning.utils.distributed import Processes
 

@@ -24,6 +24,7 @@ def run(**environment: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a minute on a machine that does nothing else
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_interpreted() -> None:
     run(TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
