@@ -64,8 +64,8 @@ def lloyd(
     found: Mixture
     if gpu is not None:
         found = gpu.lloyd(x, centers, n_iter, origin)
-        return found
-    found = backend_for_rows(x).lloyd(x, centers, n_iter, origin, processes)
+    else:
+        found = backend_for_rows(x).lloyd(x, centers, n_iter, origin, processes)
     return found
 
 
@@ -103,6 +103,6 @@ def em(
     found: Mixture
     if gpu is not None:
         found = gpu.em(x, mixture, n_iter, reg_covar, origin)
-        return found
-    found = backend_for_rows(x).em(x, mixture, n_iter, reg_covar, origin, processes)
+    else:
+        found = backend_for_rows(x).em(x, mixture, n_iter, reg_covar, origin, processes)
     return found
