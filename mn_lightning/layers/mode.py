@@ -14,7 +14,7 @@ from mn_lightning.layers.gate import Gate
 from mn_lightning.layers.loading import before_loading
 from mn_lightning.layers.statistics import KeepsStatistics, statistics_dtype
 from mn_lightning.layers.tracing import one_node
-from mn_lightning.utils.checks import check_choice, check_counts, check_eps, check_flags, is_number
+from mn_lightning.utils.checks import check_choice, check_counts, check_eps, check_flags, check_momentum
 from mn_lightning.utils.distributed import ALONE, all_processes
 from mn_lightning.utils.recompute import is_recomputing
 
@@ -84,8 +84,7 @@ class ModeNorm(KeepsStatistics):
         check_counts("ModeNorm", num_features=num_features, n_components=n_components)
         check_eps("ModeNorm", eps)
         check_flags("ModeNorm", affine=affine, sync=sync)
-        if momentum is not None and not (is_number(momentum) and 0 <= momentum <= 1):
-            raise ValueError(f"ModeNorm got momentum={momentum!r}; it takes 0 <= momentum <= 1, or None")
+        check_momentum("ModeNorm", momentum)
         self.label = f"ModeNorm({num_features})"  # in errors; a swap adds the layer's name in the model
         self.num_features = num_features
         self.n_components = n_components

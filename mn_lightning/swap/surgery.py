@@ -19,6 +19,7 @@ from mn_lightning.swap.registry import check_norm_arguments, norm_arguments, nor
 from mn_lightning.swap.report import SwappedLayer, SwapReport
 from mn_lightning.swap.selection import LayerSpec, select
 from mn_lightning.swap.sources import Source, num_channels, read_source, read_swapped
+from mn_lightning.utils.checks import check_momentum
 
 
 class Replacement(NamedTuple):
@@ -209,8 +210,7 @@ def _plan_one(
 
 def _momentum(name: str, layer: nn.Module, momentum: float | None = None) -> float | None:
     """Check the momentum that a BatchNorm is to have."""
-    if momentum is not None and not (isinstance(momentum, int | float) and 0 <= momentum <= 1):
-        raise ValueError(f"{name} got momentum={momentum!r}; it takes 0 <= momentum <= 1")
+    check_momentum(name, momentum)
     if momentum is not None and not hasattr(layer, "momentum"):
         raise ValueError(f"{name} is a {type(layer).__name__}, whose statistics stay as they are; leave out momentum")
     return momentum

@@ -35,6 +35,12 @@ def check_eps(owner: str, eps: object) -> None:
         raise ValueError(f"{owner} got eps={eps!r}; it takes eps >= 0, as 1e-5")
 
 
+def check_momentum(owner: str, momentum: object) -> None:
+    """Refuse what is no weight of a running average's new value, nor None."""
+    if momentum is not None and not (is_number(momentum) and 0 <= momentum <= 1):  # type: ignore[operator]
+        raise ValueError(f"{owner} got momentum={momentum!r}; it takes 0 <= momentum <= 1, or None")
+
+
 def check_flags(owner: str, **flags: object) -> None:
     """Refuse a flag that is neither True nor False: any text would count as True."""
     for name, value in flags.items():
