@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mn_lightning.kernels.inner_graph import wants_gradients
-from mn_lightning.kernels.triton import mixture, ops, samples
+from mn_lightning.kernels.triton import mixture, ops
 from mn_lightning.kernels.triton.launch import MOST_COMPONENTS, MOST_FEATURES, TYPES
 from mn_lightning.kernels.types import Activation, Mixture, NormOptions
 
@@ -50,18 +50,19 @@ def em(x: Tensor, start: Mixture, n_iter: int, eps: float, origin: Tensor | None
 
 def mixture_moments(x: Tensor, start: Mixture, eps: float, min_weight: float) -> mixture.Moments:
     """:func:`mn_lightning.functional.mixture_moments`."""
-    return mixture.posteriors_and_moments(x.detach(), _float(start), eps, min_weight)[1]
+    return mixture.normalize(x.detach(), _float(start), eps, min_weight, moments_only=True)[2]
 
 
 def mixture_norm(x: Tensor, start: Mixture, gamma: Tensor | None, beta: Tensor | None, options: NormOptions) -> Tensor:
     """:func:`mn_lightning.functional.mixture_norm`."""
     leak = None if options.activation is None else _leak(options.activation)
+    gamma, beta = _contiguous(gamma), _contiguous(beta)
     how = gamma, beta, options.eps, options.affine == "component", options.scale == "sqrt", leak
     if options.training:
-        return ops.train_mixture(x, *_float(start), options.min_weight, *how)[0]
+        return ops.train_mixture(x, *_float(start), options.min_weight, *how)
     if wants_gradients(x, gamma, beta):
-        return ops.evaluate_mixture(x, *_float(start), True, *how)[0]
-    return mixture.apply(x, None, _float(start), *how)[0]
+        return ops.evaluate_mixture(x, *_float(start), True, *how)
+    return mixture.evaluate(x, _float(start), False, *how)[0]
 
 
 def all_finite(of: Mixture) -> Tensor:
@@ -86,10 +87,19 @@ def mode_norm(
     eps: float,
 ) -> Tensor:
     """:func:`mn_lightning.functional.mode_norm`."""
-    given = (None, None) if training or running is None else running
-    y, mean, var, *_ = ops.normalize_modes(x, gate_weight, gate_bias, *given, gamma, beta, eps)
-    if training and running is not None:
-        samples.average(running, (mean, var), momentum, x.shape[0] * x.shape[2:].numel())
+    learned = map(_contiguous, (gate_weight, gate_bias, gamma, beta))
+    gate_weight, gate_bias, gamma, beta = learned  # type: ignore[assignment]
+    training = training or running is None
+    options = gamma, beta, eps, training, momentum
+    if running is None:
+        return ops.normalize_modes(x, gate_weight, gate_bias, None, None, *options)
+    if all(moment.is_contiguous() for moment in running):
+        return ops.normalize_modes(x, gate_weight, gate_bias, *running, *options)
+    there = [moment.contiguous() for moment in running]
+    y = ops.normalize_modes(x, gate_weight, gate_bias, *there, *options)
+    for moment, new in zip(running, there, strict=True):
+        if training:
+            moment.copy_(new)
     return y
 
 
@@ -97,7 +107,11 @@ def mode_group_norm(
     x: Tensor, gate_weight: Tensor, gate_bias: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
 ) -> Tensor:
     """:func:`mn_lightning.functional.mode_group_norm`."""
-    return ops.normalize_groups(x, gate_weight, gate_bias, gamma, beta, eps)[0]
+    return ops.normalize_groups(x, *map(_contiguous, (gate_weight, gate_bias, gamma, beta)), eps)
+
+
+def _contiguous(parameter: Tensor | None) -> Tensor | None:
+    return parameter if parameter is None or parameter.is_contiguous() else parameter.contiguous()
 
 
 def _float(of: Mixture) -> Mixture:

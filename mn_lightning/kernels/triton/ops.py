@@ -2,22 +2,22 @@
 
 So compilers and exports can take each as one step and need not look inside. What is computed here and now calls what
 stands behind the operations. Gradients that are to be differentiated again (gradient
-penalties) are those of the plain formulas.
+penalties) are those of the plain formulas, see :mod:`mn_lightning.kernels.triton.formulas`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mn_lightning.kernels import reference
 from mn_lightning.kernels.inner_graph import differentiable_gradients
 from mn_lightning.kernels.triton import mixture, samples
-from mn_lightning.kernels.types import Mixture, NormOptions, mean_of
+from mn_lightning.kernels.triton.formulas import plain_mixture_norm, plain_mode_group_norm, plain_mode_norm
+from mn_lightning.kernels.types import Mixture
 
 _library: Any = torch.library.Library("mn_lightning", "FRAGMENT")  # type: ignore[no-untyped-call]
 
@@ -34,12 +34,12 @@ def _define(schema: str, function: Callable[..., Any], fake: Callable[..., Any])
 
 def _differentiable(
     name: str,
-    forward: Callable[..., Any],
+    forward: Callable[..., tuple[Tensor, ...]],
     setup: Callable[..., None],
     gradients: Callable[..., Gradients],
     backward: tuple[Callable[..., Any], Callable[..., Any]],
-) -> Callable[..., tuple[Tensor, ...]]:
-    """Give an operation gradients; and return the same without torch's dispatcher, which would only cost time.
+) -> Callable[..., Tensor]:
+    """Give an operation gradients; and return its first output without torch's dispatcher, which would cost time.
 
     Args:
         name: of the operation.
@@ -54,11 +54,11 @@ def _differentiable(
     def run(ctx: Any, *inputs: Any) -> Any:  # a setup_context of its own would have torch look at signatures each time
         output = forward(*inputs)
         setup(ctx, inputs, output)
-        return output
+        return output[0]
 
     methods: dict[str, Any] = {"forward": run, "backward": function}
     made: Any = type(name, (torch.autograd.Function,), {key: staticmethod(value) for key, value in methods.items()})
-    applied: Callable[..., tuple[Tensor, ...]] = made.apply
+    applied: Callable[..., Tensor] = made.apply
     return applied
 
 
@@ -66,40 +66,47 @@ def _new(like: Tensor, *shape: int) -> Tensor:
     return like.new_empty(shape, dtype=torch.float32)
 
 
-def _cast(gradient: Tensor | None, parameter: Tensor | None) -> Tensor | None:
-    return None if gradient is None or parameter is None else gradient.to(parameter.dtype)
+def _present(function: Callable[..., Gradients]) -> Callable[..., tuple[Tensor, ...]]:
+    """``function`` with an empty tensor for each None: operations have no optional outputs."""
+
+    def run(first: Tensor, *others: Any) -> tuple[Tensor, ...]:
+        return tuple(first.new_empty(0) if out is None else out for out in function(first, *others))
+
+    return run
+
+
+def _like(*tensors: Tensor | None) -> Gradients:
+    return tuple(None if tensor is None else torch.empty_like(tensor) for tensor in tensors)
+
+
+def _for_present(gradients: Gradients, tensors: tuple[Tensor | None, ...]) -> Gradients:
+    return tuple(None if of is None else gradient for gradient, of in zip(gradients, tensors, strict=True))
 
 
 # --- mixtures -----------------------------------------------------------------------------------------------------
 
 
-def _fit(
-    x: Tensor, step: Tensor, components: int, lloyd: int, em: int, eps: float, fit_rows: int | None
-) -> mixture.Moments:
-    return mixture.fit(x, step, components, lloyd, em, eps, fit_rows)
-
-
-def _some_mixture(x: Tensor, step: Tensor, components: int, *_: Any) -> mixture.Moments:
+def _some_mixture(x: Tensor, components: int) -> mixture.Moments:
     return _new(x, components), _new(x, components, x.shape[1]), _new(x, components, x.shape[1])
 
 
 fit = _define(
     "fit(Tensor x, Tensor step, int components, int lloyd, int em, float eps, int? fit_rows)"
     " -> (Tensor, Tensor, Tensor)",
-    _fit,
-    _some_mixture,
+    mixture.fit,
+    lambda x, step, components, *_: _some_mixture(x, components),
 )
 
 
 def _moments(x: Tensor, weights: Tensor, means: Tensor, variances: Tensor, eps: float, min_weight: float) -> Any:
-    return mixture.posteriors_and_moments(x, (weights, means, variances), eps, min_weight)[1]
+    return mixture.normalize(x, (weights, means, variances), eps, min_weight, moments_only=True)[2]
 
 
 moments = _define(
     "moments(Tensor x, Tensor weights, Tensor means, Tensor variances, float eps, float min_weight)"
     " -> (Tensor, Tensor, Tensor)",
     _moments,
-    lambda x, weights, *_: _some_mixture(x, x, len(weights)),
+    lambda x, weights, *_: _some_mixture(x, len(weights)),
 )
 
 _MAP = "Tensor? gamma, Tensor? beta, float eps, bool inside, bool sqrt, float? leak"
@@ -109,8 +116,8 @@ def _train(
     x: Tensor, weights: Tensor, means: Tensor, variances: Tensor, min_weight: float,
     gamma: Tensor | None, beta: Tensor | None, eps: float, inside: bool, sqrt: bool, leak: float | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    nu, found = mixture.posteriors_and_moments(x, (weights, means, variances), eps, min_weight)
-    y, _ = mixture.apply(x, nu, found, gamma, beta, eps, inside, sqrt, leak)
+    start = weights, means, variances
+    y, nu, found = mixture.normalize(x, start, eps, min_weight, gamma, beta, inside, sqrt, leak)
     return y, nu, *found
 
 
@@ -122,7 +129,7 @@ mixture_norm_training = _define(
     f"mixture_norm_training(Tensor x, Tensor weights, Tensor means, Tensor variances, float min_weight, {_MAP})"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _train,
-    lambda x, weights, *_: (torch.empty_like(x), _new(x, len(weights), _rows(x)), *_some_mixture(x, x, len(weights))),
+    lambda x, weights, *_: (torch.empty_like(x), _new(x, len(weights), _rows(x)), *_some_mixture(x, len(weights))),
 )
 
 
@@ -130,7 +137,7 @@ def _evaluate(
     x: Tensor, weights: Tensor, means: Tensor, variances: Tensor, store: bool,
     gamma: Tensor | None, beta: Tensor | None, eps: float, inside: bool, sqrt: bool, leak: float | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return mixture.apply(x, None, (weights, means, variances), gamma, beta, eps, inside, sqrt, leak, store)
+    return mixture.evaluate(x, (weights, means, variances), store, gamma, beta, eps, inside, sqrt, leak)
 
 
 mixture_norm_evaluation = _define(
@@ -147,7 +154,7 @@ mixture_norm_evaluation = _define(
 def _mixture_backward(
     dy: Tensor, x: Tensor, nu: Tensor, weights: Tensor, means: Tensor, variances: Tensor, through_moments: bool,
     gamma: Tensor | None, beta: Tensor | None, eps: float, inside: bool, sqrt: bool, leak: float | None,
-) -> tuple[Tensor, ...]:  # fmt: skip
+) -> Gradients:  # fmt: skip
     moments_ = weights, means, variances
     return mixture.backward(dy, x, nu, moments_, gamma, beta, eps, inside, sqrt, leak, through_moments)
 
@@ -155,8 +162,8 @@ def _mixture_backward(
 mixture_norm_backward = _define(
     "mixture_norm_backward(Tensor dy, Tensor x, Tensor nu, Tensor weights, Tensor means, Tensor variances,"
     f" bool through_moments, {_MAP}) -> (Tensor, Tensor, Tensor)",
-    _mixture_backward,
-    lambda dy, x, *_: (torch.empty_like(x), _new(x, x.shape[1]), _new(x, x.shape[1])),
+    _present(_mixture_backward),
+    _present(lambda dy, x, nu, weights, means, variances, through_moments, gamma, beta, *_: _like(x, gamma, beta)),
 )
 
 
@@ -179,39 +186,12 @@ def _mixture_gradients(call: Callable[..., Any], ctx: Any, dy: Tensor | None, *_
     if dy is None:
         return (None,) * 11
     if torch.is_grad_enabled():
-        y = _plain_mixture_norm(x, gamma, beta, nu, Mixture(*moments_), ctx.options, ctx.through_moments)
+        y = plain_mixture_norm(x, gamma, beta, nu, Mixture(*moments_), ctx.options, ctx.through_moments)
         dx, dgamma, dbeta = differentiable_gradients(y, dy, (x, gamma, beta))
     else:
-        dx, dgamma, dbeta = call(dy, x, nu, *moments_, ctx.through_moments, gamma, beta, *ctx.options)
-        dgamma, dbeta = _cast(dgamma, gamma), _cast(dbeta, beta)
+        found = call(dy, x, nu, *moments_, ctx.through_moments, gamma, beta, *ctx.options)
+        dx, dgamma, dbeta = _for_present(found, (x, gamma, beta))
     return dx, None, None, None, None, dgamma, dbeta, None, None, None, None
-
-
-def _plain_mixture_norm(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, nu: Tensor, found: Mixture,
-    how: tuple[float, bool, bool, float | None], through_moments: bool,
-) -> Tensor:  # fmt: skip
-    eps, inside, sqrt, leak = how
-    wide = x.float()
-    rows = (wide.unsqueeze(2) if x.dim() == 2 else wide.flatten(2)).mT.unsqueeze(0)
-    packed = Mixture(*(t.unsqueeze(0) for t in found))
-    origin = mean_of(packed)
-    rows, packed = rows - origin.unsqueeze(1), packed._replace(means=packed.means - origin)
-    nu = nu.mT.reshape(1, *rows.shape[1:3], -1)
-    if through_moments:
-        counts = packed.weights * _rows(x)
-        packed = Mixture(packed.weights, *reference.batch_moments(rows, nu, counts))
-    options = NormOptions(
-        through_moments,
-        eps,
-        "component" if inside else "output",
-        "sqrt" if sqrt else "unit",
-        None if leak is None else lambda before: torch.nn.functional.leaky_relu(before, leak),
-        0.0,
-    )
-    gamma, beta = (None if t is None else t.float().reshape(1, 1, -1) for t in (gamma, beta))
-    y = reference.normalize(rows, nu, packed, gamma, beta, options)
-    return y.squeeze(0).mT.reshape(x.shape).to(x.dtype)
 
 
 _MIXTURE = mixture_norm_backward, _mixture_backward
@@ -235,161 +215,110 @@ push = _define(
 
 def _mode_norm(
     x: Tensor, gate_weight: Tensor, gate_bias: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
-    gamma: Tensor | None, beta: Tensor | None, eps: float,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    if running_mean is None or running_var is None:
-        return samples.mode_norm(x, gate_weight, gate_bias, None, gamma, beta, eps)
-    y, _, _, *others = samples.mode_norm(x, gate_weight, gate_bias, (running_mean, running_var), gamma, beta, eps)
-    return y, _new(x, 0), _new(x, 0), *others
-
-
-def _some_modes(
-    x: Tensor, gate_weight: Tensor, gate_bias: Tensor, running_mean: Tensor | None, *_: Any
-) -> tuple[Tensor, ...]:
-    modes, features = gate_weight.shape
-    padded = samples.columns_for(modes)
-    if running_mean is None:
-        of_modes = _new(x, modes, features), _new(x, modes, features)
-        within, share = _new(x, *x.shape[:2]), _new(x, x.shape[0], padded)
-    else:
-        of_modes, within, share = (_new(x, 0), _new(x, 0)), _new(x, 0), _new(x, 0, padded)
-    return torch.empty_like(x), *of_modes, _new(x, *x.shape[:2]), within, _new(x, x.shape[0], padded), share
+    gamma: Tensor | None, beta: Tensor | None, eps: float, training: bool, momentum: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    running = None if running_mean is None or running_var is None else (running_mean, running_var)
+    return samples.mode_norm(x, gate_weight, gate_bias, running, gamma, beta, eps, training, momentum)
 
 
 mode_norm = _define(
+    # An operation with gradients writes to none of its inputs: in training, the running moments are None, and
+    # `average` moves them afterwards.
     "mode_norm(Tensor x, Tensor gate_weight, Tensor gate_bias, Tensor? running_mean, Tensor? running_var,"
-    " Tensor? gamma, Tensor? beta, float eps) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " Tensor? gamma, Tensor? beta, float eps, bool training, float momentum) -> (Tensor, Tensor)",
     _mode_norm,
-    _some_modes,
+    lambda x, gate_weight, *_: (torch.empty_like(x), _new(x, samples.numbers_kept(x, len(gate_weight)))),
 )
+
+
+def _mode_norm_backward(
+    dy: Tensor, x: Tensor, gate_weight: Tensor, gate_bias: Tensor, running_mean: Tensor | None,
+    running_var: Tensor | None, gamma: Tensor | None, beta: Tensor | None, kept: Tensor, eps: float,
+) -> Gradients:  # fmt: skip
+    running = None if running_mean is None or running_var is None else (running_mean, running_var)
+    return samples.mode_norm_backward(dy, x, gate_weight, gate_bias, running, gamma, beta, kept, eps)
+
+
 mode_norm_backward = _define(
-    "mode_norm_backward(Tensor dy, Tensor x, Tensor gate_weight, Tensor? gamma, Tensor mode_mean, Tensor mode_var,"
-    " Tensor mean, Tensor within, Tensor log_gates, Tensor share, float eps, bool through_moments)"
+    "mode_norm_backward(Tensor dy, Tensor x, Tensor gate_weight, Tensor gate_bias, Tensor? running_mean,"
+    " Tensor? running_var, Tensor? gamma, Tensor? beta, Tensor kept, float eps)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    samples.mode_norm_backward,
-    lambda dy, x, gate_weight, *_: (
-        torch.empty_like(x),
-        _new(x, *gate_weight.shape),
-        _new(x, len(gate_weight)),
-        _new(x, x.shape[1]),
-        _new(x, x.shape[1]),
+    _present(_mode_norm_backward),
+    _present(
+        lambda dy, x, gate_weight, gate_bias, running_mean, running_var, gamma, beta, *_: _like(
+            x, gate_weight, gate_bias, gamma, beta
+        )
     ),
 )
 
 
 def _keep_modes(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, gate_weight, gate_bias, running_mean, running_var, gamma, beta, ctx.eps = inputs
-    _, mode_mean, mode_var, *others = output
-    ctx.through_moments = running_mean is None
-    moments_ = (mode_mean, mode_var) if ctx.through_moments else (running_mean, running_var)
-    ctx.save_for_backward(x, gate_weight, gate_bias, gamma, beta, *moments_, *others)
+    x, gate_weight, gate_bias, running_mean, running_var, gamma, beta, ctx.eps, training, _ = inputs
+    running = (None, None) if training else (running_mean, running_var)
+    ctx.save_for_backward(x, gate_weight, gate_bias, *running, gamma, beta, output[1])
     ctx.set_materialize_grads(False)
 
 
 def _mode_gradients(call: Callable[..., Any], ctx: Any, dy: Tensor | None, *_: Any) -> Gradients:
-    x, gate_weight, gate_bias, gamma, beta, *kept = ctx.saved_tensors
+    x, gate_weight, gate_bias, running_mean, running_var, gamma, beta, kept = ctx.saved_tensors
     if dy is None:
-        return (None,) * 8
+        return (None,) * 10
+    learned = x, gate_weight, gate_bias, gamma, beta
+    found: Gradients
     if torch.is_grad_enabled():
-        y = _plain_mode_norm(x, gate_weight, gate_bias, None if ctx.through_moments else kept[:2], gamma, beta, ctx.eps)
-        found: Sequence[Tensor | None] = differentiable_gradients(y, dy, (x, gate_weight, gate_bias, gamma, beta))
+        y = plain_mode_norm(x, gate_weight, gate_bias, running_mean, running_var, gamma, beta, ctx.eps)
+        found = tuple(differentiable_gradients(y, dy, learned))
     else:
-        dx, *found = call(dy, x, gate_weight, gamma, *kept, ctx.eps, ctx.through_moments)
-        found = dx, *map(_cast, found, (gate_weight, gate_bias, gamma, beta))
-    return *found[:3], None, None, *found[3:], None
-
-
-def _plain_mode_norm(
-    x: Tensor, gate_weight: Tensor, gate_bias: Tensor, running: Sequence[Tensor] | None,
-    gamma: Tensor | None, beta: Tensor | None, eps: float,
-) -> Tensor:  # fmt: skip
-    flat = x.float().reshape(*x.shape[:2], -1)
-    var, mean = torch.var_mean(flat, dim=2, correction=0)
-    log_gates = (mean @ gate_weight.float().mT + gate_bias.float()).log_softmax(1)
-    if running is None:
-        share = log_gates.softmax(0)
-        mode_mean = share.mT @ mean
-        apart = mean.unsqueeze(1) - mode_mean
-        mode_var = (share.unsqueeze(2) * (apart.square() + var.unsqueeze(1))).sum(0)
-    else:
-        mode_mean, mode_var = (t.float() for t in running)
-    inverse = (mode_var + eps).rsqrt()
-    gates = log_gates.exp()
-    y = flat * (gates @ inverse).unsqueeze(2) - (gates @ (inverse * mode_mean)).unsqueeze(2)
-    return _affine(y, gamma, beta).reshape(x.shape).to(x.dtype)
-
-
-def _affine(y: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
-    if gamma is not None:
-        y = y * gamma.float().unsqueeze(1)
-    return y if beta is None else y + beta.float().unsqueeze(1)
+        found = call(dy, x, gate_weight, gate_bias, running_mean, running_var, gamma, beta, kept, ctx.eps)
+        found = _for_present(found, learned)
+    return *found[:3], None, None, *found[3:], None, None, None
 
 
 normalize_modes = _differentiable(
-    "mode_norm", _mode_norm, _keep_modes, _mode_gradients, (mode_norm_backward, samples.mode_norm_backward)
+    "mode_norm", _mode_norm, _keep_modes, _mode_gradients, (mode_norm_backward, _mode_norm_backward)
 )
+
+
+def _average(running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, momentum: float, rows: int) -> None:
+    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+    running_var.lerp_((var * (rows / (rows - 1))).to(running_var.dtype), momentum)
+
 
 average = _define(
     "average(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor mean, Tensor var, float momentum, int rows) -> ()",
-    lambda running_mean, running_var, mean, var, momentum, rows: samples.average(
-        (running_mean, running_var), (mean, var), momentum, rows
-    ),
+    _average,
     lambda *_: None,
 )
 
 mode_group_norm = _define(
     "mode_group_norm(Tensor x, Tensor gate_weight, Tensor gate_bias, Tensor? gamma, Tensor? beta, float eps)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " -> (Tensor, Tensor)",
     samples.mode_group_norm,
-    lambda x, gate_weight, *_: (
-        torch.empty_like(x),
-        _new(x, *x.shape[:2]),
-        _new(x, *x.shape[:2]),
-        _new(x, x.shape[0], 2),
-        _new(x, x.shape[0], 4, samples.columns_for(len(gate_weight))),
-    ),
+    lambda x, gate_weight, *_: (torch.empty_like(x), _new(x, samples.numbers_kept(x, len(gate_weight), True))),
 )
 mode_group_norm_backward = _define(
-    "mode_group_norm_backward(Tensor dy, Tensor x, Tensor gate_weight, Tensor gate_bias, Tensor? gamma, Tensor mean,"
-    " Tensor within, Tensor of_samples, Tensor stats, float eps) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    samples.mode_group_norm_backward,
-    lambda dy, x, gate_weight, *_: (
-        torch.empty_like(x),
-        _new(x, len(gate_weight)),
-        _new(x, len(gate_weight)),
-        _new(x, x.shape[1]),
-        _new(x, x.shape[1]),
-    ),
+    "mode_group_norm_backward(Tensor dy, Tensor x, Tensor gate_weight, Tensor gate_bias, Tensor? gamma, Tensor? beta,"
+    " Tensor kept, float eps) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _present(samples.mode_group_norm_backward),
+    _present(lambda dy, x, gate_weight, gate_bias, gamma, beta, *_: _like(x, gate_weight, gate_bias, gamma, beta)),
 )
 
 
 def _keep_groups(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, ctx.eps = inputs
-    ctx.save_for_backward(*tensors, *output[1:])
+    ctx.save_for_backward(*tensors, output[1])
     ctx.set_materialize_grads(False)
 
 
 def _group_gradients(call: Callable[..., Any], ctx: Any, dy: Tensor | None, *_: Any) -> Gradients:
-    x, gate_weight, gate_bias, gamma, beta, *kept = ctx.saved_tensors
+    x, gate_weight, gate_bias, gamma, beta, kept = ctx.saved_tensors
     if dy is None:
         return (None,) * 6
+    learned = x, gate_weight, gate_bias, gamma, beta
     if torch.is_grad_enabled():
-        y = _plain_mode_group_norm(x, gate_weight, gate_bias, gamma, beta, ctx.eps)
-        return *differentiable_gradients(y, dy, (x, gate_weight, gate_bias, gamma, beta)), None
-    dx, *found = call(dy, x, gate_weight, gate_bias, gamma, *kept, ctx.eps)
-    return dx, *map(_cast, found, (gate_weight, gate_bias, gamma, beta)), None
-
-
-def _plain_mode_group_norm(
-    x: Tensor, gate_weight: Tensor, gate_bias: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
-) -> Tensor:
-    flat = x.float().reshape(*x.shape[:2], -1)
-    var, mean = torch.var_mean(flat, dim=2, correction=0, keepdim=True)
-    share = (mean * gate_weight.float() + gate_bias.float()).log_softmax(2).softmax(1)
-    mode_mean = (share * mean).sum(1, keepdim=True)
-    inverse = ((share * (var + (mean - mode_mean).square())).sum(1, keepdim=True) + eps).rsqrt()
-    y = flat * inverse.mean(2, keepdim=True) - (mode_mean * inverse).mean(2, keepdim=True)
-    return _affine(y, gamma, beta).reshape(x.shape).to(x.dtype)
+        y = plain_mode_group_norm(x, gate_weight, gate_bias, gamma, beta, ctx.eps)
+        return *differentiable_gradients(y, dy, learned), None
+    return *_for_present(call(dy, *learned, kept, ctx.eps), learned), None
 
 
 normalize_groups = _differentiable(
