@@ -1,4 +1,4 @@
-"""MixtureNorm on a GPU: one launch for the fit, one for the normalization, one for the gradients.
+"""MixtureNorm on a GPU: one launch for fit and normalization, one for the gradients.
 
 None of them waits for the device. Everything takes activations ``(N, C, *)`` in float32, bfloat16 or float16 as they
 are, and computes in float32.
@@ -7,6 +7,7 @@ are, and computes in float32.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,10 +31,6 @@ def _empty(like: Tensor, *shape: int) -> Tensor:
     return like.new_empty(shape, dtype=torch.float32)
 
 
-def _moments(like: Tensor, components: int, features: int) -> Moments:
-    return _empty(like, components), _empty(like, components, features), _empty(like, components, features)
-
-
 def gather(x: Tensor, plan: RowsPlan, step: Tensor, count: int, how: int, stream: int) -> Tensor:
     """Copy ``count`` rows, chosen as a function of ``step``: ``(count, C)``."""
     out = _empty(x, count, plan.features)
@@ -47,34 +44,94 @@ def gather(x: Tensor, plan: RowsPlan, step: Tensor, count: int, how: int, stream
     return out
 
 
-def _fit(
+class _Map(NamedTuple):
+    """How a mixture's moments are applied.
+
+    Attributes:
+        gamma: ``(C,)``.
+        beta: ``(C,)``.
+        inside: whether γ and β belong to the components (Eq. 37).
+        sqrt: whether to divide by √λ_k.
+        leak: slope below 0 of the activation inside the sum over k (Eq. 38); None for no activation.
+    """
+
+    gamma: Tensor | None = None
+    beta: Tensor | None = None
+    inside: bool = False
+    sqrt: bool = True
+    leak: float | None = None
+
+    @property
+    def flags(self) -> tuple[bool, ...]:
+        """As the kernels take them."""
+        return self.gamma is not None, self.beta is not None, self.inside, self.sqrt, self.leak is not None
+
+
+class Fit(NamedTuple):
+    """How a mixture is fitted.
+
+    Attributes:
+        lloyd: iterations of Lloyd's algorithm.
+        em: iterations of EM.
+        step: centres are chosen by k-means++ as a function of it; None where there are some to start from.
+    """
+
+    lloyd: int
+    em: int
+    step: Tensor | None = None
+
+
+def _train(
     x: Tensor,
     plan: RowsPlan,
-    mixture: Moments,
-    lloyd: int,
-    em: int,
-    eps: float = 0.0,
-    step: Tensor | None = None,
-    draws: Tensor | None = None,
+    mixture: Moments | None,
+    fit: Fit | None,
+    eps: float,
+    min_weight: float = 0.0,
+    to: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None] = (None, None, None, None),
+    how: _Map = _Map(),
 ) -> None:
-    """Fit in place; from centres that k-means++ chooses as a function of ``step``, if it is given."""
+    """Start :func:`mn_lightning.kernels.triton.mixture_kernels.train`.
+
+    Args:
+        x: the rows.
+        plan: for them.
+        mixture: to start from, or where the fitted one goes; None if nobody wants to know it.
+        fit: how, if at all.
+        eps: added to the variances.
+        min_weight: components with a smaller weight are dropped from the moments.
+        to: where posteriors, moments, whether they are finite, and y go; the first two are None where no moments are
+            wanted, the last two where no y is.
+        how: to get y.
+    """
     components, features = plan.components, plan.features
-    count = 0 if step is None else min(plan.rows, SEED_ROWS)
+    nu, found, finite, y = to
+    seeded = fit is not None and fit.step is not None
+    count = min(plan.rows, SEED_ROWS) if seeded else 0
     candidates = 2 + int(math.log(components))
     columns = power_of_2(candidates)
-    how = _ALL if count == plan.rows else _DRAWN
-    centres = 0 if step is None else components
-    scratch = _empty(x, plan.scratch + count * features + 2 * (count + 1) * columns + plan.posteriors)
+    steps = 0
+    scratch = plan.scratch + components + 1 + components * (1 + 2 * features)
+    if fit is not None:
+        steps += (2 + plan.split) * (fit.lloyd + fit.em) + (components + 2 if seeded else 0)
+        scratch += count * (features + 2 * columns) + 2 * columns + (0 if nu is not None else plan.posteriors)
+    if found is not None:
+        steps += 2 * (2 + plan.split) + (y is not None)
+    lloyd, em, step = fit or Fit(0, 0)
     launch_steps(
-        kernels.fit,
-        (centres + 2 if centres else 0) + (2 + plan.split) * (lloyd + em),
+        kernels.train,
+        steps,
         plan.programs,
-        (x, step, draws, *mixture, scratch),
-        (eps,),
         (
-            *(*plan.sizes, plan.few_tiles, plan.parts, centres, lloyd, em, count, candidates),
-            *(*plan.tile, plan.few, power_of_2(count), columns, *_ADDED_AT_ONCE, how, Stream.SEED_ROWS.value),
-            *(draws is not None, plan.at_once, plan.split),
+            *(x, step, *(mixture or (None, None, None)), how.gamma, how.beta),
+            *(nu, found, finite, _empty(x, scratch), y),
+        ),
+        (eps, how.leak or 0.0, min_weight),
+        (
+            *(*plan.sizes, plan.few_tiles, plan.parts, lloyd, em, count, candidates),
+            *(*plan.tile, plan.few, power_of_2(count), columns, *_ADDED_AT_ONCE),
+            *(_ALL if count == plan.rows else _DRAWN, Stream.SEED_ROWS.value),
+            *(plan.at_once, plan.split, seeded, fit is not None, found is not None, y is not None, *how.flags),
         ),
     )
 
@@ -86,8 +143,8 @@ def fit(
     x, plan = planned(x, components)
     if fit_rows is not None and fit_rows < plan.rows:
         x, plan = planned(gather(x, plan, step, fit_rows, _STRATIFIED, Stream.FIT_ROWS.value), components)
-    mixture = _moments(x, components, plan.features)
-    _fit(x, plan, mixture, lloyd, em, eps, step)
+    mixture = _empty(x, components), _empty(x, components, plan.features), _empty(x, components, plan.features)
+    _train(x, plan, mixture, Fit(lloyd, em, step), eps)
     return mixture
 
 
@@ -95,7 +152,7 @@ def lloyd(x: Tensor, centers: Tensor, n_iter: int) -> Moments:
     """Lloyd's algorithm for rows ``(B, M, D)`` from ``centers (K, D)``."""
     plan = plan_for_rows(x.shape, x.stride(), len(centers), x.device)
     mixture = _empty(x, len(centers)), centers.clone(), torch.empty_like(centers)
-    _fit(x, plan, mixture, n_iter, 0)
+    _train(x, plan, mixture, Fit(n_iter, 0), 0.0)
     return mixture
 
 
@@ -105,56 +162,63 @@ def em(x: Tensor, mixture: Moments, n_iter: int, eps: float) -> Moments:
     mixture = weights.clone(), means.clone(), variances.clone()
     plan = plan_for_rows(x.shape, x.stride(), len(weights), x.device)
     if n_iter:
-        _fit(x, plan, mixture, 0, n_iter, eps)
+        _train(x, plan, mixture, Fit(0, n_iter), eps)
     return mixture
+
+
+def moments(x: Tensor, mixture: Moments, eps: float, min_weight: float) -> Tensor:
+    """Moments of the rows of ``x`` under a mixture's posteriors, as :func:`normalize` finds them."""
+    components = len(mixture[0])
+    x, plan = planned(x, components)
+    found = _empty(x, components * (1 + 2 * plan.features))
+    _train(x, plan, mixture, None, eps, min_weight, (_empty(x, components, plan.rows), found, None, None))
+    return found
+
+
+def unpacked(found: Tensor, components: int) -> Moments:
+    """Weights, means and variances of what :func:`moments` and :func:`normalize` find, as views."""
+    features = (len(found) // components - 1) // 2
+    weights, means, variances = found.split([components, components * features, components * features])
+    return weights, means.view(components, features), variances.view(components, features)
 
 
 def normalize(
     x: Tensor,
-    mixture: Moments,
-    eps: float,
+    mixture: Moments | None,
+    fit: Fit | None,
+    components: int,
     min_weight: float,
-    gamma: Tensor | None = None,
-    beta: Tensor | None = None,
-    inside: bool = False,
-    sqrt: bool = True,
-    leak: float | None = None,
-    moments_only: bool = False,
-) -> tuple[Tensor, Tensor, Moments]:
-    """Normalize with the moments of ``x`` under the posteriors of a mixture.
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+    inside: bool,
+    sqrt: bool,
+    leak: float | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Normalize with the moments of ``x`` under the posteriors of a mixture, or of one that is fitted to ``x``.
 
     Args:
         x: ``(N, C, *)``.
-        mixture: for the posteriors.
-        eps: added to the variances.
+        mixture: for the posteriors, if there is one.
+        fit: how to fit one, if there is none.
+        components: K.
         min_weight: components with a smaller weight are dropped.
         gamma: ``(C,)``.
         beta: ``(C,)``.
+        eps: added to the variances.
         inside: whether γ and β belong to the components (Eq. 37).
         sqrt: whether to divide by √λ_k.
         leak: slope below 0 of the activation inside the sum over k (Eq. 38); None for no activation.
-        moments_only: leave ``y`` empty.
 
     Returns:
-        y; posteriors ``(K, M)`` after pruning; and the moments under them (Eqs. 31, 35, 36), where a dropped component
-        has the weight 0.
+        y; posteriors ``(K, M)`` after pruning; the moments under them (Eqs. 31, 35, 36), ``(K (1 + 2 C),)``: weights,
+        where a dropped component has 0, means and variances; and whether these are finite, 0-d bool.
     """
-    components = len(mixture[0])
     x, plan = planned(x, components)
-    nu, moments = _empty(x, components, plan.rows), _moments(x, components, plan.features)
-    y = torch.empty_like(x)
-    launch_steps(
-        kernels.moments,
-        4 + 2 * plan.split + (not moments_only),
-        plan.programs,
-        (x, *mixture, gamma, beta, nu, *moments, _empty(x, plan.scratch + components + 1), y),
-        (eps, leak or 0.0, min_weight),
-        (
-            *(*plan.sizes, plan.few_tiles, plan.parts, *plan.tile, plan.few, *_ADDED_AT_ONCE, plan.at_once, plan.split),
-            *(gamma is not None, beta is not None, inside, sqrt, leak is not None, not moments_only),
-        ),
-    )
-    return y, nu, moments
+    nu, found = _empty(x, components, plan.rows), _empty(x, components * (1 + 2 * plan.features))
+    y, finite = torch.empty_like(x), x.new_empty((), dtype=torch.bool)
+    _train(x, plan, mixture, fit, eps, min_weight, (nu, found, finite, y), _Map(gamma, beta, inside, sqrt, leak))
+    return y, nu, found, finite
 
 
 def evaluate(

@@ -25,125 +25,145 @@ from mn_lightning.kernels.triton.steps import begins, ends
 
 
 @triton.jit
-def fit(
-    x, step, draws, weights, means, variances, scratch, arrived,
-    eps, first, last, B, L, C, K, sb, sl, sc, tiles, few_tiles, R, seeding, lloyd, em, count, T,
-    KP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, BF: tl.constexpr, RP: tl.constexpr, TP: tl.constexpr,
-    BP: tl.constexpr, BA: tl.constexpr, HOW: tl.constexpr, STREAM: tl.constexpr, DRAWS: tl.constexpr,
-    AT_ONCE: tl.constexpr, SPLIT: tl.constexpr,
-):  # fmt: skip
-    """Greedy k-means++ among ``count`` of the rows; then Lloyd's algorithm and EM, some iterations of each.
-
-    Each centre after the first is the best, by the sum of squared distances that it leaves, of T candidates drawn with
-    probability proportional to the squared distance to the nearest centre so far. Random numbers are a function of
-    ``step``, or DRAWS: given, for tests. ``seeding`` is the number of centres, or 0 where they are given.
-
-    SPLIT: features are shared out, so that posteriors are found, and written to ``nu``, a step before the sums.
-
-    Steps: seeds; each centre; the last one's mean; for each iteration posteriors (SPLIT), sums, means.
-    """
-    seeds = scratch + R * (2 * K * C + KP)
-    distances = seeds + count * C  # twice (count, TP)
-    picks = distances + 2 * count * TP  # twice (TP,)
-    nu = picks + 2 * TP
-    now = 0
-    if seeding > 0:
-        if begins(0, first, last, arrived):
-            gather_rows(x, step, seeds, count, B * L, L, C, sb, sl, sc, 16, BC, HOW, STREAM)
-        for k in range(0, seeding):
-            if begins(1 + k, first, last, arrived):
-                candidates(
-                    seeds, step, draws, means, distances, picks, k, count, C, T, 16, BC, RP, TP, DRAWS
-                )  # fmt: skip
-        if begins(1 + seeding, first, last, arrived):
-            chosen_centre(seeds, means, distances, picks, seeding, count, C, T, BC, RP, TP)
-        now = 2 + seeding
-    for i in range(0, lloyd + em):
-        nearest = (i < lloyd).to(tl.int32)
-        if SPLIT:
-            if begins(now, first, last, arrived):
-                posteriors(
-                    x, weights, means, variances, weights, nu,
-                    B, L, C, K, sb, sl, sc, tiles, eps, nearest, KP, BM, BC,
-                )  # fmt: skip
-            now += 1
-        if begins(now, first, last, arrived):
-            if AT_ONCE:
-                sums_at_once(
-                    x, weights, means, variances, nu, scratch,
-                    B, L, C, K, sb, sl, sc, few_tiles, R, eps, nearest, KP, BF, BC, False,
-                )  # fmt: skip
-            else:
-                sums(
-                    x, weights, means, variances, means, weights, nu, scratch,
-                    B, L, C, K, sb, sl, sc, tiles, R, eps, nearest, KP, BM, BC, SPLIT, False,
-                )  # fmt: skip
-        if begins(now + 1, first, last, arrived):
-            maximize(scratch, means, weights, means, variances, weights, scratch, R, C, K, 0.0, eps, KP, BP, BA, False)
-        now += 2
-    ends(first, last, arrived)
-
-
-@triton.jit
 def _is_needed(attempt, again):
     """Whether an attempt at the moments is made: the first one, and a second if there is to be one."""
     return (attempt == 0) | (tl.load(again) > 0)
 
 
 @triton.jit
-def moments(
-    x, mix_weights, mix_means, mix_variances, gamma, beta, nu, weights, means, variances, scratch, y, arrived,
-    eps, leak, min_weight, first, last, B, L, C, K, sb, sl, sc, tiles, few_tiles, R,
-    KP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, BF: tl.constexpr, BP: tl.constexpr, BA: tl.constexpr,
-    AT_ONCE: tl.constexpr, SPLIT: tl.constexpr, HAS_GAMMA: tl.constexpr, HAS_BETA: tl.constexpr,
-    INSIDE: tl.constexpr, SQRT: tl.constexpr, ACT: tl.constexpr, APPLY: tl.constexpr,
+def _write_finite(found, finite, size, B: tl.constexpr):
+    """Whether all numbers of a mixture are finite."""
+    wrong = tl.zeros((B,), tl.int32)
+    for start in range(0, size, B):
+        i = start + tl.arange(0, B)
+        number = tl.load(found + i, mask=i < size, other=0.0)
+        wrong += (number - number != 0.0).to(tl.int32)  # the difference from itself is 0 for finite numbers alone
+    tl.store(finite, tl.sum(wrong) == 0)
+
+
+@triton.jit
+def train(
+    x, step, mix_weights, mix_means, mix_variances, gamma, beta, nu, found, finite, scratch, y, arrived,
+    eps, leak, min_weight, first, last,
+    B, L, C, K, sb, sl, sc, tiles, few_tiles, R, lloyd, em, count, T,
+    KP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, BF: tl.constexpr, RP: tl.constexpr, TP: tl.constexpr,
+    BP: tl.constexpr, BA: tl.constexpr, HOW: tl.constexpr, STREAM: tl.constexpr,
+    AT_ONCE: tl.constexpr, SPLIT: tl.constexpr, SEED: tl.constexpr, FIT: tl.constexpr, MOMENTS: tl.constexpr,
+    APPLY: tl.constexpr, HAS_GAMMA: tl.constexpr, HAS_BETA: tl.constexpr, INSIDE: tl.constexpr, SQRT: tl.constexpr,
+    ACT: tl.constexpr,
 ):  # fmt: skip
-    """Posteriors ``(K, B L)`` after pruning, the moments under them (Eqs. 31, 35, 36), and with APPLY y.
+    """Fit a mixture to the rows, take the moments of the rows under it, and normalize with these: each if asked for.
 
-    The second pass does nothing unless a component has to be dropped, or the first one lost digits.
+    SEED: greedy k-means++ among ``count`` of the rows. Each centre after the first is the best, by the sum of squared
+    distances that it leaves, of T candidates drawn with probability proportional to the squared distance to the nearest
+    centre so far. Random numbers are a function of ``step``.
 
-    Steps: posteriors (SPLIT); sums; moments; where they are needed again, posteriors and sums, and moments; y.
+    FIT: Lloyd's algorithm and EM, some iterations of each. The mixture is written, to a place of our own if there is no
+    other.
+
+    MOMENTS: posteriors ``nu (K, B L)`` after pruning, and the moments under them (Eqs. 31, 35, 36), ``found``: weights,
+    means and variances one after the other. They are taken twice if a component has to be dropped, or if the first
+    attempt lost digits. APPLY: y, and whether all moments are ``finite``.
+
+    SPLIT: features are shared out, so that posteriors are found, and written, a step before the sums.
+
+    Steps: SEED: rows, each centre, the last one's mean; FIT, for each iteration: posteriors (SPLIT), sums, means;
+    MOMENTS, twice: posteriors (SPLIT), sums, moments; APPLY: y.
     """
     kept = scratch + R * (2 * K * C + KP)
     again = kept + K
-    for attempt in range(0, 2):
-        now = attempt * (2 + SPLIT)
-        used, shift = mix_weights, mix_means
-        if attempt > 0:
-            used, shift = kept, means
-        if SPLIT:
-            if begins(now, first, last, arrived):
-                if _is_needed(attempt, again):
+    own = again + 1
+    if FIT and MOMENTS:
+        mix_weights = own
+        mix_means = mix_weights + K
+        mix_variances = mix_means + K * C
+    seeds = own + K * (1 + 2 * C)
+    distances = seeds + count * C  # twice (count, TP)
+    picks = distances + 2 * count * TP  # twice (TP,)
+    if not MOMENTS:
+        nu = picks + 2 * TP
+    now = first * 0
+    if SEED:
+        if begins(0, first, last, arrived):
+            gather_rows(x, step, seeds, count, B * L, L, C, sb, sl, sc, 16, BC, HOW, STREAM)
+        for k in range(0, K):
+            if begins(1 + k, first, last, arrived):
+                candidates(seeds, step, mix_means, distances, picks, k, count, C, T, 16, BC, RP, TP)
+        if begins(1 + K, first, last, arrived):
+            chosen_centre(seeds, mix_means, distances, picks, K, count, C, T, BC, RP, TP)
+        now += 2 + K
+    if FIT:
+        for i in range(0, lloyd + em):
+            nearest = (i < lloyd).to(tl.int32)
+            if SPLIT:
+                if begins(now, first, last, arrived):
                     posteriors(
-                        x, mix_weights, mix_means, mix_variances, used, nu,
-                        B, L, C, K, sb, sl, sc, tiles, eps, 0, KP, BM, BC,
+                        x, mix_weights, mix_means, mix_variances, mix_weights, nu,
+                        B, L, C, K, sb, sl, sc, tiles, eps, nearest, KP, BM, BC,
                     )  # fmt: skip
-            now += 1
-        if begins(now, first, last, arrived):
-            if _is_needed(attempt, again):
-                if AT_ONCE and attempt == 0:
+                now += 1
+            if begins(now, first, last, arrived):
+                if AT_ONCE:
                     sums_at_once(
                         x, mix_weights, mix_means, mix_variances, nu, scratch,
-                        B, L, C, K, sb, sl, sc, few_tiles, R, eps, 0, KP, BF, BC, True,
+                        B, L, C, K, sb, sl, sc, few_tiles, R, eps, nearest, KP, BF, BC, False,
                     )  # fmt: skip
                 else:
                     sums(
-                        x, mix_weights, mix_means, mix_variances, shift, used, nu, scratch,
-                        B, L, C, K, sb, sl, sc, tiles, R, eps, 0, KP, BM, BC, SPLIT, True,
+                        x, mix_weights, mix_means, mix_variances, mix_means, mix_weights, nu, scratch,
+                        B, L, C, K, sb, sl, sc, tiles, R, eps, nearest, KP, BM, BC, SPLIT, False,
                     )  # fmt: skip
-            if (attempt == 0) & (tl.program_id(0) == 0):
-                tl.store(again, 0.0)
-        if begins(now + 1, first, last, arrived):
-            if _is_needed(attempt, again):
+            if begins(now + 1, first, last, arrived):
                 maximize(
-                    scratch, shift, weights, means, variances, kept, again, R, C, K, min_weight, eps, KP, BP, BA, True
-                )
-    if APPLY:
-        if begins(4 + 2 * SPLIT, first, last, arrived):
-            apply(
-                x, nu, weights, means, variances, gamma, beta, y,
-                B, L, C, K, sb, sl, sc, tiles, eps, leak, BM, BC, HAS_GAMMA, HAS_BETA, INSIDE, SQRT, ACT,
-            )  # fmt: skip
+                    scratch, mix_means, mix_weights, mix_means, mix_variances, kept, again,
+                    R, C, K, 0.0, eps, KP, BP, BA, False,
+                )  # fmt: skip
+            now += 2
+    if MOMENTS:
+        weights = found
+        means = weights + K
+        variances = means + K * C
+        for attempt in range(0, 2):
+            used, shift = mix_weights, mix_means
+            if attempt > 0:
+                used, shift = kept, means
+            if SPLIT:
+                if begins(now, first, last, arrived):
+                    if _is_needed(attempt, again):
+                        posteriors(
+                            x, mix_weights, mix_means, mix_variances, used, nu,
+                            B, L, C, K, sb, sl, sc, tiles, eps, 0, KP, BM, BC,
+                        )  # fmt: skip
+                now += 1
+            if begins(now, first, last, arrived):
+                if _is_needed(attempt, again):
+                    if AT_ONCE and attempt == 0:
+                        sums_at_once(
+                            x, mix_weights, mix_means, mix_variances, nu, scratch,
+                            B, L, C, K, sb, sl, sc, few_tiles, R, eps, 0, KP, BF, BC, True,
+                        )  # fmt: skip
+                    else:
+                        sums(
+                            x, mix_weights, mix_means, mix_variances, shift, used, nu, scratch,
+                            B, L, C, K, sb, sl, sc, tiles, R, eps, 0, KP, BM, BC, SPLIT, True,
+                        )  # fmt: skip
+                if (attempt == 0) & (tl.program_id(0) == 0):
+                    tl.store(again, 0.0)
+            if begins(now + 1, first, last, arrived):
+                if _is_needed(attempt, again):
+                    maximize(
+                        scratch, shift, weights, means, variances, kept, again,
+                        R, C, K, min_weight, eps, KP, BP, BA, True,
+                    )  # fmt: skip
+            now += 2
+        if APPLY:
+            if begins(now, first, last, arrived):
+                apply(
+                    x, nu, weights, means, variances, gamma, beta, y,
+                    B, L, C, K, sb, sl, sc, tiles, eps, leak, BM, BC, HAS_GAMMA, HAS_BETA, INSIDE, SQRT, ACT,
+                )  # fmt: skip
+                if tl.program_id(0) == 0:
+                    _write_finite(found, finite, K * (1 + 2 * C), 1024)
     ends(first, last, arrived)
 
 

@@ -7,7 +7,7 @@ penalties) are those of the plain formulas, see :mod:`mn_lightning.kernels.trito
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,8 +38,8 @@ def _differentiable(
     setup: Callable[..., None],
     gradients: Callable[..., Gradients],
     backward: tuple[Callable[..., Any], Callable[..., Any]],
-) -> Callable[..., Tensor]:
-    """Give an operation gradients; and return its first output without torch's dispatcher, which would cost time.
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Give an operation gradients; and return y and its last output without torch's dispatcher, which would cost time.
 
     Args:
         name: of the operation.
@@ -54,11 +54,11 @@ def _differentiable(
     def run(ctx: Any, *inputs: Any) -> Any:  # a setup_context of its own would have torch look at signatures each time
         output = forward(*inputs)
         setup(ctx, inputs, output)
-        return output[0]
+        return output[0], output[-1]
 
     methods: dict[str, Any] = {"forward": run, "backward": function}
     made: Any = type(name, (torch.autograd.Function,), {key: staticmethod(value) for key, value in methods.items()})
-    applied: Callable[..., Tensor] = made.apply
+    applied: Callable[..., tuple[Tensor, Tensor]] = made.apply
     return applied
 
 
@@ -98,27 +98,25 @@ fit = _define(
 )
 
 
-def _moments(x: Tensor, weights: Tensor, means: Tensor, variances: Tensor, eps: float, min_weight: float) -> Any:
-    return mixture.normalize(x, (weights, means, variances), eps, min_weight, moments_only=True)[2]
-
-
 moments = _define(
-    "moments(Tensor x, Tensor weights, Tensor means, Tensor variances, float eps, float min_weight)"
-    " -> (Tensor, Tensor, Tensor)",
-    _moments,
-    lambda x, weights, *_: _some_mixture(x, len(weights)),
+    "moments(Tensor x, Tensor weights, Tensor means, Tensor variances, float eps, float min_weight) -> Tensor",
+    lambda x, weights, means, variances, eps, min_weight: mixture.moments(
+        x, (weights, means, variances), eps, min_weight
+    ),
+    lambda x, weights, *_: _new(x, len(weights) * (1 + 2 * x.shape[1])),
 )
 
 _MAP = "Tensor? gamma, Tensor? beta, float eps, bool inside, bool sqrt, float? leak"
 
 
 def _train(
-    x: Tensor, weights: Tensor, means: Tensor, variances: Tensor, min_weight: float,
+    x: Tensor, weights: Tensor | None, means: Tensor | None, variances: Tensor | None, step: Tensor | None,
+    components: int, lloyd: int, em: int, min_weight: float,
     gamma: Tensor | None, beta: Tensor | None, eps: float, inside: bool, sqrt: bool, leak: float | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    start = weights, means, variances
-    y, nu, found = mixture.normalize(x, start, eps, min_weight, gamma, beta, inside, sqrt, leak)
-    return y, nu, *found
+    start = None if weights is None or means is None or variances is None else (weights, means, variances)
+    fit = mixture.Fit(lloyd, em, step) if start is None else None
+    return mixture.normalize(x, start, fit, components, min_weight, gamma, beta, eps, inside, sqrt, leak)
 
 
 def _rows(x: Tensor) -> int:
@@ -126,10 +124,16 @@ def _rows(x: Tensor) -> int:
 
 
 mixture_norm_training = _define(
-    f"mixture_norm_training(Tensor x, Tensor weights, Tensor means, Tensor variances, float min_weight, {_MAP})"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    # Under a mixture, or where it is None, under one that is fitted as a function of `step`.
+    "mixture_norm_training(Tensor x, Tensor? weights, Tensor? means, Tensor? variances, Tensor? step, int components,"
+    f" int lloyd, int em, float min_weight, {_MAP}) -> (Tensor, Tensor, Tensor, Tensor)",
     _train,
-    lambda x, weights, *_: (torch.empty_like(x), _new(x, len(weights), _rows(x)), *_some_mixture(x, len(weights))),
+    lambda x, weights, means, variances, step, components, *_: (
+        torch.empty_like(x),
+        _new(x, components, _rows(x)),
+        _new(x, components * (1 + 2 * x.shape[1])),
+        x.new_empty((), dtype=torch.bool),
+    ),
 )
 
 
@@ -168,35 +172,49 @@ mixture_norm_backward = _define(
 
 
 def _keep_training(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, _, _, _, _, gamma, beta, *ctx.options = inputs
-    ctx.save_for_backward(x, gamma, beta, *output[1:])
+    x, *_, gamma, beta, eps, inside, sqrt, leak = inputs
+    _, nu, found, _ = output
+    ctx.save_for_backward(x, gamma, beta, nu, found)
     ctx.set_materialize_grads(False)
-    ctx.through_moments = True
+    ctx.options = eps, inside, sqrt, leak
 
 
 def _keep_evaluation(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, weights, means, variances, _, gamma, beta, *ctx.options = inputs
     ctx.save_for_backward(x, gamma, beta, output[1], weights, means, variances)
     ctx.set_materialize_grads(False)
-    ctx.through_moments = False
 
 
-def _mixture_gradients(call: Callable[..., Any], ctx: Any, dy: Tensor | None, *_: Any) -> Gradients:
-    x, gamma, beta, nu, *moments_ = ctx.saved_tensors
-    if dy is None:
-        return (None,) * 11
-    if torch.is_grad_enabled():
-        y = plain_mixture_norm(x, gamma, beta, nu, Mixture(*moments_), ctx.options, ctx.through_moments)
-        dx, dgamma, dbeta = differentiable_gradients(y, dy, (x, gamma, beta))
-    else:
-        found = call(dy, x, nu, *moments_, ctx.through_moments, gamma, beta, *ctx.options)
-        dx, dgamma, dbeta = _for_present(found, (x, gamma, beta))
+def _training_gradients(call: Callable[..., Any], ctx: Any, dy: Tensor | None, *_: Any) -> Gradients:
+    x, gamma, beta, nu, found = ctx.saved_tensors
+    start = mixture.unpacked(found, len(nu))
+    dx, dgamma, dbeta = _mixture_gradients(call, ctx, dy, x, gamma, beta, nu, start, True)
+    return dx, None, None, None, None, None, None, None, None, dgamma, dbeta, None, None, None, None
+
+
+def _evaluation_gradients(call: Callable[..., Any], ctx: Any, dy: Tensor | None, *_: Any) -> Gradients:
+    x, gamma, beta, nu, *start = ctx.saved_tensors
+    dx, dgamma, dbeta = _mixture_gradients(call, ctx, dy, x, gamma, beta, nu, start, False)
     return dx, None, None, None, None, dgamma, dbeta, None, None, None, None
 
 
+def _mixture_gradients(
+    call: Callable[..., Any], ctx: Any, dy: Tensor | None, x: Tensor, gamma: Tensor | None, beta: Tensor | None,
+    nu: Tensor, start: Sequence[Tensor], through_moments: bool,
+) -> Gradients:  # fmt: skip
+    if dy is None:
+        return None, None, None
+    if torch.is_grad_enabled():
+        y = plain_mixture_norm(x, gamma, beta, nu, Mixture(*start), ctx.options, through_moments)
+        return tuple(differentiable_gradients(y, dy, (x, gamma, beta)))
+    return _for_present(call(dy, x, nu, *start, through_moments, gamma, beta, *ctx.options), (x, gamma, beta))
+
+
 _MIXTURE = mixture_norm_backward, _mixture_backward
-train_mixture = _differentiable("mixture_norm_training", _train, _keep_training, _mixture_gradients, _MIXTURE)
-evaluate_mixture = _differentiable("mixture_norm_evaluation", _evaluate, _keep_evaluation, _mixture_gradients, _MIXTURE)
+train_mixture = _differentiable("mixture_norm_training", _train, _keep_training, _training_gradients, _MIXTURE)
+evaluate_mixture = _differentiable(
+    "mixture_norm_evaluation", _evaluate, _keep_evaluation, _evaluation_gradients, _MIXTURE
+)
 
 all_finite = _define(
     "all_finite(Tensor means, Tensor variances) -> Tensor",

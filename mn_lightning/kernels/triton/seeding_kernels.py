@@ -144,8 +144,8 @@ def _write_mean(seeds, means, row, k, C, BC: tl.constexpr):
 
 @triton.jit
 def candidates(
-    seeds, step, draws, means, distances, picks, k, count, C, T,
-    BM: tl.constexpr, BC: tl.constexpr, RP: tl.constexpr, TP: tl.constexpr, DRAWS: tl.constexpr,
+    seeds, step, means, distances, picks, k, count, C, T,
+    BM: tl.constexpr, BC: tl.constexpr, RP: tl.constexpr, TP: tl.constexpr,
 ):  # fmt: skip
     """Draw T candidates for centre k; distances of all rows to each or the nearest centre so far.
 
@@ -155,21 +155,15 @@ def candidates(
     tidx = tl.arange(0, TP)
     now = tl.load(step)
     if k == 0:
-        u = _uniform(now, tidx, 0)
-        if DRAWS:
-            u = tl.load(draws + tidx * 0)
-        first = tl.sum(tl.where(tidx == 0, u, 0.0))
+        first = tl.sum(tl.where(tidx == 0, _uniform(now, tidx, 0), 0.0))
         drawn = tl.minimum((first * count).to(tl.int32), count - 1) + tidx * 0
         column = 0
     else:
         column, row, closest = _chosen_candidate(distances, picks, k - 1, count, T, RP, TP)
         _write_mean(seeds, means, row, k - 1, C, BC)
         number = 1 + (k - 1) * T + tidx
-        u = _uniform(now, number, 0)
-        if DRAWS:
-            u = tl.load(draws + number, mask=tidx < T, other=0.0)
         cumulative = tl.cumsum(closest, axis=0)
-        target = tl.sum(closest) * u
+        target = tl.sum(closest) * _uniform(now, number, 0)
         drawn = tl.minimum(tl.sum((cumulative[:, None] < target[None, :]).to(tl.int32), axis=0), count - 1)
     if tl.program_id(0) == 0:
         tl.store(picks + (k % 2) * TP + tidx, drawn.to(tl.float32))
