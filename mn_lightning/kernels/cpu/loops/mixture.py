@@ -67,19 +67,99 @@ def densities(
 
 @formula
 def maximize(counts: Array, sums: Array, origin: Array, weights: Array, means: Array, variances: Array) -> None:
-    """M step, from Σν, Σν(x - origin) and Σν(x - origin)²; a component without rows keeps its mean, with weight 0."""
+    """M step, from Σν, Σν(x - origin) and Σν(x - origin)² of each cut.
+
+    A component without rows keeps its mean, with weight 0.
+    """
     total = 0.0
-    for k in range(len(counts)):
-        total += counts[k]
-    for k in range(len(counts)):
-        weights[k] = counts[k] / total
+    for k in range(len(weights)):
+        for cut in range(len(counts)):
+            total += counts[cut, k]
+    for k in range(len(weights)):
+        count = 0.0
+        for cut in range(len(counts)):
+            count += counts[cut, k]
+        weights[k] = count / total
         for d in range(len(origin)):
             shift, second = 0.0, 0.0
-            if counts[k] > 0:
-                shift, second = sums[0, k, d] / counts[k], sums[1, k, d] / counts[k]
+            if count > 0:
+                for cut in range(len(counts)):
+                    shift += sums[cut, 0, k, d]
+                    second += sums[cut, 1, k, d]
+                shift, second = shift / count, second / count
                 means[k, d] = origin[d] + shift
             variance = second - shift * shift
             variances[k, d] = variance if not variance < 0 else 0.0
+
+
+@formula
+def drop(counts: Array, min_weight: float, constant: Array) -> bool:
+    """Take components with a smaller weight out of a density, but never the heaviest, and say whether there are some.
+
+    Args:
+        counts: Σν for each cut, ``(cuts, K)``.
+        min_weight: smallest weight.
+        constant: of the density; becomes -inf.
+    """
+    weights = np.zeros(len(constant))
+    for cut in range(len(counts)):
+        for k in range(len(weights)):
+            weights[k] += counts[cut, k]
+    total, largest = 0.0, 0.0
+    for k in range(len(weights)):
+        total += weights[k]
+        largest = max(largest, weights[k])
+    dropped = False
+    for k in range(len(weights)):
+        if weights[k] / total < min_weight and weights[k] != largest:
+            constant[k] = -np.inf
+            dropped = True
+    return dropped
+
+
+@formula
+def moments(
+    counts: Array,
+    sums: Array,
+    around: Array,
+    farthest: float,
+    eps: float,
+    total: Array,
+    weights: Array,
+    center: Array,
+    mean: Array,
+    var: Array,
+) -> bool:
+    """Moments of each component (Eqs. 35-36), from Σν, Σν(x - around) and Σν(x - around)² of each cut.
+
+    ``total`` is Σν and ``weights`` its share of the rows. The mean comes in two parts, ``center`` and what its rounding
+    left.
+
+    Returns:
+        Whether a mean is so many as ``farthest`` standard deviations away from what the sums were taken around.
+    """
+    far = False
+    for k in range(len(total)):
+        total[k] = 0.0
+        for cut in range(len(counts)):
+            total[k] += counts[cut, k]
+    for k in range(len(total)):
+        weights[k] = total[k] / total.sum()
+        count = max(total[k], 2.3e-308)
+        for d in range(around.shape[1]):
+            shift, second = 0.0, 0.0
+            for cut in range(len(counts)):
+                shift += sums[cut, 0, k, d]
+                second += sums[cut, 1, k, d]
+            shift, second = shift / count, second / count
+            variance = second - shift * shift
+            if shift * shift > farthest * farthest * (variance + eps):
+                far = True
+            middle = around[k, d] + shift
+            center[k, d] = middle
+            mean[k, d] = middle - center[k, d]
+            var[k, d] = variance if not variance < 0 else 0.0
+    return far
 
 
 @loop

@@ -76,6 +76,8 @@ def sums(
     largest, total = np.empty(length, x.dtype), np.empty(length, x.dtype)
     scratch = np.empty((len(mean), length), x.dtype)
     for cut in range(first, last):
+        counts[cut] = 0.0
+        sums[cut] = 0.0
         for block in range(cuts[cut], cuts[cut + 1]):
             n, start = block // each, block % each * length
             stop = min(start + length, x.shape[2])
@@ -200,6 +202,7 @@ def gradient_sums(
     length = nu.shape[2]
     each = (x.shape[2] + length - 1) // length
     for cut in range(first, last):
+        sums[cut] = 0.0
         for block in range(cuts[cut], cuts[cut + 1]):
             n, start = block // each, block % each * length
             stop = min(start + length, x.shape[2])

@@ -65,6 +65,8 @@ def sums(
     scratch = np.empty((len(mean), length), x.dtype)
     block_sums = np.empty((2, len(mean), features), x.dtype)
     for cut in range(first, last):
+        counts[cut] = 0.0
+        sums[cut] = 0.0
         for block in range(cuts[cut], cuts[cut + 1]):
             start = block * length
             stop = min(start + length, len(x))
@@ -199,6 +201,7 @@ def gradient_sums(
     features = x.shape[1]
     block_sums = np.empty((2, len(center), features), x.dtype)
     for cut in range(first, last):
+        sums[cut] = 0.0
         for block in range(cuts[cut], cuts[cut + 1]):
             start = block * length
             stop = min(start + length, len(x))
