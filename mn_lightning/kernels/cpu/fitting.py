@@ -114,9 +114,7 @@ class Fitted:
             self._maximize(rows, rows.shared.POSTERIOR, density)
 
     def _maximize(self, rows: Rows, kind: int, density: Any) -> None:
-        around = np.empty_like(self.means)
-        around[:] = self.origin
-        counts, sums = rows.sums(kind, density, around)
+        counts, sums = rows.sums(kind, density, self.origin)
         if self.processes.size > 1:
             counts, sums = self._of_all(counts.sum(0), sums.sum(0))
         self.loops.maximize(counts, sums, self.origin, self.weights, self.means, self.variances)

@@ -22,8 +22,8 @@ from mn_lightning.utils.random import Stream
 Arrays = tuple[np.ndarray, ...]
 Parameters = tuple[Tensor | None, ...]
 
-FARTHEST = 30.0
-"""Sums taken around something that is more standard deviations than this away from their mean are taken once more."""
+FARTHEST = 10.0
+"""Variances of components whose means are more standard deviations than this away from the rows' are taken anew."""
 
 
 def mixture_norm(
@@ -115,10 +115,11 @@ class _Maps:
 def _evaluate(x: Tensor, rows: Rows, mixture: Arrays, parameters: Parameters, options: NormOptions) -> Tensor:
     weights, means, variances = mixture
     density = rows.density(weights, means, variances, options.eps)
-    maps = _Maps(np.zeros_like(means), variances, weights, parameters, options)
+    center = (weights[:, None] * means).sum(0)
+    maps = _Maps(means - center, variances, weights, parameters, options)
     y = layout.empty_like(x)
-    arrays = maps.components, *density, maps.slope, maps.level, maps.factor, maps.leak, rows.array(y), rows.length
-    rows.run(rows.loops.evaluate, *arrays)
+    arrays = center, maps.slope, maps.level, maps.factor, maps.leak, rows.array(y), rows.length
+    rows.run(rows.loops.evaluate, maps.components, *density, *arrays)
     return y
 
 
@@ -128,30 +129,30 @@ class _Batch:
     Attributes:
         nu: ``(blocks, K, length)``.
         counts: Σν, ``(K,)``; not used outside training.
-        center: ``(K, D)``, what x is taken relative to: the means, rounded.
+        center: ``(D,)``, what x is taken relative to: about its mean.
         mean: ``(K, D)``, relative to ``center``.
         var: ``(K, D)``.
         weights: ``(K,)``.
     """
 
     def __init__(self, rows: Rows, mixture: Arrays, options: NormOptions) -> None:
-        self.weights, self.center, self.var = mixture
-        self.mean = np.zeros_like(self.center)
-        density = rows.density(self.weights, self.center, self.var, options.eps)
+        self.weights, means, self.var = mixture
+        density = rows.density(self.weights, means, self.var, options.eps)
         self.nu = rows.empty_posteriors(len(self.weights))
-        nu, around = self.nu.numpy(), self.center
-        counts, sums = rows.sums(rows.shared.POSTERIOR, density, around, nu)
+        self.center = (self.weights[:, None] * means).sum(0)
+        given = rows.shared.POSTERIOR, density, self.center, self.nu.numpy()
+        counts, sums = rows.sums(*given)
         if not options.training:
+            self.mean = means - self.center
             return
         if rows.shared.drop(counts, options.min_weight, density.constant):
-            counts, sums = rows.sums(rows.shared.POSTERIOR, density, around, nu)
-        self.counts, self.weights = np.empty(len(counts[0])), np.empty_like(self.weights)
-        self.center, self.var = np.empty_like(around), np.empty_like(around)
-        found = self.counts, self.weights, self.center, self.mean, self.var
-        if rows.shared.moments(counts, sums, around, FARTHEST, options.eps, *found):
-            around = self.center.copy()
-            counts, sums = rows.sums(rows.shared.GIVEN, density, around, nu)
-            rows.shared.moments(counts, sums, around, FARTHEST, options.eps, *found)
+            counts, sums = rows.sums(*given)
+        self.counts, self.weights = np.empty(len(means)), np.empty_like(self.weights)
+        self.mean, self.var = np.empty_like(means), np.empty_like(means)
+        found = self.counts, self.weights, self.mean, self.var
+        if rows.shared.moments(counts, sums, FARTHEST, options.eps, *found):
+            rows.in_cuts(rows.loops.deviations, self.nu.numpy(), self.center, self.mean, sums)
+            rows.shared.deviations(sums, self.counts, self.mean, self.var)
 
 
 def _by_formula(x: Tensor, mixture: Arrays, parameters: Parameters, options: NormOptions) -> Tensor:
@@ -197,11 +198,12 @@ class _Normalize(torch.autograd.Function):
             return (dx, None, None, None, None, *of_parameters)
         rows, maps, batch = rows_of_activation(x), ctx.maps, ctx.batch
         upper, posteriors = rows.array(dy), nu.numpy()
-        sums = rows.gradient_sums(upper, posteriors, batch.center, maps.slope, maps.level, maps.factor, maps.leak)
+        arrays = upper, posteriors, batch.center, maps.slope, maps.level, maps.factor, maps.leak
+        sums = np.empty((len(rows.cuts) - 1, 2, *maps.slope.shape))
+        rows.in_cuts(rows.loops.gradient_sums, maps.components, *arrays, sums)
         by_x, constant, of_parameters = maps.backward(sums, batch.counts if ctx.options.training else None)
         if not ctx.needs_input_grad[0]:
             return (None, None, None, None, None, *of_parameters)
         dx = layout.empty_like(x)
-        arrays = upper, posteriors, batch.center, maps.slope, maps.level, maps.factor, maps.leak
         rows.run(rows.loops.gradient, maps.components, *arrays, by_x, constant, rows.array(dx))
         return (dx, None, None, None, None, *of_parameters)

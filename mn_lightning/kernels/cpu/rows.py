@@ -21,11 +21,11 @@ ROWS_PER_CUT = 64
 
 
 class Density(NamedTuple):
-    """log λ_k p_k(x) = constant_k + Σ_d precision_kd (x_d - mean_kd)²."""
+    """log λ_k p_k(x) = constant_k - Σ_d (steep_kd x_d + shift_kd)²."""
 
     constant: np.ndarray
-    mean: np.ndarray
-    precision: np.ndarray
+    steep: np.ndarray
+    shift: np.ndarray
 
 
 class Rows:
@@ -73,13 +73,13 @@ class Rows:
 
     def density(self, weights: np.ndarray, means: np.ndarray, variances: np.ndarray, reg_covar: float) -> Density:
         """Of weights ``(K,)``, means and variances ``(K, D)``."""
-        density = Density(np.empty_like(weights), means, np.empty_like(means))
-        self.shared.densities(weights, means, variances, reg_covar, density.constant, density.precision)
+        density = Density(np.empty_like(weights), np.empty_like(means), np.empty_like(means))
+        self.shared.densities(weights, means, variances, reg_covar, *density)
         return density
 
     def nearest(self, centers: np.ndarray) -> Density:
         """What is largest for the nearest of the centers ``(K, D)``."""
-        return Density(np.zeros(len(centers), centers.dtype), centers, np.full_like(centers, -1))
+        return Density(np.zeros(len(centers), centers.dtype), np.ones_like(centers), -centers)
 
     def sums(
         self, kind: int, density: Density, center: np.ndarray, nu: np.ndarray | None = None
@@ -87,37 +87,27 @@ class Rows:
         """Read the rows once.
 
         Args:
-            kind: where posteriors come from, as the loop has it.
+            kind: what the posteriors are, as the loop has it.
             density: what they are found with.
-            center: what sums are taken around, ``(K, D)``.
-            nu: where they are, or go to.
+            center: what sums are taken around, ``(D,)``.
+            nu: where they go.
 
         Returns:
             For each cut, Σν, ``(cuts, K)``, and Σν(x - center) and Σν(x - center)², ``(cuts, 2, K, D)``, in float64.
         """
-        components, features = center.shape
-        cuts = len(self.cuts) - 1
-        counts, sums = np.empty((cuts, components)), np.empty((cuts, 2, components, features))
+        cuts, components = len(self.cuts) - 1, len(density.constant)
+        counts, sums = np.empty((cuts, components)), np.empty((cuts, 2, *density.steep.shape))
         kept = nu is not None
         if nu is None:
             nu = np.empty((1, components, self.length), self.values.dtype)
-
-        def part(first: int, last: int) -> None:
-            self.loops.sums(self.values, kind, *density, center, nu, kept, counts, sums, self.cuts, first, last)
-
-        in_parts(part, cuts, self.size)
+        self.in_cuts(self.loops.sums, (0,) * components, kind, *density, center, nu, kept, counts, sums)
         return counts, sums
 
-    def gradient_sums(self, *arrays: Any) -> np.ndarray:
-        """Σ (x - center_k) g and Σ g with g = ν_k factor_k dy act', for each cut, ``(cuts, 2, K, D)``, in float64."""
-        cuts = len(self.cuts) - 1
-        sums = np.empty((cuts, 2, *arrays[2].shape))
-
-        def part(first: int, last: int) -> None:
-            self.loops.gradient_sums(self.values, *arrays, sums, self.cuts, first, last)
-
-        in_parts(part, cuts, self.size)
-        return sums
+    def in_cuts(self, loop: Any, *arrays: Any) -> None:
+        """Run a loop that sums up each cut."""
+        in_parts(
+            lambda first, last: loop(self.values, *arrays, self.cuts, first, last), len(self.cuts) - 1, self.size
+        )
 
     def run(self, loop: Any, *arrays: Any) -> None:
         """Run a loop over all blocks."""

@@ -3,12 +3,14 @@
 The rows are read in blocks that stay in the cache while their posteriors are found and used. Posteriors ν have one
 place for each block, ``(blocks, K, length)``, of which the last may be longer than the block.
 
+log λ_k p_k(x) is constant_k - Σ_d (steep_kd x_d + shift_kd)²: so written, it takes two operations for each number.
+
 ``components`` is a tuple of length K and nothing else: its length is known to the compiler, which then writes out the
 innermost loops over k. ``leak`` is None without an activation inside the sum over k, and else what a negative number is
 multiplied with: 0 for ReLU.
 
-Sums are taken around a ``center`` ``(K, D)`` near each component's mean, in numbers of x's type within a block, and
-added up in float64.
+Sums are taken around a ``center`` ``(D,)`` that all components have in common, in numbers of x's type within a block,
+and added up in float64.
 """
 
 import math
@@ -20,8 +22,8 @@ from mn_lightning.kernels.cpu.compile import formula, loop
 
 Array = Any
 
-GIVEN, NEAREST, POSTERIOR = 0, 1, 2
-"""Where the posteriors in ``sums`` come from: they are given, 1 for the nearest centre, or Eq. 31."""
+NEAREST, POSTERIOR = 0, 1
+"""What the posteriors in ``sums`` are: 1 for the nearest centre, or Eq. 31."""
 
 
 @formula
@@ -53,14 +55,15 @@ def exponentials(values: Array) -> None:
 
 @formula
 def densities(
-    weights: Array, means: Array, variances: Array, reg_covar: float, constant: Array, precision: Array
+    weights: Array, means: Array, variances: Array, reg_covar: float, constant: Array, steep: Array, shift: Array
 ) -> None:
-    """Log λ_k p_k(x) = constant_k + Σ_d precision_kd (x_d - μ_kd)² (Eqs. 26-27); a weight of 0 makes it -inf."""
+    """Log λ_k p_k(x) = constant_k - Σ_d (steep_kd x_d + shift_kd)² (Eqs. 26-27); a weight of 0 makes it -inf."""
     for k in range(len(weights)):
         total = math.log(weights[k]) if weights[k] > 0 else -np.inf
         for d in range(means.shape[1]):
             variance = np.float64(variances[k, d]) + reg_covar
-            precision[k, d] = -0.5 / variance
+            steep[k, d] = math.sqrt(0.5 / variance)
+            shift[k, d] = -steep[k, d] * means[k, d]
             total -= 0.5 * math.log(2 * math.pi * variance)
         constant[k] = total
 
@@ -121,22 +124,19 @@ def drop(counts: Array, min_weight: float, constant: Array) -> bool:
 def moments(
     counts: Array,
     sums: Array,
-    around: Array,
     farthest: float,
     eps: float,
     total: Array,
     weights: Array,
-    center: Array,
     mean: Array,
     var: Array,
 ) -> bool:
-    """Moments of each component (Eqs. 35-36), from Σν, Σν(x - around) and Σν(x - around)² of each cut.
+    """Moments of each component (Eqs. 35-36), from Σν, Σν(x - center) and Σν(x - center)² of each cut.
 
-    ``total`` is Σν and ``weights`` its share of the rows. The mean comes in two parts, ``center`` and what its rounding
-    left.
+    ``total`` is Σν and ``weights`` its share of the rows. ``mean`` is relative to the center.
 
     Returns:
-        Whether a mean is so many as ``farthest`` standard deviations away from what the sums were taken around.
+        Whether a mean is so many as ``farthest`` standard deviations away from the center.
     """
     far = False
     for k in range(len(total)):
@@ -146,7 +146,7 @@ def moments(
     for k in range(len(total)):
         weights[k] = total[k] / total.sum()
         count = max(total[k], 2.3e-308)
-        for d in range(around.shape[1]):
+        for d in range(mean.shape[1]):
             shift, second = 0.0, 0.0
             for cut in range(len(counts)):
                 shift += sums[cut, 0, k, d]
@@ -155,11 +155,25 @@ def moments(
             variance = second - shift * shift
             if shift * shift > farthest * farthest * (variance + eps):
                 far = True
-            middle = around[k, d] + shift
-            center[k, d] = middle
-            mean[k, d] = middle - center[k, d]
+            mean[k, d] = shift
             var[k, d] = variance if not variance < 0 else 0.0
     return far
+
+
+@formula
+def deviations(sums: Array, total: Array, mean: Array, var: Array) -> None:
+    """Variances from Σν(x - center - mean_k) and Σν(x - center - mean_k)² of each cut; means get what was missing."""
+    for k in range(len(total)):
+        count = max(total[k], 2.3e-308)
+        for d in range(mean.shape[1]):
+            shift, second = 0.0, 0.0
+            for cut in range(len(sums)):
+                shift += sums[cut, 0, k, d]
+                second += sums[cut, 1, k, d]
+            shift, second = shift / count, second / count
+            variance = second - shift * shift
+            mean[k, d] += shift
+            var[k, d] = variance if not variance < 0 else 0.0
 
 
 @loop
