@@ -1,7 +1,5 @@
 """Mixture normalization: fit a mixture to an activation, and normalize the activation under it."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -21,12 +19,14 @@ from mn_lightning.gmm.fitting import fit
 from mn_lightning.gmm.seeding import subsample
 from mn_lightning.kernels.density import log_joint, prune
 from mn_lightning.kernels.reference import batch_moments
-from mn_lightning.kernels.select import backend_for_rows, gpu_kernels
+from mn_lightning.kernels.reference import mixture_norm as mixture_norm_of_rows
+from mn_lightning.kernels.select import cpu_kernels, gpu_kernels
 from mn_lightning.kernels.types import (
     AFFINES,
     SCALES,
     Activation,
     Affine,
+    FitOptions,
     Mixture,
     NormOptions,
     Scale,
@@ -194,15 +194,6 @@ def mixture_norm(
     return normalize(input, mixture, weight, bias, options, granularity, processes)[0]
 
 
-class FitOptions(NamedTuple):
-    """How to fit a mixture: the arguments of :func:`fit_mixture` of these names."""
-
-    n_components: int
-    em_iters: int
-    step: Tensor
-    fit_rows: int | None
-
-
 def normalize(
     input: Tensor,
     mixture: Mixture | FitOptions,
@@ -237,8 +228,12 @@ def _normalize(
     granularity: Granularity,
     processes: Processes,
 ) -> tuple[Tensor, Mixture]:
-    """:func:`normalize`, one pass over the rows after the other."""
+    """:func:`normalize` without the kernels for GPUs."""
     wide = upcast(input)  # of a slice, the copy has other strides
+    kernels = cpu_kernels(wide, options.activation, processes) if granularity == "layer" else None
+    if kernels is not None:
+        y, fitted = kernels.mixture_norm(wide, mixture, weight, bias, options)
+        return y.to(input.dtype), fitted
     x = to_rows(wide, granularity)
     if isinstance(mixture, FitOptions):
         packed = _fit(x.detach(), mixture, options.eps, processes)
@@ -246,9 +241,7 @@ def _normalize(
         packed = pack(mixture, granularity)
     gamma = None if weight is None else per_group(weight, granularity)
     beta = None if bias is None else per_group(bias, granularity)
-    backend = backend_for_rows(x, options.activation, processes)
-    y = backend.mixture_norm(x, packed, gamma, beta, options, processes)
-    y = backend.as_output(from_rows(y, wide, granularity))
+    y = from_rows(mixture_norm_of_rows(x, packed, gamma, beta, options, processes), wide, granularity)
     return y.to(input.dtype), unpack(packed, granularity)
 
 

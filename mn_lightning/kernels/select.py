@@ -67,17 +67,24 @@ def use(name: BackendName) -> Iterator[None]:
         _named.reset(before)
 
 
-def backend_for_rows(x: Tensor, activation: Activation | None = None, processes: Processes = ALONE) -> ModuleType:
-    """Pick the backend for passes over rows ``(G, B, M, D)``.
+def backend_for_rows(x: Tensor) -> ModuleType:
+    """Pick the backend for a fit to rows ``(G, B, M, D)``."""
+    return _chosen() if _is_eager(x) and x.shape[0] == 1 else reference
+
+
+def cpu_kernels(
+    x: Tensor, activation: Activation | None = None, processes: Processes = ALONE
+) -> ModuleType | None:
+    """Return :mod:`mn_lightning.kernels.cpu` if it takes MixtureNorm of ``(N, C, *)`` as a whole, else None.
 
     Args:
-        x: the rows.
+        x: the activation.
         activation: applied inside the normalization.
-        processes: those that hold the rows between them.
+        processes: those that hold the batch between them.
     """
-    if not _is_eager(x) or x.shape[0] != 1 or processes.size > 1 or not cpu.knows(activation):
-        return reference
-    return _chosen()
+    if processes.size > 1 or not _is_eager(x) or not cpu.knows(activation):
+        return None
+    return cpu if _chosen() is cpu else None
 
 
 def backend_for_samples(x: Tensor) -> ModuleType:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mn_lightning.functional.mixture import FitOptions, fit_mixture, mixture_moments, normalize
+from mn_lightning.functional.mixture import fit_mixture, mixture_moments, normalize
 from mn_lightning.functional.rows import (
     GRANULARITIES,
     Granularity,
@@ -19,7 +19,7 @@ from mn_lightning.functional.rows import (
     unchanged,
 )
 from mn_lightning.kernels.select import backend_for_queue
-from mn_lightning.kernels.types import AFFINES, SCALES, Affine, Mixture, NormOptions, Scale
+from mn_lightning.kernels.types import AFFINES, SCALES, Affine, FitOptions, Mixture, NormOptions, Scale
 from mn_lightning.layers.activation import out_of_place
 from mn_lightning.layers.alignment import aligned
 from mn_lightning.layers.batch_norm import device_and_dtype, is_synchronized
@@ -286,7 +286,7 @@ class MixtureNorm(KeepsStatistics):
             # A value that is not finite anywhere in the batch has reached the means, if all of it is fitted to.
             finite = backend_for_queue(input).all_finite(fitted)
             if self.fit_rows is not None:
-                finite = finite & input.detach().sum().isfinite()
+                finite = input.detach().sum().isfinite() & finite
             self.queue.push(input, step, finite)
             if not torch.compiler.is_compiling():
                 self._seen_since_refit = True

@@ -82,25 +82,31 @@ class BatchQueue(nn.Module):
             buffer.zero_()
 
     @torch.no_grad()
-    def push(self, input: Tensor, step: Tensor, finite: Tensor) -> None:
+    def push(self, input: Tensor, step: Tensor, finite: Tensor | bool) -> None:
         """Enqueue rows of an activation.
 
         Args:
             input: ``(N, C, *)``.
             step: int64 tensor with one element, of which the choice of rows is a function.
-            finite: 0-d bool; where it is false, the queue stays as it is.
+            finite: 0-d bool; where it is false, the queue stays as it is. True or False where that is known at once.
         """
+        if finite is False:
+            return
         input = input.detach()
         total = input.numel() // input.shape[1]
         if self.rows_per_batch is None and total > self.rows.shape[1]:
             grown = self.rows.new_zeros(self.size, total, self.rows.shape[2])
             grown[:, : self.rows.shape[1]] = self.rows
             self.rows = grown
-        slot = (self.pushes % self.size).reshape(1)
-        old_total = self.totals.index_select(0, slot)
-        self.totals.index_copy_(0, slot, torch.where(finite, torch.full_like(old_total, total), old_total))
-        backend_for_queue(input).enqueue(input, step, finite, self.pushes, self.rows, self.counts)
-        self.pushes.add_(finite)
+        pushes, totals = self.pushes, self.totals
+        if finite is True:
+            totals[int(pushes) % self.size] = total
+        else:
+            slot = (pushes % self.size).reshape(1)
+            old_total = totals.index_select(0, slot)
+            totals.index_copy_(0, slot, torch.where(finite, torch.full_like(old_total, total), old_total))
+        backend_for_queue(input).enqueue(input, step, finite, pushes, self.rows, self.counts)
+        pushes.add_(finite)
 
     def draw(self, decay: float, step: Tensor) -> Tensor:
         """Draw ``decay ** age`` of each batch's kept rows, age 0 being the newest.

@@ -1,6 +1,5 @@
 """The backend for CPUs: loops that numba compiles."""
 
-from mn_lightning.kernels.autograd import as_base as as_output
 from mn_lightning.kernels.cpu.activations import knows
 from mn_lightning.kernels.cpu.availability import is_available
 from mn_lightning.kernels.cpu.fitting import em, fit, lloyd
@@ -10,7 +9,6 @@ from mn_lightning.kernels.cpu.samples import sample_affine
 
 __all__ = [
     "all_finite",
-    "as_output",
     "em",
     "enqueue",
     "fit",

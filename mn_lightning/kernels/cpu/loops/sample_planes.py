@@ -57,11 +57,26 @@ def gradient_sums(x: Array, dy: Array, center: Array, product: Array, total: Arr
 
 @loop
 def gradient(
-    x: Array, dy: Array, center: Array, slope: Array, by_x: Array, constant: Array, dx: Array, first: int, last: int
+    x: Array,
+    dy: Array,
+    center: Array,
+    slope: Array,
+    d_within: Array,
+    d_pooled: Array,
+    dx: Array,
+    first: int,
+    last: int,
 ) -> None:
-    """Dx = dy slope + (x - center) by_x + constant."""
+    """Dx = dy slope + (x - center) 2/L d_within + d_pooled/L.
+
+    The variance depends on the mean only through the sum of deviations from it, which is zero.
+    """
+    number = x.dtype.type
+    share = number(1) / number(x.shape[1])
     for p in range(first, last):
         plane, grad, out = x[p], dy[p], dx[p]
-        middle, a, b, c = center[p], slope[p], by_x[p], constant[p]
+        a, b = slope[p], number(2) * share * d_within[p]
+        c = share * d_pooled[p]
+        middle = center[p]
         for i in range(len(plane)):
             out[i] = grad[i] * a + ((plane[i] - middle) * b + c)

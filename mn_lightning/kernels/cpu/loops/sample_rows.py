@@ -88,15 +88,26 @@ def gradient_sums(x: Array, dy: Array, center: Array, product: Array, total: Arr
 
 @loop
 def gradient(
-    x: Array, dy: Array, center: Array, slope: Array, by_x: Array, constant: Array, dx: Array, first: int, last: int
+    x: Array,
+    dy: Array,
+    center: Array,
+    slope: Array,
+    d_within: Array,
+    d_pooled: Array,
+    dx: Array,
+    first: int,
+    last: int,
 ) -> None:
-    """Dx = dy slope + (x - center) by_x + constant."""
-    shift = constant[0].copy()
+    """See the loop over planes."""
+    number = x.dtype.type
+    share = number(1) / number(x.shape[1])
+    by_x, shift = np.empty(x.shape[2], x.dtype), np.empty(x.shape[2], x.dtype)
     for n in range(first, last):
-        a, b = slope[n], by_x[n]
+        a = slope[n]
         for j in range(len(shift)):
-            shift[j] = constant[n, j] - center[n, j] * by_x[n, j]
+            by_x[j] = number(2) * share * d_within[n, j]
+            shift[j] = share * d_pooled[n, j] - center[n, j] * by_x[j]
         for i in range(x.shape[1]):
             row, grad, out = x[n, i], dy[n, i], dx[n, i]
             for j in range(len(row)):
-                out[j] = grad[j] * a[j] + (row[j] * b[j] + shift[j])
+                out[j] = grad[j] * a[j] + (row[j] * by_x[j] + shift[j])
