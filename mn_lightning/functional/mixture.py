@@ -1,5 +1,7 @@
 """Mixture normalization: fit a mixture to an activation, and normalize the activation under it."""
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -17,9 +19,8 @@ from mn_lightning.functional.rows import (
 )
 from mn_lightning.gmm.fitting import fit
 from mn_lightning.gmm.seeding import subsample
+from mn_lightning.kernels import reference
 from mn_lightning.kernels.density import log_joint, prune
-from mn_lightning.kernels.reference import batch_moments
-from mn_lightning.kernels.reference import mixture_norm as mixture_norm_of_rows
 from mn_lightning.kernels.select import cpu_kernels, gpu_kernels
 from mn_lightning.kernels.types import (
     AFFINES,
@@ -126,7 +127,7 @@ def mixture_moments(
     origin = mean_of(packed)
     x = to_rows(upcast(input), granularity) - origin.unsqueeze(1)
     nu, counts = prune(log_joint(x, packed._replace(means=packed.means - origin), eps), min_weight, processes)
-    mean, var = batch_moments(x, nu, counts, processes)
+    mean, var = reference.batch_moments(x, nu, counts, processes)
     return unpack(Mixture(weights_of(counts), mean + origin, var), granularity)
 
 
@@ -202,20 +203,20 @@ def normalize(
     options: NormOptions,
     granularity: Granularity,
     processes: Processes,
-) -> tuple[Tensor, Mixture]:
+) -> tuple[Tensor, Tensor | bool]:
     """Normalize a checked input under a mixture, or under one that is fitted to it.
 
     Returns:
-        The normalized input, and the mixture in the shapes of :func:`fit_mixture`.
+        The normalized input; and where a mixture is fitted to it, whether all of it is finite, 0-d bool.
     """
     components = mixture.n_components if isinstance(mixture, FitOptions) else len(mixture.weights)
     gpu = gpu_kernels(input, components, processes) if granularity == "layer" else None
+    found: tuple[Tensor, Tensor | bool]
     if gpu is None or not gpu.takes_activation(options.activation):
-        return _normalize(input, mixture, weight, bias, options, granularity, processes)
-    if isinstance(mixture, FitOptions):
-        how = mixture
-        mixture = Mixture(*gpu.fit_mixture(input, how.n_components, how.em_iters, how.step, options.eps, how.fit_rows))
-    return gpu.mixture_norm(input, mixture, weight, bias, options), mixture
+        found = _normalize(input, mixture, weight, bias, options, granularity, processes)
+    else:
+        found = gpu.mixture_norm(input, mixture, weight, bias, options)
+    return found
 
 
 @full_precision
@@ -227,13 +228,13 @@ def _normalize(
     options: NormOptions,
     granularity: Granularity,
     processes: Processes,
-) -> tuple[Tensor, Mixture]:
+) -> tuple[Tensor, Tensor | bool]:
     """:func:`normalize` without the kernels for GPUs."""
     wide = upcast(input)  # of a slice, the copy has other strides
     kernels = cpu_kernels(wide, options.activation, processes) if granularity == "layer" else None
     if kernels is not None:
         y, fitted = kernels.mixture_norm(wide, mixture, weight, bias, options)
-        return y.to(input.dtype), fitted
+        return y.to(input.dtype), _is_finite(input, mixture, fitted, kernels)
     x = to_rows(wide, granularity)
     if isinstance(mixture, FitOptions):
         packed = _fit(x.detach(), mixture, options.eps, processes)
@@ -241,8 +242,16 @@ def _normalize(
         packed = pack(mixture, granularity)
     gamma = None if weight is None else per_group(weight, granularity)
     beta = None if bias is None else per_group(bias, granularity)
-    y = from_rows(mixture_norm_of_rows(x, packed, gamma, beta, options, processes), wide, granularity)
-    return y.to(input.dtype), unpack(packed, granularity)
+    y = from_rows(reference.mixture_norm(x, packed, gamma, beta, options, processes), wide, granularity)
+    return y.to(input.dtype), _is_finite(input, mixture, packed, reference)
+
+
+def _is_finite(input: Tensor, mixture: Mixture | FitOptions, fitted: Mixture, kernels: ModuleType) -> Tensor | bool:
+    if not isinstance(mixture, FitOptions):
+        return True
+    # A value that is not finite anywhere in the batch has reached the means, if all of it is fitted to.
+    finite: Tensor | bool = kernels.all_finite(fitted)
+    return finite if mixture.fit_rows is None else input.detach().sum().isfinite() & finite
 
 
 @torch.no_grad()

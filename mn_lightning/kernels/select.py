@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mn_lightning.kernels import cpu, reference
 from mn_lightning.kernels.transforms import takes_tangents
-from mn_lightning.kernels.types import Activation, Mixture
+from mn_lightning.kernels.types import Activation
 from mn_lightning.utils.checks import check_choice
 from mn_lightning.utils.distributed import ALONE, Processes
 
@@ -72,9 +72,7 @@ def backend_for_rows(x: Tensor) -> ModuleType:
     return _chosen() if _is_eager(x) and x.shape[0] == 1 else reference
 
 
-def cpu_kernels(
-    x: Tensor, activation: Activation | None = None, processes: Processes = ALONE
-) -> ModuleType | None:
+def cpu_kernels(x: Tensor, activation: Activation | None = None, processes: Processes = ALONE) -> ModuleType | None:
     """Return :mod:`mn_lightning.kernels.cpu` if it takes MixtureNorm of ``(N, C, *)`` as a whole, else None.
 
     Args:
@@ -148,9 +146,8 @@ def _fault(device: torch.device) -> str:
         return f"the kernels for GPUs are made for NVIDIA's of compute capability {LEAST_CAPABILITY[0]} and later"
     from mn_lightning.kernels.triton import norms
 
-    ones = torch.ones(1, 1, device=device)
     try:  # one may be without a C compiler, for example, which Triton needs to start its first kernel
-        norms.all_finite(Mixture(ones[0], ones, ones))
+        norms.try_out(device)
     except Exception as error:
         return f"Triton does not work here ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
     return ""

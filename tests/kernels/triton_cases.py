@@ -444,18 +444,18 @@ def test_operations_keep_torchs_rules() -> None:
     how = (gamma, beta, 1e-5, False, True, None)
     gates = torch.randn(2, 4, device=DEVICE), torch.randn(2, device=DEVICE)
     x = x.requires_grad_()
-    queue = torch.zeros(2, 6, 4, device=DEVICE), torch.zeros(2, dtype=torch.long, device=DEVICE)
+    queue = torch.zeros(2, 6, 4, device=DEVICE), *torch.zeros(2, 2, dtype=torch.long, device=DEVICE).unbind()
     one, true = torch.ones((), dtype=torch.long, device=DEVICE), torch.tensor(True, device=DEVICE)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     for operation, args in (
         (ops.fit, (x.detach(), step, 2, 1, 1, 1e-5, None)),
         (ops.moments, (x.detach(), *mixture, 1e-5, 0.01)),
-        (ops.mixture_norm_training, (x, *mixture, 0.01, *how)),
+        (ops.mixture_norm_training, (x, *mixture, None, 2, 0, 0, 0.01, *how)),
+        (ops.mixture_norm_training, (x, None, None, None, step, 2, 1, 1, 0.01, *how)),
         (ops.mixture_norm_evaluation, (x, *mixture, True, *how)),
-        (ops.all_finite, mixture[1:]),
         (ops.push, (x.detach(), step, true, one, *queue)),
-        (ops.mode_norm, (x, *gates, None, None, gamma, beta, 1e-5)),
-        (ops.mode_norm, (x, *gates, gates[0].clone(), gates[0].exp(), gamma, beta, 1e-5)),
+        (ops.mode_norm, (x, *gates, None, None, gamma, beta, 1e-5, True, 0.1)),
+        (ops.mode_norm, (x, *gates, gates[0].clone(), gates[0].exp(), gamma, beta, 1e-5, False, 0.1)),
         (ops.average, (gates[0].clone(), gates[0].clone(), gates[0], gates[0].exp(), 0.1, 12)),
         (ops.mode_group_norm, (x, gates[1].clone(), gates[1], gamma, beta, 1e-5)),
     ):

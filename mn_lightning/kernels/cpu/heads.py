@@ -110,9 +110,7 @@ class _Gates:
 class _GroupGates:
     """:class:`GroupGates`."""
 
-    def __init__(
-        self, head: GroupGates, pooled: np.ndarray, within: np.ndarray | None, parameters: Parameters
-    ) -> None:
+    def __init__(self, head: GroupGates, pooled: np.ndarray, within: np.ndarray | None, parameters: Parameters) -> None:
         from mn_lightning.kernels.cpu.loops import group_gates
 
         assert within is not None

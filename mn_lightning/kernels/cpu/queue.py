@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mn_lightning.kernels import queue as reference
 from mn_lightning.kernels.cpu import layout
-from mn_lightning.kernels.types import Mixture
+from mn_lightning.kernels.types import Mixture, Ring
 from mn_lightning.utils.random import Stream
 
 
@@ -34,18 +34,22 @@ def _keep(values: np.ndarray, step: int, stream: int, count: int, slot: np.ndarr
     keep(values, step, int(stream), count, slot)
 
 
-def enqueue(x: Tensor, step: Tensor, finite: Tensor | bool, pushes: Tensor, rows: Tensor, counts: Tensor) -> None:
-    """Copy rows of ``x``, if it is ``finite``, into slot ``pushes`` of a ring ``rows (size, capacity, C)``."""
+def enqueue(x: Tensor, step: Tensor, finite: Tensor | bool, ring: Ring) -> None:
+    """:func:`mn_lightning.kernels.queue.enqueue`."""
     in_rows = layout.lies_in_rows(x)
     # NumPy knows no bfloat16, and numba no float16.
-    if rows.dtype not in (torch.float32, torch.float64) or not (in_rows or x.is_contiguous()):
-        reference.enqueue(x, step, torch.as_tensor(finite), pushes, rows, counts)
+    if ring.rows.dtype not in (torch.float32, torch.float64) or not (in_rows or x.is_contiguous()):
+        reference.enqueue(x, step, finite, ring)
         return
     if not finite:
         return
+    pushes, rows, counts, totals = (state.numpy() for state in ring)
     channels = x.shape[1]
-    count = min(x.numel() // channels, rows.shape[1])
+    total = x.numel() // channels
+    count = min(total, rows.shape[1])
     slot = int(pushes) % len(rows)
     values = layout.rows(x).reshape(-1, channels) if in_rows else layout.planes(x)
-    _keep(values, int(step), Stream.QUEUE_ROWS, count, rows.numpy()[slot])
-    counts.numpy()[slot] = count
+    _keep(values, int(step), Stream.QUEUE_ROWS, count, rows[slot])
+    counts[slot] = count
+    totals[slot] = total
+    pushes += 1

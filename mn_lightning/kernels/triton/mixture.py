@@ -81,6 +81,9 @@ class Fit(NamedTuple):
     step: Tensor | None = None
 
 
+_NO_MAP = _Map()
+
+
 def _train(
     x: Tensor,
     plan: RowsPlan,
@@ -89,7 +92,7 @@ def _train(
     eps: float,
     min_weight: float = 0.0,
     to: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None] = (None, None, None, None),
-    how: _Map = _Map(),
+    how: _Map = _NO_MAP,
 ) -> None:
     """Start :func:`mn_lightning.kernels.triton.mixture_kernels.train`.
 
@@ -178,7 +181,7 @@ def moments(x: Tensor, mixture: Moments, eps: float, min_weight: float) -> Tenso
 def unpacked(found: Tensor, components: int) -> Moments:
     """Weights, means and variances of what :func:`moments` and :func:`normalize` find, as views."""
     features = (len(found) // components - 1) // 2
-    weights, means, variances = found.split([components, components * features, components * features])
+    weights, means, variances = torch.split(found, [components, components * features, components * features])
     return weights, means.view(components, features), variances.view(components, features)
 
 
@@ -286,24 +289,19 @@ def backward(
     return dx, learned[0], learned[1]
 
 
-def all_finite(means: Tensor, variances: Tensor) -> Tensor:
-    """Whether all numbers of a mixture are finite: 0-d bool."""
-    finite = torch.empty((), dtype=torch.bool, device=means.device)
-    launch(seeding.all_finite, 1, (means, variances, finite), (means.numel(), 1024))
-    return finite
-
-
-def push(x: Tensor, step: Tensor, finite: Tensor, pushes: Tensor, rows: Tensor, counts: Tensor) -> None:
+def push(x: Tensor, step: Tensor, finite: Tensor, pushes: Tensor, rows: Tensor, counts: Tensor, totals: Tensor) -> None:
     """Copy rows of ``x`` into the next slot of a queue ``rows (size, capacity, C)``, if ``finite``."""
     x, plan = planned(x, 1)
     size, capacity, features = rows.shape
     count = min(plan.rows, capacity)
     how = _STRATIFIED if plan.rows > capacity else _ALL
     tile = min(plan.tile[2], 128)
-    launch(
+    launch_steps(
         seeding.push,
-        -(-count // 32) * -(-features // tile),
-        (x, step, finite, pushes, rows, counts),
+        2,
+        min(-(-count // 32) * -(-features // tile), most_programs(x.device)),
+        (x, step, finite, pushes, rows, counts, totals),
+        (),
         (
             *(count, capacity, size, plan.rows, plan.length, features, *plan.strides),
             *(32, tile, how, Stream.QUEUE_ROWS.value),

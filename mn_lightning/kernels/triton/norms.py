@@ -5,6 +5,8 @@ Activations are float32, bfloat16 or float16; everything is computed in float32.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,7 +14,7 @@ from torch.nn import functional
 from mn_lightning.kernels.inner_graph import wants_gradients
 from mn_lightning.kernels.triton import mixture, ops
 from mn_lightning.kernels.triton.launch import MOST_COMPONENTS, MOST_FEATURES, TYPES
-from mn_lightning.kernels.types import Activation, Mixture, NormOptions
+from mn_lightning.kernels.types import Activation, FitOptions, Mixture, NormOptions, Ring
 
 _RELUS = (torch.relu, functional.relu)
 
@@ -20,6 +22,12 @@ _RELUS = (torch.relu, functional.relu)
 def takes(x: Tensor, features: int, components: int) -> bool:
     """Whether the kernels are made for the type of ``x``, and for so many features and components."""
     return x.dtype in TYPES and x.numel() > 0 and components <= MOST_COMPONENTS and features <= MOST_FEATURES
+
+
+def try_out(device: torch.device) -> None:
+    """Run a kernel on a device, to see whether that is possible."""
+    one = torch.ones(1, 1, device=device)
+    mixture.evaluate(one, (one[0], one, one), False, None, None, 1.0, False, False, None)
 
 
 def takes_activation(activation: Activation | None) -> bool:
@@ -50,29 +58,42 @@ def em(x: Tensor, start: Mixture, n_iter: int, eps: float, origin: Tensor | None
 
 def mixture_moments(x: Tensor, start: Mixture, eps: float, min_weight: float) -> mixture.Moments:
     """:func:`mn_lightning.functional.mixture_moments`."""
-    return mixture.normalize(x.detach(), _float(start), eps, min_weight, moments_only=True)[2]
+    return mixture.unpacked(mixture.moments(x.detach(), _float(start), eps, min_weight), len(start.weights))
 
 
-def mixture_norm(x: Tensor, start: Mixture, gamma: Tensor | None, beta: Tensor | None, options: NormOptions) -> Tensor:
-    """:func:`mn_lightning.functional.mixture_norm`."""
+def mixture_norm(
+    x: Tensor, start: Mixture | FitOptions, gamma: Tensor | None, beta: Tensor | None, options: NormOptions
+) -> tuple[Tensor, Tensor | bool]:
+    """:func:`mn_lightning.functional.mixture_norm`, under a mixture or one that is fitted to ``x``.
+
+    Returns:
+        y, and in training whether all of ``x`` is finite, 0-d bool.
+    """
     leak = None if options.activation is None else _leak(options.activation)
     gamma, beta = _contiguous(gamma), _contiguous(beta)
     how = gamma, beta, options.eps, options.affine == "component", options.scale == "sqrt", leak
-    if options.training:
-        return ops.train_mixture(x, *_float(start), options.min_weight, *how)
-    if wants_gradients(x, gamma, beta):
-        return ops.evaluate_mixture(x, *_float(start), True, *how)
-    return mixture.evaluate(x, _float(start), False, *how)[0]
+    fit: tuple[Any, ...]
+    if isinstance(start, FitOptions):
+        n, n_em, step = start.n_components, start.em_iters // 2, start.step
+        if start.fit_rows is None or start.fit_rows >= x.numel() // x.shape[1]:
+            fit = None, None, None, step, n, start.em_iters - n_em, n_em
+        else:
+            fitted = fit_mixture(x, n, start.em_iters, step, options.eps, start.fit_rows)
+            fit = *fitted, None, n, 0, 0
+    elif options.training:
+        fit = *_float(start), None, len(start.weights), 0, 0
+    elif wants_gradients(x, gamma, beta):
+        return ops.evaluate_mixture(x, *_float(start), True, *how), True
+    else:
+        return mixture.evaluate(x, _float(start), False, *how)[0], True
+    y, finite = ops.train_mixture(x, *fit, options.min_weight, *how)
+    return y, finite
 
 
-def all_finite(of: Mixture) -> Tensor:
-    """Whether all numbers of a mixture are finite: 0-d bool."""
-    return mixture.all_finite(of.means, of.variances)
-
-
-def enqueue(x: Tensor, step: Tensor, finite: Tensor, pushes: Tensor, rows: Tensor, counts: Tensor) -> None:
-    """Copy rows of ``x``, if it is ``finite``, into slot ``pushes`` of a ring ``rows (size, capacity, C)``."""
-    mixture.push(x.detach(), step, finite, pushes, rows, counts)
+def enqueue(x: Tensor, step: Tensor, finite: Tensor | bool, ring: Ring) -> None:
+    """:func:`mn_lightning.kernels.queue.enqueue`."""
+    finite = finite if isinstance(finite, Tensor) else torch.tensor(finite, device=x.device)
+    mixture.push(x.detach(), step, finite, *ring)
 
 
 def mode_norm(
@@ -92,14 +113,14 @@ def mode_norm(
     training = training or running is None
     options = gamma, beta, eps, training, momentum
     if running is None:
-        return ops.normalize_modes(x, gate_weight, gate_bias, None, None, *options)
-    if all(moment.is_contiguous() for moment in running):
-        return ops.normalize_modes(x, gate_weight, gate_bias, *running, *options)
+        y: Tensor = ops.normalize_modes(x, gate_weight, gate_bias, None, None, *options)
+        return y
     there = [moment.contiguous() for moment in running]
     y = ops.normalize_modes(x, gate_weight, gate_bias, *there, *options)
-    for moment, new in zip(running, there, strict=True):
-        if training:
-            moment.copy_(new)
+    if training:
+        for moment, new in zip(running, there, strict=True):
+            if new is not moment:  # a view: the kernel has moved the copy
+                moment.copy_(new)
     return y
 
 
@@ -107,7 +128,8 @@ def mode_group_norm(
     x: Tensor, gate_weight: Tensor, gate_bias: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
 ) -> Tensor:
     """:func:`mn_lightning.functional.mode_group_norm`."""
-    return ops.normalize_groups(x, *map(_contiguous, (gate_weight, gate_bias, gamma, beta)), eps)
+    y: Tensor = ops.normalize_groups(x, *map(_contiguous, (gate_weight, gate_bias, gamma, beta)), eps)
+    return y
 
 
 def _contiguous(parameter: Tensor | None) -> Tensor | None:

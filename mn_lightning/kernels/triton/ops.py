@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -38,8 +39,9 @@ def _differentiable(
     setup: Callable[..., None],
     gradients: Callable[..., Gradients],
     backward: tuple[Callable[..., Any], Callable[..., Any]],
-) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Give an operation gradients; and return y and its last output without torch's dispatcher, which would cost time.
+    wanted: Callable[[tuple[Tensor, ...]], Any] = itemgetter(0),
+) -> Callable[..., Any]:
+    """Give an operation gradients; and return the same without torch's dispatcher, which would only cost time.
 
     Args:
         name: of the operation.
@@ -47,6 +49,7 @@ def _differentiable(
         setup: keeps what the gradients need.
         gradients: called with one of ``backward`` first.
         backward: operation and function that compute them.
+        wanted: takes out of all outputs what is returned.
     """
     operation, function = (partial(gradients, call) for call in backward)
     torch.library.register_autograd(f"mn_lightning::{name}", operation, setup_context=setup, lib=_library)
@@ -54,11 +57,11 @@ def _differentiable(
     def run(ctx: Any, *inputs: Any) -> Any:  # a setup_context of its own would have torch look at signatures each time
         output = forward(*inputs)
         setup(ctx, inputs, output)
-        return output[0], output[-1]
+        return wanted(output)
 
     methods: dict[str, Any] = {"forward": run, "backward": function}
     made: Any = type(name, (torch.autograd.Function,), {key: staticmethod(value) for key, value in methods.items()})
-    applied: Callable[..., tuple[Tensor, Tensor]] = made.apply
+    applied: Callable[..., Any] = made.apply
     return applied
 
 
@@ -211,18 +214,16 @@ def _mixture_gradients(
 
 
 _MIXTURE = mixture_norm_backward, _mixture_backward
-train_mixture = _differentiable("mixture_norm_training", _train, _keep_training, _training_gradients, _MIXTURE)
+train_mixture = _differentiable(
+    "mixture_norm_training", _train, _keep_training, _training_gradients, _MIXTURE, itemgetter(0, 3)
+)
 evaluate_mixture = _differentiable(
     "mixture_norm_evaluation", _evaluate, _keep_evaluation, _evaluation_gradients, _MIXTURE
 )
 
-all_finite = _define(
-    "all_finite(Tensor means, Tensor variances) -> Tensor",
-    mixture.all_finite,
-    lambda means, _: means.new_empty((), dtype=torch.bool),
-)
 push = _define(
-    "push(Tensor x, Tensor step, Tensor finite, Tensor pushes, Tensor(a!) rows, Tensor(b!) counts) -> ()",
+    "push(Tensor x, Tensor step, Tensor finite, Tensor(a!) pushes, Tensor(b!) rows, Tensor(c!) counts,"
+    " Tensor(d!) totals) -> ()",
     mixture.push,
     lambda *_: None,
 )

@@ -6,6 +6,8 @@ The random numbers are those of the package's counter-based generator: the same 
 import triton
 import triton.language as tl
 
+from mn_lightning.kernels.triton.steps import begins, ends
+
 ALL = tl.constexpr(0)
 """Which rows: all, one after the other;"""
 DRAWN = tl.constexpr(1)
@@ -82,42 +84,36 @@ def gather(
 
 
 @triton.jit
-def all_finite(means, variances, finite, size, B: tl.constexpr):
-    """Whether all numbers of two tensors are. Grid: one program."""
-    wrong = tl.zeros((B,), tl.int32)
-    for start in range(0, size, B):
-        i = start + tl.arange(0, B)
-        mean = tl.load(means + i, mask=i < size, other=0.0)
-        var = tl.load(variances + i, mask=i < size, other=0.0)
-        # The difference from itself is 0 for finite numbers alone.
-        wrong += ((mean - mean != 0.0) | (var - var != 0.0)).to(tl.int32)
-    tl.store(finite, tl.sum(wrong) == 0)
-
-
-@triton.jit
 def push(
-    x, step, finite, pushes, rows, counts,
-    count, capacity, size, total, L, C, sb, sl, sc,
+    x, step, finite, pushes, rows, counts, totals, arrived,
+    first, last, count, capacity, size, total, L, C, sb, sl, sc,
     BM: tl.constexpr, BC: tl.constexpr, HOW: tl.constexpr, STREAM: tl.constexpr,
 ):  # fmt: skip
     """Copy ``count`` rows into slot ``pushes % size`` of a queue ``rows (size, capacity, C)``, if ``finite``.
 
-    Grid: one program for every BM rows and every BC features.
+    Steps: the rows; and what is known of the slot, which every program has read then.
     """
-    slices = tl.cdiv(C, BC)
     good = tl.load(finite) != 0
-    slot = tl.load(pushes) % size
-    number = (tl.program_id(0) // slices) * BM + tl.arange(0, BM)
-    c = (tl.program_id(0) % slices) * BC + tl.arange(0, BC)
-    row = _chosen(tl.load(step), number, count, total, HOW, STREAM)
-    inside = (number < count)[:, None] & (c < C)[None, :] & good
-    at = (row // L) * sb + (row % L) * sl
-    values = tl.load(x + at[:, None] + c[None, :].to(tl.int64) * sc, mask=inside, other=0.0)
-    to = rows + slot * capacity * C + number[:, None] * C + c[None, :]
-    tl.store(to, values.to(rows.dtype.element_ty), mask=inside)
-    if tl.program_id(0) == 0:
+    before = tl.load(pushes)
+    slot = before % size
+    if begins(0, first, last, arrived):
         if good:
+            slices = tl.cdiv(C, BC)
+            for t in range(tl.program_id(0), tl.cdiv(count, BM) * slices, tl.num_programs(0)):
+                number = (t // slices) * BM + tl.arange(0, BM)
+                c = (t % slices) * BC + tl.arange(0, BC)
+                row = _chosen(tl.load(step), number, count, total, HOW, STREAM)
+                inside = (number < count)[:, None] & (c < C)[None, :]
+                at = (row // L) * sb + (row % L) * sl
+                values = tl.load(x + at[:, None] + c[None, :].to(tl.int64) * sc, mask=inside, other=0.0)
+                to = rows + slot * capacity * C + number[:, None] * C + c[None, :]
+                tl.store(to, values.to(rows.dtype.element_ty), mask=inside)
+    if begins(1, first, last, arrived):
+        if good & (tl.program_id(0) == 0):
             tl.store(counts + slot, count)
+            tl.store(totals + slot, total)
+            tl.store(pushes, before + 1)
+    ends(first, last, arrived)
 
 
 @triton.jit
