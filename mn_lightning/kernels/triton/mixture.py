@@ -131,10 +131,10 @@ def _train(
         ),
         (eps, how.leak or 0.0, min_weight),
         (
-            *(*plan.sizes, plan.few_tiles, plan.parts, lloyd, em, count, candidates),
-            *(*plan.tile, plan.few, power_of_2(count), columns, *_ADDED_AT_ONCE),
+            *(*plan.sizes, plan.parts, lloyd, em, count, candidates),
+            *(*plan.tile, power_of_2(count), columns, *_ADDED_AT_ONCE),
             *(_ALL if count == plan.rows else _DRAWN, Stream.SEED_ROWS.value),
-            *(plan.at_once, plan.split, seeded, fit is not None, found is not None, y is not None, *how.flags),
+            *(plan.split, seeded, fit is not None, found is not None, y is not None, *how.flags),
         ),
     )
 

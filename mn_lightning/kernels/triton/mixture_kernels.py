@@ -18,7 +18,6 @@ from mn_lightning.kernels.triton.mixture_passes import (
     posteriors,
     posteriors_at,
     sums,
-    sums_at_once,
 )
 from mn_lightning.kernels.triton.seeding_kernels import candidates, chosen_centre, gather_rows
 from mn_lightning.kernels.triton.steps import begins, ends
@@ -26,8 +25,8 @@ from mn_lightning.kernels.triton.steps import begins, ends
 
 @triton.jit
 def _is_needed(attempt, again):
-    """Whether an attempt at the moments is made: the first one, and a second if there is to be one."""
-    return (attempt == 0) | (tl.load(again) > 0)
+    """Whether something is done: always, but for a second attempt at the moments, unless the first one asked for it."""
+    return (attempt <= 0) | (tl.load(again) > 0)
 
 
 @triton.jit
@@ -45,10 +44,10 @@ def _write_finite(found, finite, size, B: tl.constexpr):
 def train(
     x, step, mix_weights, mix_means, mix_variances, gamma, beta, nu, found, finite, scratch, y, arrived,
     eps, leak, min_weight, first, last,
-    B, L, C, K, sb, sl, sc, tiles, few_tiles, R, lloyd, em, count, T,
-    KP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, BF: tl.constexpr, RP: tl.constexpr, TP: tl.constexpr,
+    B, L, C, K, sb, sl, sc, tiles, R, lloyd, em, count, T,
+    KP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, RP: tl.constexpr, TP: tl.constexpr,
     BP: tl.constexpr, BA: tl.constexpr, HOW: tl.constexpr, STREAM: tl.constexpr,
-    AT_ONCE: tl.constexpr, SPLIT: tl.constexpr, SEED: tl.constexpr, FIT: tl.constexpr, MOMENTS: tl.constexpr,
+    SPLIT: tl.constexpr, SEED: tl.constexpr, FIT: tl.constexpr, MOMENTS: tl.constexpr,
     APPLY: tl.constexpr, HAS_GAMMA: tl.constexpr, HAS_BETA: tl.constexpr, INSIDE: tl.constexpr, SQRT: tl.constexpr,
     ACT: tl.constexpr,
 ):  # fmt: skip
@@ -92,74 +91,40 @@ def train(
         if begins(1 + K, first, last, arrived):
             chosen_centre(seeds, mix_means, distances, picks, K, count, C, T, BC, RP, TP)
         now += 2 + K
-    if FIT:
-        for i in range(0, lloyd + em):
-            nearest = (i < lloyd).to(tl.int32)
-            if SPLIT:
-                if begins(now, first, last, arrived):
-                    posteriors(
-                        x, mix_weights, mix_means, mix_variances, mix_weights, nu,
-                        B, L, C, K, sb, sl, sc, tiles, eps, nearest, KP, BM, BC,
-                    )  # fmt: skip
-                now += 1
-            if begins(now, first, last, arrived):
-                if AT_ONCE:
-                    sums_at_once(
-                        x, mix_weights, mix_means, mix_variances, nu, scratch,
-                        B, L, C, K, sb, sl, sc, few_tiles, R, eps, nearest, KP, BF, BC, False,
-                    )  # fmt: skip
-                else:
-                    sums(
-                        x, mix_weights, mix_means, mix_variances, mix_means, mix_weights, nu, scratch,
-                        B, L, C, K, sb, sl, sc, tiles, R, eps, nearest, KP, BM, BC, SPLIT, False,
-                    )  # fmt: skip
-            if begins(now + 1, first, last, arrived):
-                maximize(
-                    scratch, mix_means, mix_weights, mix_means, mix_variances, kept, again,
-                    R, C, K, 0.0, eps, KP, BP, BA, False,
-                )  # fmt: skip
-            now += 2
-    if MOMENTS:
-        weights = found
-        means = weights + K
-        variances = means + K * C
-        for attempt in range(0, 2):
-            used, shift = mix_weights, mix_means
+    for i in range(0, lloyd + em + 2 * MOMENTS):
+        attempt = i - (lloyd + em)  # at the moments: 0 and 1
+        used, shift = mix_weights, mix_means
+        weights, means, variances = mix_weights, mix_means, mix_variances
+        if MOMENTS:
+            if attempt >= 0:
+                weights, means, variances = found, found + K, found + K * (1 + C)
             if attempt > 0:
                 used, shift = kept, means
-            if SPLIT:
-                if begins(now, first, last, arrived):
-                    if _is_needed(attempt, again):
-                        posteriors(
-                            x, mix_weights, mix_means, mix_variances, used, nu,
-                            B, L, C, K, sb, sl, sc, tiles, eps, 0, KP, BM, BC,
-                        )  # fmt: skip
-                now += 1
+        if SPLIT:
             if begins(now, first, last, arrived):
                 if _is_needed(attempt, again):
-                    if AT_ONCE and attempt == 0:
-                        sums_at_once(
-                            x, mix_weights, mix_means, mix_variances, nu, scratch,
-                            B, L, C, K, sb, sl, sc, few_tiles, R, eps, 0, KP, BF, BC, True,
-                        )  # fmt: skip
-                    else:
-                        sums(
-                            x, mix_weights, mix_means, mix_variances, shift, used, nu, scratch,
-                            B, L, C, K, sb, sl, sc, tiles, R, eps, 0, KP, BM, BC, SPLIT, True,
-                        )  # fmt: skip
-                if (attempt == 0) & (tl.program_id(0) == 0):
-                    tl.store(again, 0.0)
-            if begins(now + 1, first, last, arrived):
-                if _is_needed(attempt, again):
-                    maximize(
-                        scratch, shift, weights, means, variances, kept, again,
-                        R, C, K, min_weight, eps, KP, BP, BA, True,
+                    posteriors(
+                        x, mix_weights, mix_means, mix_variances, used, nu,
+                        B, L, C, K, sb, sl, sc, tiles, eps, i < lloyd, KP, BM, BC,
                     )  # fmt: skip
-            now += 2
+            now += 1
+        if begins(now, first, last, arrived):
+            if _is_needed(attempt, again):
+                sums(
+                    x, mix_weights, mix_means, mix_variances, shift, used, nu, scratch,
+                    B, L, C, K, sb, sl, sc, tiles, R, eps, i < lloyd, attempt >= 0, KP, BM, BC, SPLIT,
+                )  # fmt: skip
+            if (attempt == 0) & (tl.program_id(0) == 0):
+                tl.store(again, 0.0)
+        if begins(now + 1, first, last, arrived):
+            if _is_needed(attempt, again):
+                maximize(scratch, shift, weights, means, variances, kept, again, R, C, K, min_weight, eps, KP, BP, BA)
+        now += 2
+    if MOMENTS:
         if APPLY:
             if begins(now, first, last, arrived):
                 apply(
-                    x, nu, weights, means, variances, gamma, beta, y,
+                    x, nu, found, found + K, found + K * (1 + C), gamma, beta, y,
                     B, L, C, K, sb, sl, sc, tiles, eps, leak, BM, BC, HAS_GAMMA, HAS_BETA, INSIDE, SQRT, ACT,
                 )  # fmt: skip
                 if tl.program_id(0) == 0:

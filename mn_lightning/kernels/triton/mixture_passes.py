@@ -55,8 +55,8 @@ def affinity(
 ):  # fmt: skip
     """How much each component has of each row of a tile, ``(BM, KP)``.
 
-    ``nearest``: 1 for the nearest mean, the first of several; otherwise, where it is 0, the posteriors of Eq. 31 over
-    the components for which ``used`` is positive, as the weights of those in use are.
+    ``nearest``: 1 for the nearest mean, the first of several; otherwise the posteriors of Eq. 31 over the components
+    for which ``used`` is positive, as the weights of those in use are.
     """
     kidx = tl.arange(0, KP)
     total = tl.zeros((BM, KP), tl.float32)
@@ -102,10 +102,10 @@ def posteriors(
 @triton.jit
 def sums(
     x, weights, means, variances, shift, used, nu, scratch,
-    B, L, C, K, sb, sl, sc, tiles, R, eps, nearest,
-    KP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, GIVEN: tl.constexpr, STORE: tl.constexpr,
+    B, L, C, K, sb, sl, sc, tiles, R, eps, nearest, store,
+    KP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, GIVEN: tl.constexpr,
 ):  # fmt: skip
-    """Σ ν (x - shift), Σ ν (x - shift)² and Σ ν of each part's rows; ν is GIVEN, or found and, with STORE, written.
+    """Σ ν (x - shift), Σ ν (x - shift)² and Σ ν of each part's rows; ν is GIVEN, or found, and written to `store` it.
 
     ``scratch`` holds them one after the other, ``(R, K, C)`` twice and ``(R, KP)``. Where there are more than BC
     features ν has to be GIVEN: each slice of them is another program's.
@@ -128,8 +128,7 @@ def sums(
                     x, weights, means, variances, used, block, row, there, C, K, sb, sl, sc, eps, nearest,
                     KP, BM, BC,
                 )  # fmt: skip
-                if STORE:
-                    tl.store(at[:, None] + kidx[None, :] * apart, share, mask=inside)
+                tl.store(at[:, None] + kidx[None, :] * apart, share, mask=inside & store)
             n += tl.sum(share, axis=0)
             tile = load(x, block, row, c, there[:, None] & (c < C)[None, :], sb, sl, sc)
             for k in range(0, K):
@@ -143,66 +142,6 @@ def sums(
         inside_sums = (kidx < K)[:, None] & (c < C)[None, :]
         tl.store(here, one, mask=inside_sums)
         tl.store(here + R * K * C, two, mask=inside_sums)
-
-
-@triton.jit
-def _rows_of(values, c, C, K, other, KP: tl.constexpr):
-    """Rows of ``(K, C)`` for some features, ``(KP, BC)``."""
-    kidx = tl.arange(0, KP)
-    inside = (kidx < K)[:, None] & (c < C)[None, :]
-    return tl.load(values + kidx[:, None] * C + c[None, :], mask=inside, other=other)
-
-
-@triton.jit
-def sums_at_once(
-    x, weights, means, variances, nu, scratch,
-    B, L, C, K, sb, sl, sc, tiles, R, eps, nearest,
-    KP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, STORE: tl.constexpr,
-):  # fmt: skip
-    """:func:`sums` around the means, for a few components and features: all of them in registers at the same time.
-
-    Nothing is added up over rows before the last of them has been read, and what belongs to the components is loaded
-    once.
-    """
-    kidx = tl.arange(0, KP)
-    c = tl.arange(0, BC)
-    here = (c < C)[None, :] & (kidx < K)[:, None]
-    mean = _rows_of(means, c, C, K, 0.0, KP)
-    var = _rows_of(variances, c, C, K, 1.0, KP) + eps
-    var = tl.where(nearest == 0, var, 0.5)
-    scale = tl.where(here, 0.5 / var, 0.0)
-    weight = tl.load(weights + kidx, mask=(kidx < K) & (nearest == 0), other=0.0)
-    constant = 0.5 * tl.sum(tl.where(here, tl.log(var), 0.0), axis=1) - tl.log(tl.where(weight > 0, weight, 1.0))
-    constant = tl.where(nearest == 0, constant, 0.0)
-    used = weight > 0
-    for part in range(tl.program_id(0), R, tl.num_programs(0)):
-        n = tl.zeros((KP, BM), tl.float32)
-        one = tl.zeros((KP, BM, BC), tl.float32)
-        two = tl.zeros((KP, BM, BC), tl.float32)
-        for t in range(part, B * tiles, R):
-            block, row, there = place(t, tiles, L, BM)
-            tile = load(x, block, row, c, there[:, None] & (c < C)[None, :], sb, sl, sc)
-            d = tile[None, :, :] - mean[:, None, :]
-            cost = tl.sum(d * d * scale[:, None, :], axis=2) + constant[:, None]
-            score = tl.where(-cost < _LOWEST, _LOWEST, -cost)  # a NaN stays one
-            score = tl.where(used[:, None], score, -float("inf"))
-            e = tl.exp(score - tl.max(score, axis=0)[None, :])
-            # Of numbers, also of NaNs.
-            first = tl.argmin(tl.where((kidx < K)[:, None], cost, float("inf")), axis=0)
-            one_hot = (first[None, :] == kidx[:, None]).to(tl.float32)
-            share = tl.where(nearest == 0, e / tl.sum(e, axis=0)[None, :], one_hot)
-            share = tl.where(there[None, :], share, 0.0)
-            if STORE:
-                at, apart = posteriors_at(nu, block, row, B, L)
-                tl.store(at[None, :] + kidx[:, None] * apart, share, mask=there[None, :] & (kidx < K)[:, None])
-            n += share
-            weighted = share[:, :, None] * d
-            one += weighted
-            two += weighted * d
-        tl.store(scratch + 2 * R * K * C + part * KP + kidx, tl.sum(n, axis=1))
-        to = scratch + part * K * C + kidx[:, None] * C + c[None, :]
-        tl.store(to, tl.sum(one, axis=1), mask=here)
-        tl.store(to + R * K * C, tl.sum(two, axis=1), mask=here)
 
 
 @triton.jit
@@ -222,13 +161,13 @@ def add(partial, R, step, c, inside, BP: tl.constexpr, BC: tl.constexpr):
 def maximize(
     scratch, shift, weights, means, variances, kept, again,
     R, C, K, min_weight, eps,
-    KP: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, PRUNE: tl.constexpr,
+    KP: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """Add up the parts' sums to weights, means and variances; ``shift`` stays for a component without rows.
 
-    PRUNE: into ``kept``, which K components hold at least ``min_weight`` of the rows, or most; and ``again`` becomes
-    positive where another pass is needed: because one does not, or because a variance lost digits to a mean that is far
-    from ``shift``.
+    Into ``kept``, which K components hold at least ``min_weight`` of the rows, or most; and ``again`` becomes positive
+    where another pass is needed: because one does not, or because a variance lost digits to a mean that is far from
+    ``shift``.
     """
     kidx = tl.arange(0, KP)
     counts = scratch + 2 * R * K * C
@@ -248,11 +187,10 @@ def maximize(
         tl.store(means + k * C + c, vector(shift + k * C, c, C) + delta, mask=c < C)
         tl.store(variances + k * C + c, tl.where(var < 0, 0.0, var), mask=c < C)
         tl.store(weights + kidx, weight, mask=(kidx < K) & (unit == 0))
-        if PRUNE:
-            keep = (weight >= min_weight) | (weight == tl.max(weight))
-            tl.store(kept + kidx, keep.to(tl.float32), mask=(kidx < K) & (unit == 0))
-            # 1e-5 of the variance, against float32's 1.2e-7 of what it is the difference from.
-            lost = (square * 1.2e-7 > 1e-5 * (var + eps)) & (c < C)
-            dropped = (kidx < K) & (weight > 0) & (keep == 0)
-            if tl.sum(lost.to(tl.int32)) + tl.sum(dropped.to(tl.int32)) > 0:
-                tl.atomic_add(again, 1.0)
+        keep = (weight >= min_weight) | (weight == tl.max(weight))
+        tl.store(kept + kidx, keep.to(tl.float32), mask=(kidx < K) & (unit == 0))
+        # 1e-5 of the variance, against float32's 1.2e-7 of what it is the difference from.
+        lost = (square * 1.2e-7 > 1e-5 * (var + eps)) & (c < C)
+        dropped = (kidx < K) & (weight > 0) & (keep == 0)
+        if tl.sum(lost.to(tl.int32)) + tl.sum(dropped.to(tl.int32)) > 0:
+            tl.atomic_add(again, 1.0)

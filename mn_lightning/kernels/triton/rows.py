@@ -18,9 +18,9 @@ TILE = 2048
 MOST_COLUMNS = 256
 """Features up to which a program takes whole rows."""
 MOST_AT_ONCE = 4, 128
-"""Where features lie side by side, up to so many components and features are in registers at the same time,"""
+"""Where features lie side by side, gradients of up to so many components and features are added up in registers,"""
 TILE_AT_ONCE = 512
-"""with so many numbers of an activation. Where rows do, adding up over them at once is faster."""
+"""with so many numbers of an activation at once. Otherwise, adding up each tile is faster."""
 MOST_SUMS = 2**21
 """Numbers that the parts of the rows' sums are, at most: they are read again to be added up."""
 
@@ -34,7 +34,7 @@ class RowsPlan:
         programs: how many there are.
         sizes: B, M, D, K, the strides of B, M and D, and tiles of each block: what every kernel takes first.
         tile: KP, BM and BC: components, rows and features of a tile.
-        at_once: whether sums are taken with all components and features in registers at the same time.
+        at_once: whether gradients are added up with all components and features in registers at the same time.
         few: rows of a tile then.
         few_tiles: tiles of each block then.
         split: whether a row has more features than a tile.
