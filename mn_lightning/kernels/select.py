@@ -2,7 +2,7 @@
 
 ``reference`` takes everything. The other backends take what they are made for: tensors of their device that are
 computed with here and now. Compilers, exports, functorch's transforms and meta tensors get ``reference``: they make
-their own plan of it, and cannot look into other kernels.
+their own plan of it, and cannot look into other kernels. On a GPU, torch.compile takes ``triton``'s as operations.
 
 On a GPU it is the number of launches that costs, more than what they compute. ``triton`` therefore takes a norm as a
 whole, with the activation as it is, where the others take one pass over its rows; see :func:`gpu_kernels`.
@@ -112,17 +112,38 @@ def gpu_kernels(
         x: an activation ``(N, C, *)``, or something else that has its rows.
         components: number of components or modes.
         processes: those that hold the batch between them.
-        features: length of a row, C by default.
+        features: length of a row, C by default; of rows alone, which no compiler is given the kernels for.
     """
-    if torch.compiler.is_compiling() or (x.device.type != "cuda" and not _interpreting()):
+    if processes.size > 1:
         return None
-    named = _named.get()
-    if not (TRITON_BY_DEFAULT if named is None else named == "triton"):
+    if torch.compiler.is_compiling():
+        if features is not None or torch.compiler.is_exporting() or not _compiles_with_triton(x.device):
+            return None
+        from mn_lightning.kernels.triton import norms
+
+        kernels: ModuleType | None = norms
+    elif not _takes_triton(x.device) or not _is_here_and_now(x):
         return None
-    if processes.size > 1 or not _is_here_and_now(x):
-        return None
-    kernels = _triton(x.device)
+    else:
+        kernels = _triton(x.device)
     return kernels if kernels is not None and kernels.takes(x, features or x.shape[1], components) else None
+
+
+def _takes_triton(device: torch.device) -> bool:
+    """Whether activations on a device are computed with ``triton``, as far as has been said."""
+    if device.type != "cuda" and not _interpreting():
+        return False
+    named = _named.get()
+    return TRITON_BY_DEFAULT if named is None else named == "triton"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _compiles_with_triton(device: torch.device) -> bool:
+    """Whether torch.compile takes the kernels as they are, each as one operation; it sticks to what is found here.
+
+    What is exported may be run where this package is not: it gets torch's operations.
+    """
+    return _takes_triton(device) and _triton(device) is not None
 
 
 @lru_cache

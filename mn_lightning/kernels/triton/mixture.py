@@ -169,9 +169,9 @@ def em(x: Tensor, mixture: Moments, n_iter: int, eps: float) -> Moments:
     return mixture
 
 
-def moments(x: Tensor, mixture: Moments, eps: float, min_weight: float) -> Tensor:
+def moments(x: Tensor, weights: Tensor, means: Tensor, variances: Tensor, eps: float, min_weight: float) -> Tensor:
     """Moments of the rows of ``x`` under a mixture's posteriors, as :func:`normalize` finds them."""
-    components = len(mixture[0])
+    components, mixture = len(weights), (weights, means, variances)
     x, plan = planned(x, components)
     found = _empty(x, components * (1 + 2 * plan.features))
     _train(x, plan, mixture, None, eps, min_weight, (_empty(x, components, plan.rows), found, None, None))

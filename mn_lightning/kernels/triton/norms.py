@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mn_lightning.kernels.inner_graph import wants_gradients
-from mn_lightning.kernels.triton import mixture, ops
+from mn_lightning.kernels.triton import mixture, ops, samples
 from mn_lightning.kernels.triton.launch import MOST_COMPONENTS, MOST_FEATURES, TYPES
 from mn_lightning.kernels.types import Activation, FitOptions, Mixture, NormOptions, Ring
 
@@ -40,7 +40,8 @@ def fit_mixture(
 ) -> mixture.Moments:
     """:func:`mn_lightning.functional.fit_mixture`."""
     n_em = n_iter // 2
-    return mixture.fit(x.detach(), step, n_components, n_iter - n_em, n_em, eps, fit_rows)
+    fit = ops.fit if torch.compiler.is_compiling() else mixture.fit
+    return fit(x.detach(), step, n_components, n_iter - n_em, n_em, eps, fit_rows)
 
 
 def lloyd(x: Tensor, centers: Tensor, n_iter: int, origin: Tensor | None) -> Mixture:
@@ -58,7 +59,8 @@ def em(x: Tensor, start: Mixture, n_iter: int, eps: float, origin: Tensor | None
 
 def mixture_moments(x: Tensor, start: Mixture, eps: float, min_weight: float) -> mixture.Moments:
     """:func:`mn_lightning.functional.mixture_moments`."""
-    return mixture.unpacked(mixture.moments(x.detach(), _float(start), eps, min_weight), len(start.weights))
+    moments = ops.moments if torch.compiler.is_compiling() else mixture.moments
+    return mixture.unpacked(moments(x.detach(), *_float(start), eps, min_weight), len(start.weights))
 
 
 def mixture_norm(
@@ -82,18 +84,34 @@ def mixture_norm(
             fit = *fitted, None, n, 0, 0
     elif options.training:
         fit = *_float(start), None, len(start.weights), 0, 0
-    elif wants_gradients(x, gamma, beta):
-        return ops.evaluate_mixture(x, *_float(start), True, *how), True
     else:
-        return mixture.evaluate(x, _float(start), False, *how)[0], True
-    y, finite = ops.train_mixture(x, *fit, options.min_weight, *how)
+        return _evaluate(x, _float(start), *how), True
+    y: Tensor
+    finite: Tensor
+    if torch.compiler.is_compiling():
+        y, _, _, finite = ops.mixture_norm_training(x, *fit, options.min_weight, *how)
+    else:
+        y, finite = ops.train_mixture(x, *fit, options.min_weight, *how)
     return y, finite
+
+
+def _evaluate(x: Tensor, start: Mixture, gamma: Tensor | None, beta: Tensor | None, *how: Any) -> Tensor:
+    wanted = wants_gradients(x, gamma, beta)
+    y: Tensor
+    if torch.compiler.is_compiling():
+        y = ops.mixture_norm_evaluation(x, *start, wanted, gamma, beta, *how)[0]
+    elif wanted:
+        y = ops.evaluate_mixture(x, *start, True, gamma, beta, *how)
+    else:
+        y = mixture.evaluate(x, start, False, gamma, beta, *how)[0]
+    return y
 
 
 def enqueue(x: Tensor, step: Tensor, finite: Tensor | bool, ring: Ring) -> None:
     """:func:`mn_lightning.kernels.queue.enqueue`."""
     finite = finite if isinstance(finite, Tensor) else torch.tensor(finite, device=x.device)
-    mixture.push(x.detach(), step, finite, *ring)
+    push = ops.push if torch.compiler.is_compiling() else mixture.push
+    push(x.detach(), step, finite, *ring)
 
 
 def mode_norm(
@@ -111,16 +129,39 @@ def mode_norm(
     learned = map(_contiguous, (gate_weight, gate_bias, gamma, beta))
     gate_weight, gate_bias, gamma, beta = learned  # type: ignore[assignment]
     training = training or running is None
-    options = gamma, beta, eps, training, momentum
-    if running is None:
-        y: Tensor = ops.normalize_modes(x, gate_weight, gate_bias, None, None, *options)
-        return y
-    there = [moment.contiguous() for moment in running]
-    y = ops.normalize_modes(x, gate_weight, gate_bias, *there, *options)
-    if training:
+    if torch.compiler.is_compiling():
+        return _compiled_mode_norm(x, gate_weight, gate_bias, running, gamma, beta, training, momentum, eps)
+    there = None if running is None else [moment.contiguous() for moment in running]
+    y: Tensor = ops.normalize_modes(
+        x, gate_weight, gate_bias, *(there or (None, None)), gamma, beta, eps, training, momentum
+    )
+    if training and running is not None and there is not None:
         for moment, new in zip(running, there, strict=True):
             if new is not moment:  # a view: the kernel has moved the copy
                 moment.copy_(new)
+    return y
+
+
+def _compiled_mode_norm(
+    x: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    running: tuple[Tensor, Tensor] | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """:func:`mode_norm` as an operation, which moves no running moments: that comes after it."""
+    given = (None, None) if training or running is None else [moment.contiguous() for moment in running]
+    y: Tensor
+    y, kept = ops.mode_norm(x, gate_weight, gate_bias, *given, gamma, beta, eps, training, momentum)
+    if training and running is not None:
+        rows = x.shape[0] * x.shape[2:].numel()
+        mean, var = samples.mode_moments(kept.detach(), *gate_weight.shape)
+        for moment, new in zip(running, (mean, var * (rows / (rows - 1))), strict=True):
+            moment.lerp_(new.to(moment.dtype), momentum)
     return y
 
 
@@ -128,7 +169,8 @@ def mode_group_norm(
     x: Tensor, gate_weight: Tensor, gate_bias: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
 ) -> Tensor:
     """:func:`mn_lightning.functional.mode_group_norm`."""
-    y: Tensor = ops.normalize_groups(x, *map(_contiguous, (gate_weight, gate_bias, gamma, beta)), eps)
+    given = x, *map(_contiguous, (gate_weight, gate_bias, gamma, beta)), eps
+    y: Tensor = ops.mode_group_norm(*given)[0] if torch.compiler.is_compiling() else ops.normalize_groups(*given)
     return y
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from mn_lightning.kernels.inner_graph import differentiable_gradients
 from mn_lightning.kernels.triton import mixture, samples
 from mn_lightning.kernels.triton.formulas import plain_mixture_norm, plain_mode_group_norm, plain_mode_norm
+from mn_lightning.kernels.triton.rows import dense_like
 from mn_lightning.kernels.types import Mixture
 
 _library: Any = torch.library.Library("mn_lightning", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -78,8 +79,8 @@ def _present(function: Callable[..., Gradients]) -> Callable[..., tuple[Tensor, 
     return run
 
 
-def _like(*tensors: Tensor | None) -> Gradients:
-    return tuple(None if tensor is None else torch.empty_like(tensor) for tensor in tensors)
+def _like(x: Tensor, *parameters: Tensor | None) -> Gradients:
+    return dense_like(x), *(None if of is None else torch.empty_like(of) for of in parameters)
 
 
 def _for_present(gradients: Gradients, tensors: tuple[Tensor | None, ...]) -> Gradients:
@@ -103,9 +104,7 @@ fit = _define(
 
 moments = _define(
     "moments(Tensor x, Tensor weights, Tensor means, Tensor variances, float eps, float min_weight) -> Tensor",
-    lambda x, weights, means, variances, eps, min_weight: mixture.moments(
-        x, (weights, means, variances), eps, min_weight
-    ),
+    mixture.moments,
     lambda x, weights, *_: _new(x, len(weights) * (1 + 2 * x.shape[1])),
 )
 
@@ -132,7 +131,7 @@ mixture_norm_training = _define(
     f" int lloyd, int em, float min_weight, {_MAP}) -> (Tensor, Tensor, Tensor, Tensor)",
     _train,
     lambda x, weights, means, variances, step, components, *_: (
-        torch.empty_like(x),
+        dense_like(x),
         _new(x, components, _rows(x)),
         _new(x, components * (1 + 2 * x.shape[1])),
         x.new_empty((), dtype=torch.bool),
@@ -152,7 +151,7 @@ mixture_norm_evaluation = _define(
     " -> (Tensor, Tensor)",
     _evaluate,
     lambda x, weights, means, variances, store, *_: (
-        torch.empty_like(x),
+        dense_like(x),
         _new(x, len(weights) if store else 0, _rows(x)),
     ),
 )
@@ -241,12 +240,11 @@ def _mode_norm(
 
 
 mode_norm = _define(
-    # An operation with gradients writes to none of its inputs: in training, the running moments are None, and
-    # `average` moves them afterwards.
+    # An operation with gradients writes to none of its inputs: in training, the running moments are None.
     "mode_norm(Tensor x, Tensor gate_weight, Tensor gate_bias, Tensor? running_mean, Tensor? running_var,"
     " Tensor? gamma, Tensor? beta, float eps, bool training, float momentum) -> (Tensor, Tensor)",
     _mode_norm,
-    lambda x, gate_weight, *_: (torch.empty_like(x), _new(x, samples.numbers_kept(x, len(gate_weight)))),
+    lambda x, gate_weight, *_: (dense_like(x), _new(x, samples.numbers_kept(x, len(gate_weight)))),
 )
 
 
@@ -298,22 +296,11 @@ normalize_modes = _differentiable(
 )
 
 
-def _average(running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, momentum: float, rows: int) -> None:
-    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-    running_var.lerp_((var * (rows / (rows - 1))).to(running_var.dtype), momentum)
-
-
-average = _define(
-    "average(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor mean, Tensor var, float momentum, int rows) -> ()",
-    _average,
-    lambda *_: None,
-)
-
 mode_group_norm = _define(
     "mode_group_norm(Tensor x, Tensor gate_weight, Tensor gate_bias, Tensor? gamma, Tensor? beta, float eps)"
     " -> (Tensor, Tensor)",
     samples.mode_group_norm,
-    lambda x, gate_weight, *_: (torch.empty_like(x), _new(x, samples.numbers_kept(x, len(gate_weight), True))),
+    lambda x, gate_weight, *_: (dense_like(x), _new(x, samples.numbers_kept(x, len(gate_weight), True))),
 )
 mode_group_norm_backward = _define(
     "mode_group_norm_backward(Tensor dy, Tensor x, Tensor gate_weight, Tensor gate_bias, Tensor? gamma, Tensor? beta,"

@@ -97,6 +97,14 @@ def dense(x: Tensor) -> Tensor:
     return planned(x, 1)[0]
 
 
+def dense_like(x: Tensor) -> Tensor:
+    """An empty tensor like :func:`dense` of ``x``, also of one without values and with unknown sizes."""
+    shape, strides = tuple(x.shape), x.stride()
+    if _in_one_piece(shape, strides) or _in_one_piece(_channels_last(shape), _channels_last(strides)):
+        return torch.empty_like(x)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
 def like(x: Tensor, other: Tensor) -> Tensor:
     """``x``, copied if it isn't laid out in memory as ``other``."""
     return x if x.stride() == other.stride() else torch.empty_like(other, dtype=x.dtype).copy_(x)

@@ -30,15 +30,13 @@ class _Plan(NamedTuple):
         sizes: N, L, C and K; the strides of samples, pixels and channels; pixels and channels of a tile; and channels
             of what one program does for a sample.
         samples: samples and channels of the tiles of what one program does for some channels; and KP.
-        kept: how many numbers ModeNorm keeps for its gradients, and how many more it needs for these.
-        kept_in_groups: the same of ModeGroupNorm.
+        scratch: how many numbers ModeNorm's gradients need on the way, and ModeGroupNorm's.
     """
 
     programs: int
     sizes: tuple[int, ...]
     samples: tuple[int, int, int]
-    kept: tuple[int, int]
-    kept_in_groups: tuple[int, int]
+    scratch: tuple[int, int]
 
 
 @lru_cache(maxsize=4096)
@@ -59,8 +57,7 @@ def _planned(shape: tuple[int, ...], strides: tuple[int, ...], modes: int, devic
             *(pixels, channels, min(power_of_2(features), 256)),
         ),
         (some, min(power_of_2(features), max(8, _TILE // some), 64), padded),
-        (2 * (samples * features + of_samples + of_modes), 2 * (samples * features + of_modes) + 3 * of_samples),
-        (2 * samples * (features + 1) + 4 * of_samples, 4 * samples * features + 2 * of_samples),
+        (2 * (samples * features + of_modes) + 3 * of_samples, 4 * samples * features + 2 * of_samples),
     )
 
 
@@ -75,8 +72,10 @@ def columns_for(modes: int) -> int:
 
 def numbers_kept(x: Tensor, modes: int, in_groups: bool = False) -> int:
     """How many numbers :func:`mode_norm` or :func:`mode_group_norm` keeps for the gradients."""
-    plan = _plan(x, modes)
-    return (plan.kept_in_groups if in_groups else plan.kept)[0]
+    samples, features = x.shape[:2]
+    if in_groups:
+        return 2 * samples * (features + 1) + 4 * samples * columns_for(modes)
+    return 2 * (samples * (features + columns_for(modes)) + modes * features)
 
 
 def _floats(like: Tensor, size: int) -> Tensor:
@@ -112,7 +111,7 @@ def mode_norm(
     """
     x = dense(x)
     plan = _plan(x, len(gate_bias))
-    kept, y = _floats(x, plan.kept[0]), torch.empty_like(x)
+    kept, y = _floats(x, numbers_kept(x, len(gate_bias))), torch.empty_like(x)
     rows = plan.sizes[0] * plan.sizes[1]
     average = training and running is not None
     launch_steps(
@@ -147,7 +146,7 @@ def mode_norm_backward(
     x = dense(x)
     dy = like(dy, x)
     plan = _plan(x, len(gate_bias))
-    scratch, dx = _floats(x, plan.kept[1]), torch.empty_like(x)
+    scratch, dx = _floats(x, plan.scratch[0]), torch.empty_like(x)
     learned = torch.empty_like(gate_weight), torch.empty_like(gate_bias), _like(gamma), _like(beta)
     launch_steps(
         mode_kernels.mode_norm_backward,
@@ -174,7 +173,7 @@ def mode_group_norm(
     """
     x = dense(x)
     plan = _plan(x, len(gate_bias))
-    kept, y = _floats(x, plan.kept_in_groups[0]), torch.empty_like(x)
+    kept, y = _floats(x, numbers_kept(x, len(gate_bias), True)), torch.empty_like(x)
     launch_steps(
         mode_group_kernels.mode_group_norm,
         3,
@@ -200,7 +199,7 @@ def mode_group_norm_backward(
     x = dense(x)
     dy = like(dy, x)
     plan = _plan(x, len(gate_bias))
-    scratch, dx = _floats(x, plan.kept_in_groups[1]), torch.empty_like(x)
+    scratch, dx = _floats(x, plan.scratch[1]), torch.empty_like(x)
     learned = torch.empty_like(gate_weight), torch.empty_like(gate_bias), _like(gamma), _like(beta)
     launch_steps(
         mode_group_kernels.mode_group_norm_backward,
