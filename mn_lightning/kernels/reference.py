@@ -106,4 +106,3 @@ def sample_affine(x: Tensor, centred: bool, head: Head, parameters: tuple[Tensor
     slope, offset, *others = head(*moments, *parameters)
     shape = (*x.shape[:2], *(1 for _ in range(x.dim() - 2)))
     return torch.addcmul(offset.reshape(shape), x, slope.reshape(shape)), *others
-

@@ -72,9 +72,7 @@ def backend_for_rows(x: Tensor) -> ModuleType:
     return _chosen() if _is_eager(x) and x.shape[0] == 1 else reference
 
 
-def cpu_kernels(
-    x: Tensor, activation: Activation | None = None, processes: Processes = ALONE
-) -> ModuleType | None:
+def cpu_kernels(x: Tensor, activation: Activation | None = None, processes: Processes = ALONE) -> ModuleType | None:
     """Return :mod:`mn_lightning.kernels.cpu` if it takes MixtureNorm of ``(N, C, *)`` as a whole, else None.
 
     Args:

@@ -100,7 +100,7 @@ class BatchQueue(nn.Module):
             self.rows = grown
         pushes, totals = self.pushes, self.totals
         if finite is True:
-            totals[int(pushes) % self.size] = total
+            totals.numpy()[int(pushes) % self.size] = total
         else:
             slot = (pushes % self.size).reshape(1)
             old_total = totals.index_select(0, slot)

@@ -105,9 +105,7 @@ class Rows:
 
     def in_cuts(self, loop: Any, *arrays: Any) -> None:
         """Run a loop that sums up each cut."""
-        in_parts(
-            lambda first, last: loop(self.values, *arrays, self.cuts, first, last), len(self.cuts) - 1, self.size
-        )
+        in_parts(lambda first, last: loop(self.values, *arrays, self.cuts, first, last), len(self.cuts) - 1, self.size)
 
     def run(self, loop: Any, *arrays: Any) -> None:
         """Run a loop over all blocks."""

@@ -12,6 +12,9 @@ from mn_lightning.kernels.cpu.compile import loop
 
 Array = Any
 
+IN_CACHE = 2**14
+"""How many numbers of an activation are read, and read again, before the next ones."""
+
 
 @loop
 def find_gates(pooled: Array, gate_weight: Array, gate_bias: Array, gates: Array, log_gates: Array) -> None:
@@ -92,6 +95,100 @@ def maps_of_gates(
             for c in range(channels):
                 a[c] += gate * s[c]
                 b[c] -= gate * middle[c] * s[c]
+
+
+@loop
+def of_batch(
+    pooled: Array,
+    within: Array,
+    gate_weight: Array,
+    gate_bias: Array,
+    weight: Array,
+    bias: Array,
+    eps: float,
+    gates: Array,
+    shares: Array,
+    mean: Array,
+    var: Array,
+    slope: Array,
+    offset: Array,
+) -> None:
+    """:class:`~mn_lightning.kernels.heads.BatchGates`."""
+    log_gates = np.empty_like(gates)
+    find_gates(pooled, gate_weight, gate_bias, gates, log_gates)
+    batch_moments(pooled, within, log_gates, shares, mean, var)
+    maps_of_gates(gates, mean, var, weight, bias, eps, slope, offset)
+
+
+@loop
+def of_running(
+    pooled: Array,
+    mean: Array,
+    var: Array,
+    gate_weight: Array,
+    gate_bias: Array,
+    weight: Array,
+    bias: Array,
+    eps: float,
+    gates: Array,
+    slope: Array,
+    offset: Array,
+) -> None:
+    """:class:`~mn_lightning.kernels.heads.RunningGates`."""
+    find_gates(pooled, gate_weight, gate_bias, gates, np.empty_like(gates))
+    maps_of_gates(gates, mean, var, weight, bias, eps, slope, offset)
+
+
+@loop
+def gradients_of_batch(
+    pooled: Array,
+    within: Array,
+    gate_weight: Array,
+    weight: Array,
+    eps: float,
+    gates: Array,
+    shares: Array,
+    mean: Array,
+    var: Array,
+    product: Array,
+    total: Array,
+    d_pooled: Array,
+    d_within: Array,
+    d_gate_weight: Array,
+    d_gate_bias: Array,
+    d_weight: Array,
+    d_bias: Array,
+) -> None:
+    """Gradients of :func:`of_batch`."""
+    d_gates, d_shares = np.empty_like(gates), np.empty_like(gates)
+    d_mean, d_var = np.empty_like(mean), np.empty_like(mean)
+    gradients_of_maps(pooled, gates, mean, var, weight, eps, product, total, d_gates, d_mean, d_var, d_weight, d_bias)
+    gradients_of_moments(pooled, within, shares, mean, d_mean, d_var, d_shares, d_pooled, d_within)
+    gradients_of_gates(pooled, gate_weight, gates, shares, d_gates, d_shares, d_pooled, d_gate_weight, d_gate_bias)
+
+
+@loop
+def gradients_of_running(
+    pooled: Array,
+    mean: Array,
+    var: Array,
+    gate_weight: Array,
+    weight: Array,
+    eps: float,
+    gates: Array,
+    product: Array,
+    total: Array,
+    d_pooled: Array,
+    d_gate_weight: Array,
+    d_gate_bias: Array,
+    d_weight: Array,
+    d_bias: Array,
+) -> None:
+    """Gradients of :func:`of_running`; ``d_pooled`` begins with zeros."""
+    d_gates, nothing = np.empty_like(gates), np.zeros_like(gates)
+    d_mean, d_var = np.empty_like(mean), np.empty_like(mean)
+    gradients_of_maps(pooled, gates, mean, var, weight, eps, product, total, d_gates, d_mean, d_var, d_weight, d_bias)
+    gradients_of_gates(pooled, gate_weight, gates, nothing, d_gates, nothing, d_pooled, d_gate_weight, d_gate_bias)
 
 
 @loop

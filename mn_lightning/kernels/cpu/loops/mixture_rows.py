@@ -90,9 +90,7 @@ def sums(
 
 
 @loop
-def _add(
-    x: Array, components: Any, nu: Array, center: Array, once: Array, twice: Array, start: int, stop: int
-) -> None:
+def _add(x: Array, components: Any, nu: Array, center: Array, once: Array, twice: Array, start: int, stop: int) -> None:
     """Add Σν(x - center) and Σν(x - center)² of a block, four rows at once, to ``(K, D)`` each."""
     features = x.shape[1]
     whole = (stop - start) // 4 * 4

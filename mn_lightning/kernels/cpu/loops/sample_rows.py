@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from mn_lightning.kernels.cpu.compile import loop
+from mn_lightning.kernels.cpu.loops.gates import IN_CACHE, of_running
 
 Array = Any
 
@@ -62,6 +63,34 @@ def affine(x: Array, slope: Array, offset: Array, y: Array, first: int, last: in
             row, out = x[n, i], y[n, i]
             for j in range(len(row)):
                 out[j] = row[j] * a[j] + b[j]
+
+
+@loop
+def evaluate(
+    x: Array,
+    mean: Array,
+    var: Array,
+    gate_weight: Array,
+    gate_bias: Array,
+    weight: Array,
+    bias: Array,
+    eps: float,
+    y: Array,
+    first: int,
+    last: int,
+) -> None:
+    """See the loop over planes."""
+    modes, channels = mean.shape
+    some = max(1, IN_CACHE // (channels * x.shape[1]))
+    pooled, slope = np.empty((some, channels), x.dtype), np.empty((some, channels), x.dtype)
+    offset, gates = np.empty((some, channels), x.dtype), np.empty((some, modes), x.dtype)
+    for start in range(first, last, some):
+        count = min(some, last - start)
+        rows, out = x[start : start + count], y[start : start + count]
+        moments(rows, False, pooled, offset, 0, count)
+        given = mean, var, gate_weight, gate_bias, weight, bias, eps
+        of_running(pooled[:count], *given, gates[:count], slope[:count], offset[:count])
+        affine(rows, slope, offset, out, 0, count)
 
 
 @loop
