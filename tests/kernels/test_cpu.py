@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import importlib.util
 import multiprocessing
 import os
 import subprocess
@@ -182,6 +183,28 @@ def test_compiled_once_with_one_line(tmp_path: Path) -> None:
     assert run(ONE_STEP, NUMBA_CACHE_DIR=str(tmp_path)).count("compiles its loops") == 1
     assert list(tmp_path.rglob("*.nbi"))
     assert "compiles" not in run(ONE_STEP, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_where_the_installation_is_read_only(writable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's cache folder is used, or none. A file in a folder's place keeps root from writing, too."""
+    installed, cache = tmp_path / "installed", tmp_path / "cache"
+    installed.mkdir()
+    (installed / "__pycache__").touch()
+    if not writable:
+        cache.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setenv("LOCALAPPDATA", str(cache))
+    path = installed / "read_only_loops.py"
+    path.write_text("from mn_lightning.kernels.cpu.compile import loop\n\n@loop\ndef doubled(x):\n    return 2 * x\n")
+    spec = importlib.util.spec_from_file_location("read_only_loops", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "read_only_loops", module)
+    spec.loader.exec_module(module)
+    assert module.doubled(3) == 6
+    assert bool(list(cache.rglob("read_only_loops*.nbi"))) == writable
 
 
 @pytest.mark.processes

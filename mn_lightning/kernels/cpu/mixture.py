@@ -151,6 +151,8 @@ class _Batch:
         self.mean, self.var = np.empty_like(means), np.empty_like(means)
         found = self.counts, self.weights, self.mean, self.var
         if rows.shared.moments(counts, sums, FARTHEST, options.eps, *found):
+            off = (self.weights[:, None] * self.mean).sum(0)
+            self.center, self.mean = self.center + off, self.mean - off
             rows.in_cuts(rows.loops.deviations, self.nu.numpy(), self.center, self.mean, sums)
             rows.shared.deviations(sums, self.counts, self.mean, self.var)
 
