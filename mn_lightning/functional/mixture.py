@@ -17,10 +17,10 @@ from mn_lightning.functional.rows import (
 )
 from mn_lightning.gmm.fitting import fit
 from mn_lightning.gmm.seeding import subsample
+from mn_lightning.kernels import cpu
 from mn_lightning.kernels.density import log_joint, prune
 from mn_lightning.kernels.reference import batch_moments
-from mn_lightning.kernels.reference import mixture_norm as mixture_norm_of_rows
-from mn_lightning.kernels.select import cpu_kernels, gpu_kernels
+from mn_lightning.kernels.select import backend_for_mixture, gpu_kernels
 from mn_lightning.kernels.types import (
     AFFINES,
     SCALES,
@@ -230,9 +230,9 @@ def _normalize(
 ) -> tuple[Tensor, Mixture]:
     """:func:`normalize` without the kernels for GPUs."""
     wide = upcast(input)  # of a slice, the copy has other strides
-    kernels = cpu_kernels(wide, options.activation, processes) if granularity == "layer" else None
-    if kernels is not None:
-        y, fitted = kernels.mixture_norm(wide, mixture, weight, bias, options)
+    backend = backend_for_mixture(wide, granularity == "layer", options.activation, processes)
+    if backend is cpu:
+        y, fitted = backend.fit_and_normalize(wide, mixture, weight, bias, options)
         return y.to(input.dtype), fitted
     x = to_rows(wide, granularity)
     if isinstance(mixture, FitOptions):
@@ -241,7 +241,7 @@ def _normalize(
         packed = pack(mixture, granularity)
     gamma = None if weight is None else per_group(weight, granularity)
     beta = None if bias is None else per_group(bias, granularity)
-    y = from_rows(mixture_norm_of_rows(x, packed, gamma, beta, options, processes), wide, granularity)
+    y = from_rows(backend.mixture_norm(x, packed, gamma, beta, options, processes), wide, granularity)
     return y.to(input.dtype), unpack(packed, granularity)
 
 

@@ -26,6 +26,7 @@ from mn_lightning.kernels import cpu, kmeans, reference, select
 from mn_lightning.kernels.cpu import fitting, mixture, rows, threads
 from mn_lightning.kernels.cpu.threads import in_parts
 from mn_lightning.kernels.types import Mixture, NormOptions
+from mn_lightning.utils.distributed import Processes
 from mn_lightning.utils.random import Stream, stratified, uniform
 
 LAYERS: dict[str, Callable[[int], nn.Module]] = {
@@ -372,7 +373,7 @@ def test_gradients_keep_the_memory_format_through_what_writes_in_place(name: str
     ],
 )
 def test_activations(activation: object, backend: object) -> None:
-    assert (select.cpu_kernels(torch.randn(2, 3, 4, 4), activation) or reference) is backend
+    assert select.backend_for_mixture(torch.randn(2, 3, 4, 4), activation=activation) is backend
 
 
 def test_an_activation_with_hooks_is_called() -> None:
@@ -389,6 +390,9 @@ def test_what_the_reference_computes() -> None:
     assert select.backend_for_rows(x) is cpu
     assert select.backend_for_rows(x.expand(2, -1, -1, -1)) is reference
     assert select.backend_for_rows(x[:, :0]) is reference
+    assert select.backend_for_mixture(x) is cpu
+    assert select.backend_for_mixture(x, one_mixture=False) is reference
+    assert select.backend_for_mixture(x, processes=Processes(0, 2)) is reference
     assert select.backend_for_samples(x.to("meta")) is reference
     with torch.autograd.forward_ad.dual_level():
         assert select.backend_for_samples(x) is reference
