@@ -153,6 +153,7 @@ class _Batch:
         if rows.shared.moments(counts, sums, FARTHEST, options.eps, *found):
             off = (self.weights[:, None] * self.mean).sum(0)
             self.center, self.mean = self.center + off, self.mean - off
+            sums = np.zeros_like(sums)
             rows.in_cuts(rows.loops.deviations, self.nu.numpy(), self.center, self.mean, sums)
             rows.shared.deviations(sums, self.counts, self.mean, self.var)
 
@@ -201,7 +202,7 @@ class _Normalize(torch.autograd.Function):
         rows, maps = rows_of_activation(x), ctx.maps
         upper, posteriors = rows.array(dy), nu.numpy()
         arrays = upper, posteriors, ctx.center, maps.slope, maps.level, maps.factor, maps.leak
-        sums = np.empty((len(rows.cuts) - 1, 2, *maps.slope.shape))
+        sums = np.zeros((len(rows.cuts) - 1, 2, *maps.slope.shape))
         rows.in_cuts(rows.loops.gradient_sums, maps.components, *arrays, sums)
         by_x, constant, of_parameters = maps.backward(sums, ctx.counts)
         if not ctx.needs_input_grad[0]:

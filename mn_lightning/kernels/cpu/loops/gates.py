@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mn_lightning.kernels.cpu.compile import loop
+from mn_lightning.kernels.cpu.loops.common import clear
 
 Array = Any
 
@@ -59,8 +60,8 @@ def batch_moments(pooled: Array, within: Array, log_gates: Array, shares: Array,
     origin = pooled[0]
     for k in range(modes):
         middle, spread = mean[k], var[k]
-        middle[:] = number(0)
-        spread[:] = number(0)
+        clear(middle)
+        clear(spread)
         for n in range(samples):
             row, share = pooled[n], shares[n, k]
             for c in range(channels):
@@ -88,8 +89,9 @@ def maps_of_gates(
             steep[k, c] = weight[c] / np.sqrt(var[k, c] + number(eps))
     for n in range(samples):
         a, b = slope[n], offset[n]
-        a[:] = number(0)
-        b[:] = bias
+        clear(a)
+        for c in range(channels):
+            b[c] = bias[c]
         for k in range(modes):
             gate, middle, s = gates[n, k], mean[k], steep[k]
             for c in range(channels):
@@ -211,8 +213,8 @@ def gradients_of_maps(
     number = mean.dtype.type
     samples, modes = gates.shape
     channels = mean.shape[1]
-    d_weight[:] = number(0)
-    d_bias[:] = number(0)
+    clear(d_weight)
+    clear(d_bias)
     for n in range(samples):
         high = total[n]
         for c in range(channels):
@@ -226,8 +228,8 @@ def gradients_of_maps(
         middle = mean[k]
         for c in range(channels):
             inverse[c] = number(1) / np.sqrt(var[k, c] + number(eps))
-        of_slope[:] = number(0)
-        of_level[:] = number(0)
+        clear(of_slope)
+        clear(of_level)
         for n in range(samples):
             row, steep, high, gate = pooled[n], product[n], total[n], gates[n, k]
             d_gate = number(0)
@@ -261,8 +263,8 @@ def gradients_of_moments(
     channels = mean.shape[1]
     for n in range(samples):
         row, inside, to_pooled, to_within = pooled[n], within[n], d_pooled[n], d_within[n]
-        to_pooled[:] = number(0)
-        to_within[:] = number(0)
+        clear(to_pooled)
+        clear(to_within)
         for k in range(modes):
             share, middle, of_mean, of_var = shares[n, k], mean[k], d_mean[k], d_var[k]
             d_share = number(0)
@@ -291,8 +293,8 @@ def gradients_of_gates(
     number = pooled.dtype.type
     samples, modes = gates.shape
     channels = pooled.shape[1]
-    d_gate_weight[:] = number(0)
-    d_gate_bias[:] = number(0)
+    clear(d_gate_weight)
+    clear(d_gate_bias)
     for k in range(modes):
         common = number(0)
         for n in range(samples):

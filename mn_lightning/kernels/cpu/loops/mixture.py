@@ -142,13 +142,14 @@ def moments(
     Returns:
         Whether a mean is so many as ``farthest`` standard deviations away from the center.
     """
-    far = False
+    far, rows = False, 0.0
     for k in range(len(total)):
         total[k] = 0.0
         for cut in range(len(counts)):
             total[k] += counts[cut, k]
+        rows += total[k]
     for k in range(len(total)):
-        weights[k] = total[k] / total.sum()
+        weights[k] = total[k] / rows
         count = max(total[k], 2.3e-308)
         for d in range(mean.shape[1]):
             shift, second = 0.0, 0.0
