@@ -1,6 +1,7 @@
 """Time of a training step of whole networks with our norms everywhere, over that of the same network with BatchNorm.
 
-    python -m benchmarks.networks [--device cuda] [--networks ResNet20 ...]
+    python -m benchmarks.networks [--device cuda] [--networks ResNet20 ...] [--threads 1 2]
+    python -m benchmarks.networks --clock cpu    # where other programs are at work
 
 A step is forward, backward and nothing else, on one random batch of 32x32 images. MixtureNorm has K=3, em_iters=2 and
 scale="unit". "official ModeNorm" is :class:`~benchmarks.layers.OfficialModeNorm` with K=2 in the place of each
@@ -48,7 +49,7 @@ def with_norm(network: nn.Module, norm: str) -> nn.Module:
     return network
 
 
-def rows_of(network: str, layout: str, args: Namespace) -> list[dict[str, Any]]:
+def rows_of(network: str, layout: str, threads: int, args: Namespace) -> list[dict[str, Any]]:
     """Measure one network with all norms."""
     make, batch = NETWORKS[network]
     batch = QUICK_BATCH if args.quick else batch
@@ -62,12 +63,14 @@ def rows_of(network: str, layout: str, args: Namespace) -> list[dict[str, Any]]:
             nn.functional.cross_entropy(model(x), labels).backward()  # type: ignore[no-untyped-call]
 
         calls[norm] = step
-    times = _timing.side_by_side(calls, args)
+    with _timing.threads_of_torch(threads):
+        times = _timing.side_by_side(calls, args)
     return [
         {
             "network": network,
             "batch": batch,
             "format": layout,
+            "threads": threads,
             "norm": norm,
             "against": against,
             "reference_ms": _timing.median_ms(times, against),
@@ -81,6 +84,7 @@ def rows_of(network: str, layout: str, args: Namespace) -> list[dict[str, Any]]:
 def _line(row: dict[str, Any]) -> tuple[object, ...]:
     return (
         f"{row['network']}, batch {row['batch']}" + (", NHWC" if row["format"] == "channels_last" else ""),
+        row["threads"],
         row["norm"],
         row["against"],
         f"{row['reference_ms']:.4g}",
@@ -92,14 +96,20 @@ def _line(row: dict[str, Any]) -> tuple[object, ...]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table, write the JSON."""
-    parser = _timing.parser("networks", __doc__ or "", rounds=7)
+    parser = _timing.parser("networks", __doc__ or "", rounds=5, several_threads=True)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
     args = _timing.parse(parser, arguments)
-    rows = [row for name in args.networks for layout in args.formats for row in rows_of(name, layout, args)]
-    header = ("network", "norm", "against", "its ms", "ms", "ratio", "target", "")
+    args.threads = args.threads or [torch.get_num_threads()]
+    parts = (
+        rows_of(name, layout, threads, args)
+        for threads in args.threads
+        for name in args.networks
+        for layout in args.formats
+    )
+    rows = _timing.collect("networks", args, parts)
+    header = ("network", "threads", "norm", "against", "its ms", "ms", "ratio", "target", "")
     print_table(_timing.title("Training steps of networks", args), header, map(_line, rows))
-    _timing.write(args.json, _timing.report_of("networks", args, rows))
 
 
 if __name__ == "__main__":

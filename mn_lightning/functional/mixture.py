@@ -19,9 +19,10 @@ from mn_lightning.functional.rows import (
 )
 from mn_lightning.gmm.fitting import fit
 from mn_lightning.gmm.seeding import subsample
-from mn_lightning.kernels import reference
+from mn_lightning.kernels import cpu
 from mn_lightning.kernels.density import log_joint, prune
-from mn_lightning.kernels.select import cpu_kernels, gpu_kernels
+from mn_lightning.kernels.reference import batch_moments
+from mn_lightning.kernels.select import backend_for_mixture, gpu_kernels
 from mn_lightning.kernels.types import (
     AFFINES,
     SCALES,
@@ -127,7 +128,7 @@ def mixture_moments(
     origin = mean_of(packed)
     x = to_rows(upcast(input), granularity) - origin.unsqueeze(1)
     nu, counts = prune(log_joint(x, packed._replace(means=packed.means - origin), eps), min_weight, processes)
-    mean, var = reference.batch_moments(x, nu, counts, processes)
+    mean, var = batch_moments(x, nu, counts, processes)
     return unpack(Mixture(weights_of(counts), mean + origin, var), granularity)
 
 
@@ -231,10 +232,10 @@ def _normalize(
 ) -> tuple[Tensor, Tensor | bool]:
     """:func:`normalize` without the kernels for GPUs."""
     wide = upcast(input)  # of a slice, the copy has other strides
-    kernels = cpu_kernels(wide, options.activation, processes) if granularity == "layer" else None
-    if kernels is not None:
-        y, fitted = kernels.mixture_norm(wide, mixture, weight, bias, options)
-        return y.to(input.dtype), _is_finite(input, mixture, fitted, kernels)
+    backend = backend_for_mixture(wide, granularity == "layer", options.activation, processes)
+    if backend is cpu:
+        y, fitted = backend.fit_and_normalize(wide, mixture, weight, bias, options)
+        return y.to(input.dtype), _is_finite(input, mixture, fitted, backend)
     x = to_rows(wide, granularity)
     if isinstance(mixture, FitOptions):
         packed = _fit(x.detach(), mixture, options.eps, processes)
@@ -242,15 +243,15 @@ def _normalize(
         packed = pack(mixture, granularity)
     gamma = None if weight is None else per_group(weight, granularity)
     beta = None if bias is None else per_group(bias, granularity)
-    y = from_rows(reference.mixture_norm(x, packed, gamma, beta, options, processes), wide, granularity)
-    return y.to(input.dtype), _is_finite(input, mixture, packed, reference)
+    y = from_rows(backend.mixture_norm(x, packed, gamma, beta, options, processes), wide, granularity)
+    return y.to(input.dtype), _is_finite(input, mixture, packed, backend)
 
 
-def _is_finite(input: Tensor, mixture: Mixture | FitOptions, fitted: Mixture, kernels: ModuleType) -> Tensor | bool:
+def _is_finite(input: Tensor, mixture: Mixture | FitOptions, fitted: Mixture, backend: ModuleType) -> Tensor | bool:
     if not isinstance(mixture, FitOptions):
         return True
     # A value that is not finite anywhere in the batch has reached the means, if all of it is fitted to.
-    finite: Tensor | bool = kernels.all_finite(fitted)
+    finite: Tensor | bool = backend.all_finite(fitted)
     return finite if mixture.fit_rows is None else input.detach().sum().isfinite() & finite
 
 

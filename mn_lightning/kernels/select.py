@@ -72,17 +72,19 @@ def backend_for_rows(x: Tensor) -> ModuleType:
     return _chosen() if _is_eager(x) and x.shape[0] == 1 else reference
 
 
-def cpu_kernels(x: Tensor, activation: Activation | None = None, processes: Processes = ALONE) -> ModuleType | None:
-    """Return :mod:`mn_lightning.kernels.cpu` if it takes MixtureNorm of ``(N, C, *)`` as a whole, else None.
+def backend_for_mixture(
+    x: Tensor, one_mixture: bool = True, activation: Activation | None = None, processes: Processes = ALONE
+) -> ModuleType:
+    """Pick the backend for MixtureNorm of ``(N, C, *)``: ``cpu``, which takes it as it is, or ``reference``.
 
     Args:
         x: the activation.
+        one_mixture: whether there is one over its C-vectors, and not one for each channel.
         activation: applied inside the normalization.
         processes: those that hold the batch between them.
     """
-    if processes.size > 1 or not _is_eager(x) or not cpu.knows(activation):
-        return None
-    return cpu if _chosen() is cpu else None
+    taken = one_mixture and processes.size == 1 and _is_eager(x) and cpu.knows(activation)
+    return _chosen() if taken else reference
 
 
 def backend_for_samples(x: Tensor) -> ModuleType:

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import importlib.util
 import multiprocessing
 import os
 import subprocess
@@ -24,7 +25,8 @@ from mn_lightning.gmm import kmeans_plus_plus
 from mn_lightning.kernels import cpu, kmeans, reference, select
 from mn_lightning.kernels.cpu import fitting, mixture, rows, threads
 from mn_lightning.kernels.cpu.threads import in_parts
-from mn_lightning.kernels.types import Mixture, NormOptions
+from mn_lightning.kernels.types import Mixture, NormOptions, Ring
+from mn_lightning.utils.distributed import Processes
 from mn_lightning.utils.random import Stream, stratified, uniform
 
 LAYERS: dict[str, Callable[[int], nn.Module]] = {
@@ -184,6 +186,28 @@ def test_compiled_once_with_one_line(tmp_path: Path) -> None:
     assert "compiles" not in run(ONE_STEP, NUMBA_CACHE_DIR=str(tmp_path))
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_where_the_installation_is_read_only(writable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's cache folder is used, or none. A file in a folder's place keeps root from writing, too."""
+    installed, cache = tmp_path / "installed", tmp_path / "cache"
+    installed.mkdir()
+    (installed / "__pycache__").touch()
+    if not writable:
+        cache.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setenv("LOCALAPPDATA", str(cache))
+    path = installed / "read_only_loops.py"
+    path.write_text("from mn_lightning.kernels.cpu.compile import loop\n\n@loop\ndef doubled(x):\n    return 2 * x\n")
+    spec = importlib.util.spec_from_file_location("read_only_loops", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "read_only_loops", module)
+    spec.loader.exec_module(module)
+    assert module.doubled(3) == 6
+    assert bool(list(cache.rglob("read_only_loops*.nbi"))) == writable
+
+
 @pytest.mark.processes
 def test_without_numba_the_reference_serves_with_one_warning() -> None:
     code = ONE_STEP.replace("import sys, warnings, torch", "import sys, warnings, torch\nsys.modules['numba'] = None")
@@ -247,10 +271,11 @@ def test_the_queue_keeps_the_rows_of_the_reference(
     memory_format: torch.memory_format, dtype: torch.dtype, capacity: int, finite: bool
 ) -> None:
     x = torch.randn(6, 5, 4, 4, dtype=dtype).contiguous(memory_format=memory_format)
-    found = [(torch.full((3, capacity, 5), -1.0), torch.zeros(3, dtype=torch.long)) for _ in range(2)]
-    for pushes in range(4):
+    found = [Ring(torch.tensor(0), torch.full((3, capacity, 5), -1.0), *torch.zeros(2, 3).long()) for _ in range(2)]
+    for step in range(4):
         for backend, ring in zip((cpu, reference), found, strict=True):
-            backend.enqueue(x + pushes, torch.tensor(pushes), torch.tensor(finite), torch.tensor(pushes), *ring)
+            backend.enqueue(x + step, torch.tensor(step), torch.tensor(finite), ring)
+    assert int(found[0].pushes) == 4 * finite
     for a, b in zip(*found, strict=True):
         assert torch.equal(a, b)
 
@@ -349,7 +374,7 @@ def test_gradients_keep_the_memory_format_through_what_writes_in_place(name: str
     ],
 )
 def test_activations(activation: object, backend: object) -> None:
-    assert (select.cpu_kernels(torch.randn(2, 3, 4, 4), activation) or reference) is backend
+    assert select.backend_for_mixture(torch.randn(2, 3, 4, 4), activation=activation) is backend
 
 
 def test_an_activation_with_hooks_is_called() -> None:
@@ -366,6 +391,9 @@ def test_what_the_reference_computes() -> None:
     assert select.backend_for_rows(x) is cpu
     assert select.backend_for_rows(x.expand(2, -1, -1, -1)) is reference
     assert select.backend_for_rows(x[:, :0]) is reference
+    assert select.backend_for_mixture(x) is cpu
+    assert select.backend_for_mixture(x, one_mixture=False) is reference
+    assert select.backend_for_mixture(x, processes=Processes(0, 2)) is reference
     assert select.backend_for_samples(x.to("meta")) is reference
     with torch.autograd.forward_ad.dual_level():
         assert select.backend_for_samples(x) is reference

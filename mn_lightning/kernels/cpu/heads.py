@@ -23,7 +23,7 @@ _DEFAULTS = (None, None, 1.0, 0.0)
 
 def computed(
     head: Head, pooled: np.ndarray, within: np.ndarray | None, parameters: Parameters, wanted: bool
-) -> "_Gates | _GroupGates | _Other":
+) -> "_BatchGates | _RunningGates | _GroupGates | _Other":
     """What ``head`` makes of the moments.
 
     ``slope`` and ``offset`` are ``(N, C)``, ``others`` what it returns beside them; ``backward`` takes
@@ -31,8 +31,10 @@ def computed(
     """
     if isinstance(head, GroupGates):
         return _GroupGates(head, pooled, within, parameters)
-    if isinstance(head, RunningGates) or (isinstance(head, BatchGates) and head.processes.size == 1):
-        return _Gates(head, pooled, within, parameters)
+    if isinstance(head, RunningGates):
+        return _RunningGates(head, pooled, parameters)
+    if isinstance(head, BatchGates) and head.processes.size == 1 and within is not None:
+        return _BatchGates(head, pooled, within, parameters)
     return _Other(head, pooled, within, parameters, wanted)
 
 
@@ -56,55 +58,74 @@ class _Other:
         return d_pooled, d_within[0] if d_within else np.zeros_like(d_pooled), of_parameters
 
 
-class _Gates:
-    """:class:`BatchGates` and :class:`RunningGates`."""
+class _BatchGates:
+    """:class:`BatchGates` of one process."""
 
-    def __init__(
-        self, head: BatchGates | RunningGates, pooled: np.ndarray, within: np.ndarray | None, parameters: Parameters
-    ) -> None:
+    def __init__(self, head: BatchGates, pooled: np.ndarray, within: np.ndarray, parameters: Parameters) -> None:
         from mn_lightning.kernels.cpu.loops import gates
 
         loops: Any = gates
-        self.loops, self.head, self.pooled, dtype = loops, head, pooled, pooled.dtype
-        self.learned = Learned(parameters, _DEFAULTS, pooled.shape[1], dtype)
-        gate_weight, gate_bias, weight, bias = self.learned.arrays
-        self.gates = np.empty((len(pooled), len(gate_bias)), dtype)
-        log_gates = np.empty_like(self.gates)
-        loops.find_gates(pooled, gate_weight, gate_bias, self.gates, log_gates)
-        self.others: tuple[Tensor, ...] = ()
-        if isinstance(head, BatchGates):
-            assert within is not None
-            self.within, self.shares = within, np.empty_like(self.gates)
-            self.mean, self.var = np.empty_like(gate_weight), np.empty_like(gate_weight)
-            loops.batch_moments(pooled, within, log_gates, self.shares, self.mean, self.var)
-            rows = len(pooled) * head.length
-            self.others = torch.from_numpy(self.mean.copy()), torch.from_numpy(self.var * (rows / (rows - 1)))
-        else:
-            self.mean, self.var = (
-                values.detach().to(torch_type(dtype)).contiguous().numpy() for values in (head.mean, head.var)
-            )
+        self.loops, self.eps, self.pooled, self.within = loops, head.eps, pooled, within
+        self.learned = Learned(parameters, _DEFAULTS, pooled.shape[1], pooled.dtype)
+        gate_weight, gate_bias, *_ = self.learned.arrays
+        self.gates = np.empty((len(pooled), len(gate_bias)), pooled.dtype)
+        self.shares = np.empty_like(self.gates)
+        self.mean, self.var = np.empty_like(gate_weight), np.empty_like(gate_weight)
         self.slope, self.offset = np.empty_like(pooled), np.empty_like(pooled)
-        loops.maps_of_gates(self.gates, self.mean, self.var, weight, bias, head.eps, self.slope, self.offset)
+        found = self.gates, self.shares, self.mean, self.var, self.slope, self.offset
+        loops.of_batch(pooled, within, *self.learned.arrays, head.eps, *found)
+        rows = len(pooled) * head.length
+        self.others = torch.from_numpy(self.mean.copy()), torch.from_numpy(self.var * (rows / (rows - 1)))
 
     def backward(self, product: np.ndarray, total: np.ndarray) -> Gradients:
         """Gradients, by loops."""
-        loops, eps = self.loops, self.head.eps
         gate_weight, _, weight, _ = self.learned.arrays
         found = self.learned.empty()
-        d_gates, d_mean, d_var = np.empty_like(self.gates), np.empty_like(self.mean), np.empty_like(self.mean)
-        loops.gradients_of_maps(
-            *(self.pooled, self.gates, self.mean, self.var, weight, eps, product, total),
-            *(d_gates, d_mean, d_var, *found[2:]),
+        d_pooled, d_within = np.empty_like(product), np.empty_like(product)
+        self.loops.gradients_of_batch(
+            *(self.pooled, self.within, gate_weight, weight, self.eps, self.gates, self.shares, self.mean, self.var),
+            *(product, total, d_pooled, d_within, *found),
         )
-        d_pooled, d_within = np.zeros_like(product), np.zeros_like(product)
-        shares = d_shares = np.zeros_like(self.gates)
-        if isinstance(self.head, BatchGates):
-            shares, d_shares = self.shares, np.empty_like(self.gates)
-            loops.gradients_of_moments(
-                *(self.pooled, self.within, shares, self.mean, d_mean, d_var, d_shares, d_pooled, d_within)
-            )
-        loops.gradients_of_gates(self.pooled, gate_weight, self.gates, shares, d_gates, d_shares, d_pooled, *found[:2])
         return d_pooled, d_within, self.learned.gradients(found)
+
+
+class Running:
+    """The arrays of :class:`RunningGates`.
+
+    Args:
+        head: the gates.
+        parameters: W, b, γ and β.
+        dtype: of the activation.
+    """
+
+    def __init__(self, head: RunningGates, parameters: Parameters, dtype: np.dtype) -> None:
+        self.learned = Learned(parameters, _DEFAULTS, head.mean.shape[1], dtype)
+        number = torch_type(dtype)
+        mean, var = (values.detach().to(number).contiguous().numpy() for values in (head.mean, head.var))
+        self.moments, self.all = (mean, var), (mean, var, *self.learned.arrays, head.eps)
+
+
+class _RunningGates:
+    """:class:`RunningGates`."""
+
+    def __init__(self, head: RunningGates, pooled: np.ndarray, parameters: Parameters) -> None:
+        from mn_lightning.kernels.cpu.loops import gates
+
+        loops: Any = gates
+        self.loops, self.eps, self.pooled, self.others = loops, head.eps, pooled, ()
+        self.arrays = Running(head, parameters, pooled.dtype)
+        self.gates = np.empty((len(pooled), len(head.mean)), pooled.dtype)
+        self.slope, self.offset = np.empty_like(pooled), np.empty_like(pooled)
+        loops.of_running(pooled, *self.arrays.all, self.gates, self.slope, self.offset)
+
+    def backward(self, product: np.ndarray, total: np.ndarray) -> Gradients:
+        """Gradients, by loops."""
+        learned = self.arrays.learned
+        gate_weight, _, weight, _ = learned.arrays
+        found, d_pooled = learned.empty(), np.zeros_like(product)
+        given = self.pooled, *self.arrays.moments, gate_weight, weight, self.eps, self.gates, product, total
+        self.loops.gradients_of_running(*given, d_pooled, *found)
+        return d_pooled, np.zeros_like(product), learned.gradients(found)
 
 
 class _GroupGates:

@@ -31,7 +31,8 @@ def rows(x: Tensor) -> np.ndarray:
     x = x.detach()
     array: np.ndarray = x.numpy() if lies_in_rows(x) else x.movedim(1, -1).contiguous().movedim(-1, 1).numpy()
     samples, channels = x.shape[:2]
-    return array.transpose(0, *range(2, x.dim()), 1).reshape(samples, -1, channels)
+    last: np.ndarray = array.transpose(0, *range(2, x.dim()), 1)
+    return last.reshape(samples, -1, channels)
 
 
 def empty_like(x: Tensor) -> Tensor:

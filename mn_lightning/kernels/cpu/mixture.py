@@ -26,7 +26,7 @@ FARTHEST = 10.0
 """Variances of components whose means are more standard deviations than this away from the rows' are taken anew."""
 
 
-def mixture_norm(
+def fit_and_normalize(
     x: Tensor, mixture: Mixture | FitOptions, gamma: Tensor | None, beta: Tensor | None, options: NormOptions
 ) -> tuple[Tensor, Mixture]:
     """Normalize an activation ``(N, C, *)`` under a mixture (Eqs. 31-38), or under one that is fitted to it.
@@ -37,7 +37,7 @@ def mixture_norm(
     rows = rows_of_activation(x)
     if isinstance(mixture, FitOptions):
         fitted = _fit(rows, mixture, options.eps)
-        given = fitted.weights, fitted.means, fitted.variances
+        given: Arrays = (fitted.weights, fitted.means, fitted.variances)
         mixture = Mixture(*(torch.from_numpy(values) for values in given))
     else:
         number = torch_type(rows.values.dtype)
@@ -151,6 +151,9 @@ class _Batch:
         self.mean, self.var = np.empty_like(means), np.empty_like(means)
         found = self.counts, self.weights, self.mean, self.var
         if rows.shared.moments(counts, sums, FARTHEST, options.eps, *found):
+            off = (self.weights[:, None] * self.mean).sum(0)
+            self.center, self.mean = self.center + off, self.mean - off
+            sums = np.zeros_like(sums)
             rows.in_cuts(rows.loops.deviations, self.nu.numpy(), self.center, self.mean, sums)
             rows.shared.deviations(sums, self.counts, self.mean, self.var)
 
@@ -182,8 +185,8 @@ class _Normalize(torch.autograd.Function):
         rows.run(rows.loops.normalize, maps.components, *arrays)
         if wanted:
             ctx.save_for_backward(x, batch.nu, *parameters)
-            ctx.given, ctx.options, ctx.maps, ctx.batch = mixture, options, maps, batch
-            batch.nu = None
+            ctx.given, ctx.options, ctx.maps = mixture, options, maps
+            ctx.center, ctx.counts = batch.center, batch.counts if options.training else None
         return y
 
     @staticmethod
@@ -196,12 +199,12 @@ class _Normalize(torch.autograd.Function):
             y = _by_formula(x, ctx.given, parameters, ctx.options)
             dx, *of_parameters = differentiable_gradients(y, dy, (x, *parameters))
             return (dx, None, None, None, None, *of_parameters)
-        rows, maps, batch = rows_of_activation(x), ctx.maps, ctx.batch
+        rows, maps = rows_of_activation(x), ctx.maps
         upper, posteriors = rows.array(dy), nu.numpy()
-        arrays = upper, posteriors, batch.center, maps.slope, maps.level, maps.factor, maps.leak
-        sums = np.empty((len(rows.cuts) - 1, 2, *maps.slope.shape))
+        arrays = upper, posteriors, ctx.center, maps.slope, maps.level, maps.factor, maps.leak
+        sums = np.zeros((len(rows.cuts) - 1, 2, *maps.slope.shape))
         rows.in_cuts(rows.loops.gradient_sums, maps.components, *arrays, sums)
-        by_x, constant, of_parameters = maps.backward(sums, batch.counts if ctx.options.training else None)
+        by_x, constant, of_parameters = maps.backward(sums, ctx.counts)
         if not ctx.needs_input_grad[0]:
             return (None, None, None, None, None, *of_parameters)
         dx = layout.empty_like(x)

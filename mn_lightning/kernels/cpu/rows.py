@@ -96,7 +96,7 @@ class Rows:
             For each cut, Σν, ``(cuts, K)``, and Σν(x - center) and Σν(x - center)², ``(cuts, 2, K, D)``, in float64.
         """
         cuts, components = len(self.cuts) - 1, len(density.constant)
-        counts, sums = np.empty((cuts, components)), np.empty((cuts, 2, *density.steep.shape))
+        counts, sums = np.zeros((cuts, components)), np.zeros((cuts, 2, *density.steep.shape))
         kept = nu is not None
         if nu is None:
             nu = np.empty((1, components, self.length), self.values.dtype)
@@ -104,7 +104,7 @@ class Rows:
         return counts, sums
 
     def in_cuts(self, loop: Any, *arrays: Any) -> None:
-        """Run a loop that sums up each cut."""
+        """Run a loop that sums up each cut, in arrays of zeros."""
         in_parts(lambda first, last: loop(self.values, *arrays, self.cuts, first, last), len(self.cuts) - 1, self.size)
 
     def run(self, loop: Any, *arrays: Any) -> None:

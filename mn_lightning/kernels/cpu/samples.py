@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mn_lightning.kernels import reference
 from mn_lightning.kernels.cpu import layout
-from mn_lightning.kernels.cpu.heads import computed
+from mn_lightning.kernels.cpu.heads import Running, computed
 from mn_lightning.kernels.cpu.threads import in_parts
+from mn_lightning.kernels.heads import RunningGates
 from mn_lightning.kernels.inner_graph import differentiable_gradients, wants_gradients
 from mn_lightning.kernels.types import Head
 from mn_lightning.utils.precision import full_precision
@@ -22,6 +23,8 @@ from mn_lightning.utils.precision import full_precision
 def sample_affine(x: Tensor, centred: bool, head: Head, parameters: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
     """Map each sample and channel of ``(N, C, *)`` by what ``head`` makes of their moments over ``*``."""
     wanted = wants_gradients(x, *parameters)
+    if isinstance(head, RunningGates) and not wanted:
+        return (_evaluate(x, head, parameters),)
     results: tuple[Tensor, ...] = _SampleAffine.apply(x, centred, head, wanted, *parameters)
     return results
 
@@ -58,6 +61,14 @@ class _Samples:
         """Run a loop over all samples."""
         count = self.samples * self.channels if self.in_planes else self.samples
         in_parts(lambda first, last: loop(*arrays, first, last), count, self.size)
+
+
+def _evaluate(x: Tensor, head: RunningGates, parameters: tuple[Tensor | None, ...]) -> Tensor:
+    samples, y = _Samples(x), layout.empty_like(x)
+    values, out = samples.array(x), samples.array(y)
+    arrays, loop = Running(head, parameters, values.dtype).all, samples.loops.evaluate
+    in_parts(lambda first, last: loop(values, *arrays, out, first, last), samples.samples, samples.size)
+    return y
 
 
 class _SampleAffine(torch.autograd.Function):

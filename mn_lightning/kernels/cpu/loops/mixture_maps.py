@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mn_lightning.kernels.cpu.compile import loop
+from mn_lightning.kernels.cpu.loops.common import clear
 
 Array = Any
 
@@ -83,8 +84,8 @@ def gradients(
         d_beta: result, ``(D,)``.
     """
     number = mean.dtype.type
-    d_gamma[:] = number(0)
-    d_beta[:] = number(0)
+    clear(d_gamma)
+    clear(d_beta)
     for k in range(len(mean)):
         share = 1 / counts[k] if counts[k] > 0 else 0.0
         for d in range(mean.shape[1]):

@@ -69,8 +69,8 @@ def sums(
         center: ``(D,)``.
         nu: where ν goes; has but one place where it is not kept.
         keep: whether ν is kept.
-        counts: result, ``(cuts, K)``.
-        sums: result, ``(cuts, 2, K, D)``.
+        counts: result, ``(cuts, K)``, zeros before.
+        sums: result, ``(cuts, 2, K, D)``, likewise.
         cuts: at which block each cut starts.
         first: cut to start with.
         last: cut to end before.
@@ -81,8 +81,6 @@ def sums(
     largest, total = np.empty(length, x.dtype), np.empty(length, x.dtype)
     scratch = np.empty((len(constant), length), x.dtype)
     for cut in range(first, last):
-        counts[cut] = 0.0
-        sums[cut] = 0.0
         for block in range(cuts[cut], cuts[cut + 1]):
             n, start = block // each, block % each * length
             stop = min(start + length, x.shape[2])
@@ -153,7 +151,6 @@ def deviations(
     length = nu.shape[2]
     each = (x.shape[2] + length - 1) // length
     for cut in range(first, last):
-        sums[cut] = 0.0
         for block in range(cuts[cut], cuts[cut + 1]):
             n, start = block // each, block % each * length
             for k in range(len(mean)):
@@ -271,7 +268,6 @@ def gradient_sums(
     length = nu.shape[2]
     each = (x.shape[2] + length - 1) // length
     for cut in range(first, last):
-        sums[cut] = 0.0
         for block in range(cuts[cut], cuts[cut + 1]):
             n, start = block // each, block % each * length
             stop = min(start + length, x.shape[2])

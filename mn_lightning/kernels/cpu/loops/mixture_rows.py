@@ -66,8 +66,6 @@ def sums(
     scratch = np.empty((len(constant), length), x.dtype)
     block_sums = np.empty((2, len(constant), features), x.dtype)
     for cut in range(first, last):
-        counts[cut] = 0.0
-        sums[cut] = 0.0
         for block in range(cuts[cut], cuts[cut + 1]):
             start = block * length
             stop = min(start + length, len(x))
@@ -120,7 +118,6 @@ def deviations(
     length = nu.shape[2]
     block_sums = np.empty((2, *mean.shape), x.dtype)
     for cut in range(first, last):
-        sums[cut] = 0.0
         for block in range(cuts[cut], cuts[cut + 1]):
             block_sums[:] = number(0)
             for i in range(min(length, len(x) - block * length)):
@@ -235,7 +232,6 @@ def gradient_sums(
     features = x.shape[1]
     block_sums = np.empty((2, len(factor), features), x.dtype)
     for cut in range(first, last):
-        sums[cut] = 0.0
         for block in range(cuts[cut], cuts[cut + 1]):
             start = block * length
             stop = min(start + length, len(x))

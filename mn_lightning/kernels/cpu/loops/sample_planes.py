@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import numpy as np
+
 from mn_lightning.kernels.cpu.compile import loop
+from mn_lightning.kernels.cpu.loops.gates import IN_CACHE, of_running
 
 Array = Any
 
@@ -39,6 +42,35 @@ def affine(x: Array, slope: Array, offset: Array, y: Array, first: int, last: in
         a, b = slope[p], offset[p]
         for i in range(len(plane)):
             out[i] = plane[i] * a + b
+
+
+@loop
+def evaluate(
+    x: Array,
+    mean: Array,
+    var: Array,
+    gate_weight: Array,
+    gate_bias: Array,
+    weight: Array,
+    bias: Array,
+    eps: float,
+    y: Array,
+    first: int,
+    last: int,
+) -> None:
+    """ModeNorm at inference, samples ``first`` to ``last``: some at a time, which stay in the cache."""
+    modes, channels = mean.shape
+    some = max(1, IN_CACHE // (channels * x.shape[1]))
+    pooled, slope = np.empty((some, channels), x.dtype), np.empty((some, channels), x.dtype)
+    offset, gates = np.empty((some, channels), x.dtype), np.empty((some, modes), x.dtype)
+    for start in range(first, last, some):
+        count = min(some, last - start)
+        planes = x[start * channels : (start + count) * channels]
+        out = y[start * channels : (start + count) * channels]
+        moments(planes, False, pooled.reshape(-1), offset.reshape(-1), 0, len(planes))
+        given = mean, var, gate_weight, gate_bias, weight, bias, eps
+        of_running(pooled[:count], *given, gates[:count], slope[:count], offset[:count])
+        affine(planes, slope.reshape(-1), offset.reshape(-1), out, 0, len(planes))
 
 
 @loop
