@@ -17,8 +17,8 @@ WARPS = 4
 PROGRAMS_PER_PROCESSOR = 4
 MOST_REGISTERS = 128
 """Of a thread: what lets PROGRAMS_PER_PROCESSOR programs of WARPS * 32 threads run on a processor at the same time."""
-PROGRAMS_OFF_GPU = 3
-"""In Triton's interpreter: enough of them that their sums have to be added up."""
+PROGRAMS_OFF_GPU = 2
+"""In Triton's interpreter, which is slow: as few as have sums that have to be added up."""
 
 _KNOWN_SINCE = (3, 6)
 """Triton's version since which a compiled kernel is known to take what :func:`_run` passes."""

@@ -131,10 +131,14 @@ def mode_norm(
     training = training or running is None
     if torch.compiler.is_compiling():
         return _compiled_mode_norm(x, gate_weight, gate_bias, running, gamma, beta, training, momentum, eps)
-    there = None if running is None else [moment.contiguous() for moment in running]
-    y: Tensor = ops.normalize_modes(
-        x, gate_weight, gate_bias, *(there or (None, None)), gamma, beta, eps, training, momentum
-    )
+    there = None if running is None else (running[0].contiguous(), running[1].contiguous())
+    y: Tensor
+    if wants_gradients(x, gate_weight, gate_bias, gamma, beta):
+        y = ops.normalize_modes(
+            x, gate_weight, gate_bias, *(there or (None, None)), gamma, beta, eps, training, momentum
+        )
+    else:
+        y = samples.mode_norm(x, gate_weight, gate_bias, there, gamma, beta, eps, training, momentum)[0]
     if training and running is not None and there is not None:
         for moment, new in zip(running, there, strict=True):
             if new is not moment:  # a view: the kernel has moved the copy
@@ -169,8 +173,15 @@ def mode_group_norm(
     x: Tensor, gate_weight: Tensor, gate_bias: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
 ) -> Tensor:
     """:func:`mn_lightning.functional.mode_group_norm`."""
-    given = x, *map(_contiguous, (gate_weight, gate_bias, gamma, beta)), eps
-    y: Tensor = ops.mode_group_norm(*given)[0] if torch.compiler.is_compiling() else ops.normalize_groups(*given)
+    learned = map(_contiguous, (gate_weight, gate_bias, gamma, beta))
+    gate_weight, gate_bias, gamma, beta = learned  # type: ignore[assignment]
+    y: Tensor
+    if torch.compiler.is_compiling():
+        y = ops.mode_group_norm(x, gate_weight, gate_bias, gamma, beta, eps)[0]
+    elif wants_gradients(x, gate_weight, gate_bias, gamma, beta):
+        y = ops.normalize_groups(x, gate_weight, gate_bias, gamma, beta, eps)
+    else:
+        y = samples.mode_group_norm(x, gate_weight, gate_bias, gamma, beta, eps)[0]
     return y
 
 
