@@ -409,6 +409,22 @@ def test_both_backends_fit_the_same_mixture() -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["mixture", "mode"])
+def test_statistics_may_change_between_forward_and_backward(name: str) -> None:
+    layer, x, dy = problem(name, torch.contiguous_format)
+    layer(x)
+    layer.eval()
+    found = []
+    for changed in (False, True):
+        y = layer(x.requires_grad_())
+        if changed:
+            for buffer in layer.buffers():
+                if buffer.is_floating_point():
+                    buffer.mul_(3)
+        found.append(torch.autograd.grad(y, [x, *layer.parameters()], dy))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 @FORMATS
 def test_both_backends_fit_to_the_same_rows(memory_format: torch.memory_format) -> None:
     x = torch.randn(50, 3, 4, 4, dtype=torch.float64).contiguous(memory_format=memory_format)
