@@ -410,6 +410,59 @@ def test_both_backends_fit_the_same_mixture() -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["mixture", "mode"])
+def test_statistics_may_change_between_forward_and_backward(name: str) -> None:
+    layer, x, dy = problem(name, torch.contiguous_format)
+    layer(x)
+    layer.eval()
+    found = []
+    for changed in (False, True):
+        y = layer(x.requires_grad_())
+        if changed:
+            for buffer in layer.buffers():
+                if buffer.is_floating_point():
+                    buffer.mul_(3)
+        found.append(torch.autograd.grad(y, [x, *layer.parameters()], dy))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@FORMATS
+def test_both_backends_fit_to_the_same_rows(memory_format: torch.memory_format) -> None:
+    x = torch.randn(50, 3, 4, 4, dtype=torch.float64).contiguous(memory_format=memory_format)
+    found = []
+    for name in ("cpu", "reference"):
+        layer = MixtureNorm(3, fit_rows=100).double()
+        with select.use(name):
+            found.append(layer(x))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(found[0], MixtureNorm(3).double()(x))
+
+
+@FORMATS
+@pytest.mark.parametrize("shape", [(200, 6, 5, 7), (2, 70, 20, 20), (40, 1000)])
+def test_mode_norm_some_samples_at_a_time(memory_format: torch.memory_format, shape: tuple[int, ...]) -> None:
+    """In evaluation, where a part that stays in the cache is many samples, less than one, or what is left."""
+    x = torch.randn(shape, dtype=torch.float64) + torch.randn(shape[0], *(1 for _ in shape[1:]))
+    x = x.contiguous(memory_format=memory_format) if x.dim() == 4 else x
+    layer = ModeNorm(shape[1], 3).double()
+    layer(x)
+    layer.eval()
+    with select.use("reference"):
+        expected = layer(x)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_no_posterior_is_too_small_for_normal_precision() -> None:
+    from mn_lightning.kernels.cpu.loops import mixture as loops
+
+    values = np.array([[0.0, 0.0, -500.0], [-60.0, -80.0, -500.0 - 60.0]], np.float32)
+    found, one = values.copy(), np.empty(3, np.float32)
+    loops.softmax(found, np.zeros(2, np.float32), 3, one, one.copy())
+    expected = np.array([[1, 1, 1], [np.exp(-60), 0, np.exp(-60)]])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 # --- memory -------------------------------------------------------------------------------------------------------
 
 

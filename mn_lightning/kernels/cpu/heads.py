@@ -101,7 +101,8 @@ class Running:
     def __init__(self, head: RunningGates, parameters: Parameters, dtype: np.dtype) -> None:
         self.learned = Learned(parameters, _DEFAULTS, head.mean.shape[1], dtype)
         number = torch_type(dtype)
-        mean, var = (values.detach().to(number).contiguous().numpy() for values in (head.mean, head.var))
+        # Copies: a step of training may come before the backward pass.
+        mean, var = (values.detach().to(number, copy=True).contiguous().numpy() for values in (head.mean, head.var))
         self.moments, self.all = (mean, var), (mean, var, *self.learned.arrays, head.eps)
 
 

@@ -34,15 +34,15 @@ def fit_and_normalize(
     Returns:
         The normalized activation; the mixture, weights ``(K,)``, means and variances ``(K, C)``.
     """
-    rows = rows_of_activation(x)
+    rows, wanted = rows_of_activation(x), wants_gradients(x, gamma, beta)
     if isinstance(mixture, FitOptions):
         fitted = _fit(rows, mixture, options.eps)
         given: Arrays = (fitted.weights, fitted.means, fitted.variances)
         mixture = Mixture(*(torch.from_numpy(values) for values in given))
     else:
         number = torch_type(rows.values.dtype)
-        given = tuple(values.detach().to(number).contiguous().numpy() for values in mixture)
-    wanted = wants_gradients(x, gamma, beta)
+        # A copy if there will be a backward pass: a refit may come before it.
+        given = tuple(values.detach().to(number, copy=wanted).contiguous().numpy() for values in mixture)
     if not options.training and not wanted:
         return _evaluate(x, rows, given, (gamma, beta), options), mixture
     y: Tensor = _Normalize.apply(x, rows, given, options, wanted, gamma, beta)
@@ -103,7 +103,7 @@ class _Maps:
             counts: Σν, ``(K,)``, if the moments are those of the rows.
 
         Returns:
-            ``by_x`` and ``constant``, ``(K, D)``: what each row gets is ν_k ((x - center_k) by_x_k + constant_k).
+            ``by_x`` and ``constant``, ``(K, D)``: what each row gets is ν_k ((x - center) by_x_k + constant_k).
         """
         by_x, constant, found = np.empty_like(self.mean), np.empty_like(self.mean), self.learned.empty()
         of_moments = np.zeros(len(self.mean)) if counts is None else counts

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from mn_lightning.kernels.cpu.compile import formula, loop
+from mn_lightning.kernels.cpu.loops.common import clear
 
 Array = Any
 
@@ -27,7 +28,7 @@ NEAREST, POSTERIOR = 0, 1
 
 
 LEAST = 1e-30
-"""A smaller posterior is 0: products with it would lose normal precision, which takes a CPU a hundred times as long."""
+"""A smaller posterior is 0: products with it would be denormal numbers, which take a CPU many times as long."""
 
 
 @formula
@@ -197,7 +198,7 @@ def softmax(values: Array, constant: Array, length: int, largest: Array, total: 
     for k in range(len(values)):
         row = values[k]
         if constant[k] == -np.inf:
-            row[:] = number(0)
+            clear(row)
         elif values.itemsize == 4:
             for i in range(length):
                 value = row[i] if row[i] > lowest else lowest

@@ -78,7 +78,7 @@ def gradients(
         factor: likewise.
         sums: gradients of slope and level for each cut, ``(cuts, 2, K, D)``.
         counts: Σν, ``(K,)``; 0 where the moments are not those of the rows.
-        by_x: result, ``(K, D)``, that a row gets times ν_k (x - center_k).
+        by_x: result, ``(K, D)``, that a row gets times ν_k (x - center).
         constant: result, ``(K, D)``, that a row gets times ν_k.
         d_gamma: result, ``(D,)``.
         d_beta: result, ``(D,)``.
