@@ -170,7 +170,7 @@ def _fault(device: torch.device) -> str:
     from mn_lightning.kernels.triton import norms
 
     try:  # one may be without a C compiler, for example, which Triton needs to start its first kernel
-        norms.try_out(device)
+        norms.try_out(torch.ones(1, 1, device=device))
     except Exception as error:
         return f"Triton does not work here ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
     return ""

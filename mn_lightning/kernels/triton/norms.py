@@ -24,10 +24,9 @@ def takes(x: Tensor, features: int, components: int) -> bool:
     return x.dtype in TYPES and x.numel() > 0 and components <= MOST_COMPONENTS and features <= MOST_FEATURES
 
 
-def try_out(device: torch.device) -> None:
-    """Run a kernel on a device, to see whether that is possible."""
-    one = torch.ones(1, 1, device=device)
-    mixture.evaluate(one, (one[0], one, one), False, None, None, 1.0, False, False, None)
+def try_out(ones: Tensor) -> None:
+    """Run a kernel on ``ones (1, 1)``, to see whether that is possible where they are."""
+    mixture.evaluate(ones, (ones[0], ones, ones), False, None, None, 1.0, False, False, None)
 
 
 def takes_activation(activation: Activation | None) -> bool:
