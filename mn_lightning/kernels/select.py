@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mn_lightning.kernels import cpu, reference
 from mn_lightning.kernels.transforms import takes_tangents
-from mn_lightning.kernels.types import Activation
+from mn_lightning.kernels.types import Activation, Mixture
 from mn_lightning.utils.checks import check_choice
 from mn_lightning.utils.distributed import ALONE, Processes
 
@@ -169,8 +169,9 @@ def _fault(device: torch.device) -> str:
         return f"the kernels for GPUs are made for NVIDIA's of compute capability {LEAST_CAPABILITY[0]} and later"
     from mn_lightning.kernels.triton import norms
 
+    ones = torch.ones(1, 1, device=device)
     try:  # one may be without a C compiler, for example, which Triton needs to start its first kernel
-        norms.try_out(torch.ones(1, 1, device=device))
+        norms.try_out(Mixture(ones[0], ones, ones))
     except Exception as error:
         return f"Triton does not work here ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
     return ""

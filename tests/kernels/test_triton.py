@@ -70,7 +70,7 @@ def test_where_triton_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without a C compiler, a GPU that is too old."""
     from mn_lightning.kernels.triton import norms
 
-    def without_compiler(ones: object) -> None:
+    def without_compiler(of: object) -> None:
         raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
 
     monkeypatch.setattr(norms, "try_out", without_compiler)

@@ -24,9 +24,9 @@ def takes(x: Tensor, features: int, components: int) -> bool:
     return x.dtype in TYPES and x.numel() > 0 and components <= MOST_COMPONENTS and features <= MOST_FEATURES
 
 
-def try_out(ones: Tensor) -> None:
-    """Run a kernel on ``ones (1, 1)``, to see whether that is possible where they are."""
-    mixture.evaluate(ones, (ones[0], ones, ones), False, None, None, 1.0, False, False, None)
+def try_out(of: Mixture) -> None:
+    """Run a kernel with a mixture of one component and one feature, to see whether that is possible where it is."""
+    mixture.evaluate(of.means, of, False, None, None, 1.0, False, False, None)
 
 
 def takes_activation(activation: Activation | None) -> bool:
