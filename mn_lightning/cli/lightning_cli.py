@@ -1,4 +1,4 @@
-"""LightningCLI on the package's models, data and callbacks, with subcommands of ours."""
+"""LightningCLI with the package's models, data and callbacks, and subcommands of ours."""
 
 import inspect
 import os
@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-# Importing these makes their classes known by their short names.
+# After these imports, the classes can be given by their short names.
 import mn_lightning.callbacks
 import mn_lightning.data
 import mn_lightning.models  # noqa: F401
@@ -21,9 +21,10 @@ _NAMED_CHECKPOINTS = ("best", "last", "hpc")
 
 
 class SaveConfigBesideEarlier(SaveConfigCallback):
-    """Saves the configuration of a run under another name where an earlier run has left its own.
+    """Saves a run's configuration under another name if an earlier run has left its own in the folder.
 
-    That happens without a logger, as then all runs share a folder; ModelCheckpoint names its files in the same way.
+    That happens without a logger, because all runs share a folder then. ModelCheckpoint names its files in the same
+    way.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -43,9 +44,9 @@ class MNLightningCLI(LightningCLI):
 
     A run that is resumed goes on with the random states of its checkpoint: a ``RandomStateCallback`` is always there.
 
-    Only the configuration says what is built. A checkpoint brings numbers: hyperparameters in it change nothing, and it
-    is read with ``weights_only=True``, from a web address, too. (``weights_only: false`` in a configuration, which is
-    code itself, is the one way to read another.)
+    Only the configuration says what is built. From a checkpoint only numbers are taken: hyperparameters in it change
+    nothing, and it is read with ``weights_only=True``, also from a web address. (The one way to read a checkpoint that
+    holds more is ``weights_only: false`` in a configuration, which can run code anyway.)
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -60,12 +61,12 @@ class MNLightningCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Return Lightning's subcommands and ours, with the arguments that are not read from the command line."""
+        """Return Lightning's subcommands and ours, each with the arguments that are not read from the command line."""
         ours = {name: {"model", "datamodule"} for name in ("layers", "inspect", "fid")}
         return {**LightningCLI.subcommands(), **ours}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Make a parser that knows what settings there are in other subcommands."""
+        """Make a parser that knows the names of other subcommands' settings."""
         parser = super().init_parser(**kwargs)
         if isinstance(parser, CommandParser):
             parser.of_other_commands = _settings_of_commands()
@@ -76,17 +77,17 @@ class MNLightningCLI(LightningCLI):
         parser.add_argument("--test_after_fit", type=bool, default=False, help="Test the trained weights after fit.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse; Lightning would warn of a command line that is given as a list."""
+        """Parse without Lightning's warning about a command line that is given as a list."""
         if isinstance(args, list):
             self.config = parser.parse_args(args)
         else:
             super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
-        """Leave the configuration as it is. Lightning would put the checkpoint's hyperparameters over it."""
+        """Leave the configuration as it is. Lightning would override it with the checkpoint's hyperparameters."""
 
     def before_instantiate_classes(self) -> None:
-        """Look at checkpoint and folder first: making the model and its data can take minutes."""
+        """Check the checkpoint and the folder first, because making the model and its data can take minutes."""
         root = self._get(self.config, "trainer.default_root_dir")
         if root and Path(root).is_file():
             raise ValueError(f"trainer.default_root_dir is {str(root)!r}, which is a file; give a folder")
@@ -97,7 +98,7 @@ class MNLightningCLI(LightningCLI):
             read_checkpoint(path)
 
     def after_instantiate_classes(self) -> None:
-        """Refuse an optimizer for a module that steps its own."""
+        """Refuse an optimizer for a module that makes its own."""
         for name in ("optimizer", "lr_scheduler"):
             if self._get(self.config, name) is not None and not self.model.automatic_optimization:
                 model = type(self.model).__name__
