@@ -105,5 +105,5 @@ def _refuse_growing_queues(pl_module: nn.Module, averaging: WeightAveraging) -> 
     if any(layer.queue.rows_per_batch is None for layer in mixture_layers(pl_module)):
         raise ValueError(
             f"queue_rows_per_batch=None lets a mixture's queue grow, which {type(averaging).__name__} cannot follow; "
-            "give a number of rows, as queue_rows_per_batch=1024, or 'auto'"
+            "give a number of rows, such as queue_rows_per_batch=1024, or 'auto'"
         )

@@ -351,7 +351,7 @@ class FIDCallback(Callback):
     def _real_images(self, trainer: Trainer) -> RealImages:
         source: Any = training_data(trainer) if self.real is None else self.real
         if source is None:
-            raise ValueError("FIDCallback has no real images, as there are no training data; give a folder as `real`")
+            raise ValueError("FIDCallback has no real images, as there is no training data; give a folder as `real`")
         images = RealImages(source, self.value_range, self.batch_size)
         if len(images) < 4:
             raise ValueError(f"there are {len(images)} real images; FIDCallback takes 4 or more")

@@ -35,13 +35,13 @@ def _check(file: str) -> None:
     except Exception as error:  # errors of many kinds, because anything may stand in a file
         raise UsageError(f"{name} {fault(error)}") from error
     if not isinstance(root, yaml.MappingNode):
-        what = "is empty" if root is None else "is no mapping"
-        raise UsageError(f"{name} {what}; it takes names and values, as model: {{class_path: ImageClassifier}}")
+        what = "is empty" if root is None else "is not a mapping"
+        raise UsageError(f"{name} {what}; it takes names and values, such as model: {{class_path: ImageClassifier}}")
     for key, value in root.value:
         if key.value == "trainer" and value.tag.rpartition(":")[2] not in ("map", "null", "str"):
-            raise UsageError(f"{name}: trainer takes settings, as trainer: {{max_epochs: 3}}")
+            raise UsageError(f"{name}: trainer takes settings, such as trainer: {{max_epochs: 3}}")
         if key.tag != "tag:yaml.org,2002:str":
             line = key.start_mark.line + 1
             raise UsageError(
-                f"{name} has a key at line {line} that is no name; it takes model, data, trainer and others"
+                f"{name} has a key at line {line} that is not a name; it takes model, data, trainer and others"
             )

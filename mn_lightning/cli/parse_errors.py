@@ -90,7 +90,7 @@ def _reason(reasons: Sequence[str], classes: Sequence[str], message: str) -> str
     for reason in reasons:
         if found := _UNKNOWN_CLASS.search(reason):
             hint = nearest(found[1], known_classes())
-            return f"there is no class {found[1]!r}{hint}write one of your own with its module, as my_module.MyClass"
+            return f"there is no class {found[1]!r}{hint}write your own with its module, such as my_module.MyClass"
     types = [found for reason in reasons if (found := _TYPE.search(reason))]
     if types:
         accepted = " or ".join(dict.fromkeys(_type_name(found[1] or found[2]) for found in types))
@@ -106,7 +106,7 @@ def _unknown_argument(name: str, classes: Sequence[str]) -> str:
     taken = _arguments_of(classes[-1])
     text = f"{_short(classes[-1])} has no argument {name!r}{nearest(name, taken)}it takes {', '.join(taken)}"
     if _short(classes[-1]) == "NormSwapCallback":
-        text += "; arguments of the norm stand under the layers' names, as layers: {all: {n_components: 3}}"
+        text += "; arguments of the norm stand under the layers' names, for example layers: {all: {n_components: 3}}"
     return text
 
 

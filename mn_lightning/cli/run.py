@@ -92,8 +92,8 @@ def _other_weights(message: str) -> str:
     parts = [f"{names[0]}{_more(names)} {where}" for names, where in found if names]
     parts += [f"{name} has shape {then} in it and {now} in the model{_more(sizes)}" for name, then, now in sizes[:1]]
     return (
-        f"the checkpoint is of another model than the configuration: {'; '.join(parts) or in_one_line(message)}; give "
-        "the configuration of its training"
+        f"the checkpoint belongs to another model than the configuration: {'; '.join(parts) or in_one_line(message)}; "
+        "give the configuration of its training"
     )
 
 

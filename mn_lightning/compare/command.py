@@ -160,7 +160,7 @@ def _gpus(text: str) -> float:
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{shown(text)} is given; it takes a number above 0, as 1 or 0.25")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is given; it takes a number above 0, such as 1 or 0.25")
     return number
 
 
@@ -178,7 +178,7 @@ def _folder(text: str) -> str:
 
 def _check_selection(study: Study, options: argparse.Namespace) -> None:
     if options.only is not None and options.only not in study.variants:
-        raise StudyError(f"--only {shown(options.only)} is no variant; the variants are {', '.join(study.variants)}")
+        raise StudyError(f"--only {shown(options.only)} is not a variant; the variants are {', '.join(study.variants)}")
     if options.prepare is not None and options.prepare not in study.prepare:
         prepared = ", ".join(study.prepare) or "nothing"
         raise StudyError(f"--prepare {shown(options.prepare)} is not in the study, which prepares {prepared}")

@@ -202,7 +202,7 @@ class ImageFolderDataModule(LightningDataModule):
             left_out += others
         if left_out:
             rank_zero_warn(
-                f"{self._folder / split} holds {len(left_out)} files that are no images by their name, such as "
+                f"{self._folder / split} holds {len(left_out)} files whose names are not those of images, such as "
                 f"{left_out[0]}; they are left out"
             )
         mean, std = (_HALVES, _HALVES) if self.normalize == "symmetric" else (_MEAN, _STD)

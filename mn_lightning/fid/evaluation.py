@@ -96,8 +96,8 @@ class Evaluation:
         if min(self.num_samples, real) <= features:
             warnings.warn(
                 f"{self.names['fid']} of {self.num_samples} generated and {real} real images in {features} features is "
-                "biased upwards, as their covariances have not full rank; take more images than features, or compare "
-                "values of equal numbers only",
+                "biased upwards, because their covariances do not have full rank; take more images than features, or "
+                "compare values of equal numbers only",
                 stacklevel=2,
             )
 

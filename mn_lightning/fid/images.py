@@ -89,8 +89,8 @@ class ImageFolder(Dataset[Tensor]):
             raise ValueError(f"{root} holds no images; it takes a folder with {', '.join(SUFFIXES)} files")
         if left_out and all_processes().rank == 0:
             warnings.warn(
-                f"{root} holds {len(left_out)} files that are no images by their name, such as {left_out[0]}; they are "
-                "left out",
+                f"{root} holds {len(left_out)} files whose names are not those of images, such as {left_out[0]}; they "
+                "are left out",
                 stacklevel=2,
             )
         # Not a list: worker processes would copy many strings one by one, because reading one changes its reference

@@ -79,7 +79,7 @@ def _swap_as_in(content: dict[str, Any], model: LightningModule) -> bool:
     try:
         swap_as_recorded(model, recorded)
     except ValueError as error:
-        raise InspectionError(f"the checkpoint is of another model: {error}") from error
+        raise InspectionError(f"the checkpoint belongs to another model: {error}") from error
     return True
 
 

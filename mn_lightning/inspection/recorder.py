@@ -144,7 +144,9 @@ def choose_layers(model: nn.Module, pattern: str | None) -> dict[str, MixtureNor
     try:
         return {name: there[name] for name in select(pattern, there, aliases)}
     except ValueError as error:
-        raise InspectionError(f"layer {pattern!r} is none of those swapped; there are {', '.join(names)}") from error
+        raise InspectionError(
+            f"layer {pattern!r} is not among the swapped layers; these are {', '.join(names)}"
+        ) from error
 
 
 def _posteriors(input: Tensor, layer: nn.Module) -> Tensor | None:

@@ -139,7 +139,7 @@ def _imported(path: str) -> type[nn.Module]:
         raise ValueError(f"norm {path!r} cannot be imported: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise ValueError(
-            f"norm {path!r} is no class of torch modules; register a function with register_norm, and give its name"
+            f"norm {path!r} is not a class of torch modules; register a function with register_norm, and give its name"
         )
     return kind
 

@@ -118,7 +118,7 @@ def swap_norms(
     if layers is None and norm == "mixture" and len(candidates) > FEW_LAYERS:
         raise ValueError(
             f"swap_norms got no layers for norm 'mixture'; name them: of the model's {len(candidates)} norm layers "
-            "start with one or a few late ones, as layers='last:2' or layers=['layer4'], or write layers='all'"
+            "start with one or a few late ones, such as layers='last:2' or layers=['layer4'], or write layers='all'"
         )
     chosen = select("all" if layers is None else layers, candidates, layer_aliases(model))
     arguments = {name: {**norm_args, **layer_args} for name, layer_args in chosen.items()}

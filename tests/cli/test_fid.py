@@ -75,7 +75,7 @@ def test_the_distance_is_that_of_the_training(run: Path, capsys: pytest.CaptureF
         (["--config", "gan.yaml"], "fid needs --ckpt_path"),
         (
             ["--config", "digits", "--ckpt_path", "gan.ckpt", "--trainer.callbacks+=FIDCallback"],
-            "the checkpoint is of another model",
+            "the checkpoint belongs to another model",
         ),
     ],
 )

@@ -207,7 +207,7 @@ def test_what_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "found"
     assert refused(tmp_path / "no.ckpt", folder).endswith("is not there; give the path of a .ckpt file")
     assert refused(checkpoint, folder, layer="conv9") == (
-        "layer 'conv9' is none of those swapped; there are network.1, network.5"
+        "layer 'conv9' is not among the swapped layers; these are network.1, network.5"
     )
     assert "network.1 has 0 to 5" in refused(checkpoint, folder, channels=[6])
     assert "it takes 1 or more" in refused(checkpoint, folder, samples=0)

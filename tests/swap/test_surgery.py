@@ -472,7 +472,7 @@ def _already_swapped() -> nn.Module:
         (network, {"layers": "!*"}, ValueError, ["'!*'", "leaves no layer"]),
         (network, {"layers": nn.BatchNorm3d}, ValueError, ["BatchNorm3d", "layers of BatchNorm2d: block1.norm"]),
         (network, {"norm": "torch.nn.Nope"}, ValueError, ["'torch.nn.Nope' cannot be imported"]),
-        (network, {"norm": "os.system"}, ValueError, ["'os.system' is no class of torch modules"]),
+        (network, {"norm": "os.system"}, ValueError, ["'os.system' is not a class of torch modules"]),
         (network, {"norm": "group", "num_groups": 2, "channels_per_group": 2}, ValueError, ["block1", "one of them"]),
         (lambda: nn.Sequential(spectral()), {}, ValueError, ["0 is a", "parametrized", "remove_parametrizations"]),
         (lambda: nn.Sequential(pruned()), {}, ValueError, ["0 is a BatchNorm2d with the parameters weight_orig"]),

@@ -217,7 +217,7 @@ def _dask(request: Request) -> Iterator[Engine]:
     from mn_lightning.compare.runs.dask_backend import DaskTasks
 
     if request.address is None:
-        raise StudyError("--backend dask takes the scheduler's --address, as tcp://host:8786")
+        raise StudyError("--backend dask takes the scheduler's --address, such as tcp://host:8786")
     try:
         client = Client(request.address, timeout=20, set_as_default=False)
     except (OSError, ValueError) as error:

@@ -76,7 +76,7 @@ def train_all(runs: Sequence[Run], engine: Engine) -> int:
         session.stop()
         if execution.is_alive():
             execution.join(3 * GRACE)
-        print("interrupted; the same command goes on from the last whole epoch")
+        print("interrupted; the same command continues from the last complete epoch")
         return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else INTERRUPTED
     finally:
         session.close()

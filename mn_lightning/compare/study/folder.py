@@ -84,10 +84,10 @@ class StudyFolder:
         """
         if not self.root.is_dir():
             if self.root.exists() or self.root.is_symlink():
-                raise StudyError(f"{self.root} is no folder; give another --folder")
+                raise StudyError(f"{self.root} is not a folder; give another --folder")
         elif not _path(self.root).is_file() and any(path.name[0] != "." for path in self.root.iterdir()):
             raise StudyError(
-                f"{self.root} is there and has no file study.json, so it is no study's folder; nothing in it was "
+                f"{self.root} is there and has no file study.json, so it is not a study's folder; nothing in it was "
                 "changed; give another --folder"
             )
         if fresh:

@@ -18,7 +18,7 @@ _FOLDER_NAME = re.compile(r"[\w+=]([\w+=., -]*[\w+=-])?")
 _LONGEST_NAME = 100
 _MOST_BYTES = 1_000_000
 _OPTION = re.compile(r"[A-Za-z_][^\s=]*")
-_OPTIONS = "options are those of 'mn-lightning fit' without their dashes, as trainer.max_epochs"
+_OPTIONS = "options are those of 'mn-lightning fit' without their dashes, such as trainer.max_epochs"
 _NOT_A_VARIANTS = {
     "seed_everything": "all its runs would be equal; a study's seeds stand under seeds alone",
     "config": "it would hide what the variant changes; write the options themselves",
@@ -31,10 +31,10 @@ _INSPECT: dict[str, Callable[[Any], bool]] = {
     "samples": lambda value: type(value) is int and value > 0,
 }
 _MAPPINGS = {
-    "published": "from variants to numbers, as {MN: {100%: 0.9}}",
+    "published": "from variants to numbers, such as {MN: {100%: 0.9}}",
     "prepare": "from names to configurations",
     "references": "from names to numbers as 0.9",
-    "inspect": "from variants to layer, channels, samples, as {MN: {layer: conv3, channels: [0, 5], samples: 512}}",
+    "inspect": "from variants to layer, channels, samples: {MN: {layer: conv3, channels: [0, 5], samples: 512}}",
     "also": "from metrics to published numbers",
 }
 """Keys whose value is a mapping, and from what to what it maps."""
@@ -63,7 +63,7 @@ def load_study(value: str) -> Study:
         raise StudyError(str(error)) from error
     content = _read(path)
     if path.stem != path.stem.encode(errors="replace").decode():
-        raise StudyError(f"{path} has a name that is no UTF-8, and the study has the file's; rename it")
+        raise StudyError(f"{path} has a name that is not UTF-8, and the study takes the file's name; rename it")
     prepared = content.get("prepare")
     for configs in (content.get("base"), *(prepared.values() if isinstance(prepared, dict) else ())):
         # A configuration file may have a seed for `mn-lightning fit`. The study's seeds replace it.
@@ -206,12 +206,12 @@ def _check_variants(path: Path, variants: Any) -> dict[str, dict[str, Any]]:
         if overrides is not None and not isinstance(overrides, dict):
             raise StudyError(
                 f"{path} has the variant {name!r} with {shown(overrides)}; it takes a mapping from options of "
-                "'mn-lightning fit' to values, as {trainer.max_epochs: 5}"
+                "'mn-lightning fit' to values, such as {trainer.max_epochs: 5}"
             )
         for option in overrides or ():
             if not isinstance(option, str) or _OPTION.fullmatch(option) is None:
                 raise StudyError(
-                    f"{path} has the variant {name!r} with {shown(option)}, which is no option; {_OPTIONS}"
+                    f"{path} has the variant {name!r} with {shown(option)}, which is not an option; {_OPTIONS}"
                 )
             if option in _NOT_A_VARIANTS:
                 raise StudyError(f"{path} has the variant {name!r} with {option}; {_NOT_A_VARIANTS[option]}")
@@ -232,7 +232,7 @@ def _check_baseline(path: Path, study: Study) -> None:
     for baseline in named:
         if not isinstance(baseline, str) or baseline not in study.variants:
             raise StudyError(
-                f"{path} has the baseline {shown(baseline)}, which is no variant; the variants are "
+                f"{path} has the baseline {shown(baseline)}, which is not a variant; the variants are "
                 f"{_list(study.variants)}"
             )
     if isinstance(given, str):
@@ -240,7 +240,7 @@ def _check_baseline(path: Path, study: Study) -> None:
     for variant in [*given, *study.variants]:
         if variant not in study.variants:
             raise StudyError(
-                f"{path} has a baseline for {shown(variant)}, which is no variant; the variants are "
+                f"{path} has a baseline for {shown(variant)}, which is not a variant; the variants are "
                 f"{_list(study.variants)}"
             )
         if variant in given and variant in named:
@@ -258,7 +258,7 @@ def _check_published(path: Path, study: Study, key: str, published: Any) -> None
     for variant, numbers in published.items():
         if variant not in study.variants:
             raise StudyError(
-                f"{path} has published numbers for {shown(variant)}, which is no variant; the variants are "
+                f"{path} has published numbers for {shown(variant)}, which is not a variant; the variants are "
                 f"{_list(study.variants)}"
             )
         for name, number in numbers.items():

@@ -45,7 +45,9 @@ class CIFARDenseNet(CIFARNetwork):
         layers, rest = divmod(depth - 4, _BLOCKS * convs_per_layer)
         if layers < 1 or rest:
             step = _BLOCKS * convs_per_layer
-            raise ValueError(f"CIFARDenseNet got depth={depth} with bc={bc}; it takes 4 + {step} * n, as 40 or 100")
+            raise ValueError(
+                f"CIFARDenseNet got depth={depth} with bc={bc}; it takes 4 + {step} * n, such as 40 or 100"
+            )
         self.in_channels = in_channels
         channels = 2 * growth_rate if bc else 16
         self.conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
