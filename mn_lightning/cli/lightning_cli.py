@@ -47,9 +47,14 @@ class MNLightningCLI(LightningCLI):
     Only the configuration says what is built. From a checkpoint only numbers are taken: hyperparameters in it change
     nothing, and it is read with ``weights_only=True``, also from a web address. (The one way to read a checkpoint that
     holds more is ``weights_only: false`` in a configuration, which can run code anyway.)
+
+    Args:
+        command: the only subcommand to offer; None offers all. Making the parser of each subcommand takes time.
+        **kwargs: of LightningCLI.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, command: str | None = None, **kwargs: Any) -> None:
+        self._commands = tuple(_subcommands()) if command is None else (command,)
         super().__init__(
             **{
                 "trainer_class": CommandTrainer,
@@ -59,11 +64,9 @@ class MNLightningCLI(LightningCLI):
             }
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Return Lightning's subcommands and ours, each with the arguments that are not read from the command line."""
-        ours = {name: {"model", "datamodule"} for name in ("layers", "inspect", "fid")}
-        return {**LightningCLI.subcommands(), **ours}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # LightningCLI has a static method
+        """Return the subcommands, each with the arguments that are not read from the command line."""
+        return {name: skipped for name, skipped in _subcommands().items() if name in self._commands}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Make a parser that knows the names of other subcommands' settings."""
@@ -126,10 +129,15 @@ def _is_elsewhere(path: str) -> bool:
     return "://" in path or path.partition(":")[0] == "registry"
 
 
+def _subcommands() -> dict[str, set[str]]:
+    ours = {name: {"model", "datamodule"} for name in ("layers", "inspect", "fid")}
+    return {**LightningCLI.subcommands(), **ours}
+
+
 def _settings_of_commands() -> frozenset[str]:
     return frozenset(
         name
-        for command, skipped in MNLightningCLI.subcommands().items()
+        for command, skipped in _subcommands().items()
         for name in inspect.signature(getattr(CommandTrainer, command)).parameters
         if name != "self" and name not in skipped
     )

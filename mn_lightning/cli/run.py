@@ -9,7 +9,6 @@ from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
-from mn_lightning.cli.arguments import TRAINER_COMMANDS
 from mn_lightning.cli.lightning_cli import MNLightningCLI
 from mn_lightning.cli.parse_errors import explain
 from mn_lightning.cli.quiet import quiet_libraries
@@ -41,11 +40,8 @@ def run(command: str, args: Sequence[str], traceback: bool = False) -> None:
     cli = MNLightningCLI.__new__(MNLightningCLI)  # before the try: the message about an error needs its parsers
     try:
         cli.__init__(  # type: ignore[misc]
-            parser_kwargs={
-                "prog": "mn-lightning",
-                "exit_on_error": False,
-                **{name: {"exit_on_error": False} for name in TRAINER_COMMANDS},
-            },
+            command,
+            parser_kwargs={"prog": "mn-lightning", "exit_on_error": False, command: {"exit_on_error": False}},
             args=[command, *args],
         )
     except Exception as error:

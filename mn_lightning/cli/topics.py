@@ -29,7 +29,7 @@ def print_topic(command: str, topic: str) -> None:
     """
     quiet_libraries()
     if topic == "all":
-        MNLightningCLI(parser_kwargs={"prog": "mn-lightning"}, args=[command, "--help"])  # ends the process
+        MNLightningCLI(command, parser_kwargs={"prog": "mn-lightning"}, args=[command, "--help"])  # ends the process
     parser = LightningArgumentParser(usage=argparse.SUPPRESS, add_help=False)
     if topic == "trainer":
         parser.add_lightning_class_args(CommandTrainer, "trainer")

@@ -446,7 +446,7 @@ def test_a_run_that_fails_is_shown_and_the_others_go_on(started: list[str], caps
         ({"variants": {"BN": None, "X": {"trainer.callbacks+": "Nope"}}}, ["'X'", "does not parse", "Nope"]),
         ({"variants": {"BN": None, "X": {"trainer.callbacks+": swap("mixtur")}}}, ["'X'", "unknown norm 'mixtur'"]),
         ({"variants": {"BN": None, "X": {"model.network": "CIFARConvNet"}}}, ["'X'", "does not run", "CIFARConvNet"]),
-        ({"baseline": "X"}, ["'X'", "no variant"]),
+        ({"baseline": "X"}, ["'X'", "not a variant"]),
     ],
 )
 def test_a_wrong_study_is_one_line_before_anything_runs(

@@ -32,15 +32,11 @@ class StudyCLI(MNLightningCLI):
         self.label = label
         self.until = until
         super().__init__(
+            "fit",
             parser_kwargs=non_exiting_parser("mn-lightning compare"),
             args=arguments,
             **options,
         )
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Return ``fit`` only, because the parser of each further subcommand takes time to make."""
-        return {"fit": MNLightningCLI.subcommands()["fit"]}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Report in one line what does not parse."""
