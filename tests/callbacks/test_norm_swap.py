@@ -7,6 +7,7 @@ import torch
 from helpers.tiny import classifier, digits, mixture_callbacks, mixtures, network, trainer, weights_of
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
@@ -248,17 +249,21 @@ def test_processes_that_are_started_for_a_fit_train_a_copy(tmp_path: Path, by_ca
     callbacks = mixture_callbacks()
     if not by_callback:
         swap_norms(model, norm="mixture")
-    run = trainer(tmp_path, callbacks, strategy="ddp_spawn", devices=2, max_epochs=1)
     if by_callback:
+        run = trainer(tmp_path, callbacks, strategy="ddp_spawn", devices=2, max_epochs=1)
         with pytest.raises(ProcessRaisedException, match="ValueError: NormSwapCallback swaps in the processes that"):
             run.fit(model, digits())
         assert mixtures(model) == []
         return
     before = weights_of(model)
+    # Forked from a process that has imported torch and Lightning, where ddp_spawn imports them twice.
+    forked = DDPStrategy(start_method="forkserver")
+    run = trainer(tmp_path, callbacks, strategy=forked, devices=2, max_epochs=1)
     try:
         run.fit(model, digits())
     except ProcessExitedException:  # seen once, on a crowded machine: SIGABRT, for a reason that was not found
-        run = trainer(tmp_path, mixture_callbacks(), strategy="ddp_spawn", devices=2, max_epochs=1)
+        again = DDPStrategy(start_method="forkserver")
+        run = trainer(tmp_path, mixture_callbacks(), strategy=again, devices=2, max_epochs=1)
         run.fit(model, digits())
     assert any(not torch.equal(value, before[name]) for name, value in weights_of(model).items())
     (values,) = run.validate(model, digits(), verbose=False)

@@ -73,7 +73,7 @@ def test_a_signal_ends_all_runs_within_seconds(number: int, status: int) -> None
         kill_group(process)
     wait_until(lambda: not processes_of_runs(), 10)
     assert passed < 60
-    assert "the same command goes on" in Path("printed.txt").read_text()
+    assert "the same command continues" in Path("printed.txt").read_text()
     assert "Traceback" not in Path("printed.txt").read_text()
     assert not list(Path("studies/mine").glob(".session*"))
     assert not list(Path("studies/mine/runs").glob("*/*/outcome.json"))
