@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import gloo  # noqa: F401, what the fork server imports
 from helpers.tiny import classifier, digits, mixture_callbacks, mixtures, network, trainer, weights_of
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
@@ -249,16 +250,14 @@ def test_processes_that_are_started_for_a_fit_train_a_copy(tmp_path: Path, by_ca
     callbacks = mixture_callbacks()
     if not by_callback:
         swap_norms(model, norm="mixture")
+    # As ddp_spawn, but forked from a process that has imported torch and Lightning already.
+    run = trainer(tmp_path, callbacks, strategy=DDPStrategy(start_method="forkserver"), devices=2, max_epochs=1)
     if by_callback:
-        run = trainer(tmp_path, callbacks, strategy="ddp_spawn", devices=2, max_epochs=1)
         with pytest.raises(ProcessRaisedException, match="ValueError: NormSwapCallback swaps in the processes that"):
             run.fit(model, digits())
         assert mixtures(model) == []
         return
     before = weights_of(model)
-    # Forked from a process that has imported torch and Lightning, where ddp_spawn imports them twice.
-    forked = DDPStrategy(start_method="forkserver")
-    run = trainer(tmp_path, callbacks, strategy=forked, devices=2, max_epochs=1)
     try:
         run.fit(model, digits())
     except ProcessExitedException:  # seen once, on a crowded machine: SIGABRT, for a reason that was not found
