@@ -25,7 +25,7 @@ def bomb() -> str:
         ("- 1\n- 2\n", "is not a mapping; it takes names and values"),
         ("hello", "is not a mapping; it takes names and values"),
         ("model: 1\n3: 4\n", "has a key at line 2 that is not a name"),
-        ("trainer: 5\n", ": trainer takes settings, as"),
+        ("trainer: 5\n", ": trainer takes settings, such as"),
         ("model: [1\n", "is not YAML at line 2, column 1: "),
         ("model: \0\n", "is not YAML: unacceptable character #x0000"),
         (b"model: 1\nname: \xe9\n", "is not text in UTF-8, see line 2"),
