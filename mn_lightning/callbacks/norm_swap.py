@@ -171,7 +171,7 @@ class NormSwapCallback(MixtureCompanion):
             if isinstance(callback, WeightAveraging) and stage == "fit":
                 raise ValueError(
                     f"{type(callback).__name__} stands before NormSwapCallback in the trainer's callbacks and averages "
-                    "the model as it was before the swap; put it behind"
+                    "the model as it was before the swap; put it after NormSwapCallback"
                 )
         self.report = swap_norms(pl_module, self.layers, self.norm, self.fuse_activation, **self.norm_args)
         if has_mixtures(pl_module):

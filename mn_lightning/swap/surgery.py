@@ -296,9 +296,9 @@ def _warn_of_other_holders(model: nn.Module, replaced: set[nn.Module]) -> None:
                 continue
             if any(isinstance(one, nn.Module) and one in replaced for one in held):
                 warnings.warn(
-                    f"{path + '.' if path else ''}{attribute} of {type(module).__name__} holds layers that were "
-                    "swapped, in a plain list or dict where the old ones stay: if its forward uses these, swap them "
-                    "before that is made, or make it an nn.ModuleList",
+                    f"{path + '.' if path else ''}{attribute} of {type(module).__name__} is a plain list or dict "
+                    "that still holds layers from before the swap: if the forward uses them, swap the layers before "
+                    "it is made, or make it an nn.ModuleList",
                     stacklevel=4,
                 )
 

@@ -244,7 +244,7 @@ class InAPlainList(nn.Module):
 
 @pytest.mark.parametrize("holder", [lambda norm: [norm], lambda norm: (None, norm), lambda norm: {"a": norm}])
 def test_a_plain_list_that_keeps_an_old_layer_is_named(holder: Callable[[nn.Module], object]) -> None:
-    with pytest.warns(UserWarning, match=r"0\.branches of InAPlainList holds layers that were swapped") as caught:
+    with pytest.warns(UserWarning, match=r"0\.branches of InAPlainList is a plain list or dict") as caught:
         mn.swap_norms(nn.Sequential(InAPlainList(holder)), norm="mode")
     one_line(caught[0].message)
 

@@ -118,7 +118,7 @@ def difference_table(study: Study, comparisons: Sequence[Comparison]) -> Table:
         f"{f' / {len(p_values)}' * several}, and never below {FEWEST_SEEDS}: it is as rough as the spread of few seeds."
     )
     if any(NO_SPREAD in row for row in rows):
-        note += " Where the difference is the same with all seeds, as coarse metrics make it, there is no interval."
+        note += " If all seeds have the same difference, which happens with coarse metrics, there is no interval."
     header = ["variant", "difference", f"{CONFIDENCE:.0%} interval", f"p{' (Holm)' * several}", "seeds", "verdict"]
     return _with_baselines(study, Table(f"Difference to {_whose_baseline(study)}", header, rows, note))
 

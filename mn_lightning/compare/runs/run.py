@@ -217,7 +217,7 @@ class Run:
         except ValueError:
             self._set_aside(self.folder / NAME, "is damaged")
             if self.checkpoint_path.exists():
-                self._set_aside(self.checkpoint_path, f"is of settings that {NAME} does not say; the run starts anew")
+                self._set_aside(self.checkpoint_path, f"has settings that {NAME} does not name; the run starts anew")
         try:
             if self.checkpoint_path.is_dir():
                 raise DamagedCheckpointError
