@@ -34,13 +34,13 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _prepare_process() -> None:
-    """Set up what a shell's command needs.
+    """Prepare this process for a command that was typed into a shell.
 
     Raises:
         UsageError: the current folder is gone.
     """
-    # A user's own module is found beside the configuration, by the installed command as by `python -m`; but behind all
-    # others, as a file random.py there must not take the place of the standard library's.
+    # Both the installed command and `python -m` find a user's own modules in the current folder. That folder comes last
+    # in the search, so that a file random.py in it does not take the place of the standard library's.
     try:
         here = os.getcwd()
     except FileNotFoundError as error:
@@ -50,12 +50,12 @@ def _prepare_process() -> None:
     if here not in sys.path:
         sys.path.append(here)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # of a terminal that cannot show each letter
+        if isinstance(stream, io.TextIOWrapper):  # some terminals cannot show all letters
             stream.reconfigure(errors="backslashreplace")
 
 
 def _run(given: list[str]) -> None:
-    """Import what the command needs, and nothing else: ``--version`` answers at once."""
+    """Import only what the command needs: ``--version`` answers at once."""
     if given == ["--version"]:
         from mn_lightning.utils.version import __version__
 
