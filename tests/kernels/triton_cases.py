@@ -26,6 +26,36 @@ TYPES = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 SHAPES = [(3, 5, 3, 3), (4, 3, 2), (9, 4), (2, 3, 2, 2, 2), (2, 1, 3, 5)]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _language_patched_once() -> Iterator[None]:
+    """Once for each launch: the interpreter does it for every function that a kernel calls, half of its time."""
+    if DEVICE == "cuda":
+        yield
+        return
+    from triton.runtime import interpreter
+
+    original, launched = interpreter._patch_lang, False
+
+    def patch(function: object) -> Any:
+        nonlocal launched
+        if launched:
+            return None
+        scope, launched = original(function), True
+        restore = scope.restore
+
+        def end() -> None:
+            nonlocal launched
+            launched = False
+            restore()
+
+        scope.restore = end
+        return scope
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(interpreter, "_patch_lang", patch)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
     """Computed with triton, and seen to be: a test in which it takes nothing compares the reference."""
