@@ -1,7 +1,7 @@
 """The norm layers' time against torch's own layers on the same input, forward and backward, and in evaluation.
 
     python -m benchmarks.layers [--device cuda] [--shapes 256x64x32x32 ...] [--backends reference triton compile]
-    python -m benchmarks.layers --clock cpu    # where other programs are at work
+    python -m benchmarks.layers --clock cpu    # one thread, where other programs are at work
 
 Inputs are those of convolutions in both memory formats and (N, C) of linear layers, with one thread and with as many as
 torch takes.

@@ -1,7 +1,7 @@
 """Time of a training step of whole networks with our norms everywhere, over that of the same network with BatchNorm.
 
     python -m benchmarks.networks [--device cuda] [--networks ResNet20 ...] [--threads 1 2]
-    python -m benchmarks.networks --clock cpu    # where other programs are at work
+    python -m benchmarks.networks --clock cpu    # one thread, where other programs are at work
 
     python -m benchmarks.networks --device cuda --networks ResNet18 --compile reduce-overhead
 

@@ -91,18 +91,25 @@ def test_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert row["ratio"] == pytest.approx(row["layer_ms"] / row["reference_ms"])
 
 
-def test_layers_with_several_threads_in_cpu_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = "--threads", "1", "2", "--clock", "cpu", "--layers", "ModeNorm K=2", "official ModeNorm K=2"
+def test_layers_with_several_threads(tmp_path: Path) -> None:
+    options = "--threads", "1", "2", "--layers", "ModeNorm K=2", "official ModeNorm K=2"
     rows = result_of(layers, tmp_path, *options)["rows"]
     assert [row["threads"] for row in rows] == sorted(row["threads"] for row in rows)
     assert {row["threads"] for row in rows} == {1, 2}
     assert {row["layer"] for row in rows} == {"ModeNorm K=2", "official ModeNorm K=2"}
     assert {row["target"] for row in rows if row["shape"] == "4x8"} == {"<= 2"}
+
+
+def test_layers_in_cpu_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = result_of(layers, tmp_path, "--clock", "cpu", "--layers", "ModeNorm K=2")["rows"]
+    assert {row["threads"] for row in rows} == {1}
     assert "CPU time" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        layers.main(["--quick", "--clock", "cpu", "--threads", "2"])
+    assert "--clock cpu measures one thread" in capsys.readouterr().err
 
 
-def test_cpu_time_is_that_of_all_threads() -> None:
-    """And not of a pause."""
+def test_cpu_time_is_not_that_of_a_pause() -> None:
     x = torch.randn(600, 600)
     assert seconds(lambda: time.sleep(0.3), "cpu", clock="cpu") < 0.1
     assert seconds(lambda: time.sleep(0.1), "cpu") > 0.09
