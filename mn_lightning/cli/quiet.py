@@ -20,4 +20,4 @@ def quiet_libraries() -> None:
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return "Tip: For seamless cloud logging" not in record.getMessage()
+    return "Tip: For seamless cloud" not in record.getMessage()

@@ -16,6 +16,7 @@ def test_advertisements_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
         quiet_libraries()
         with caplog.at_level(logging.INFO):
             rank_zero_info("💡 Tip: For seamless cloud logging and experiment tracking, try installing litlogger")
+            rank_zero_info("💡 Tip: For seamless cloud uploads and versioning, try installing [litmodels](https://...)")
             rank_zero_info("GPU available: False, used: False")
     finally:
         logger.filters[:] = before
