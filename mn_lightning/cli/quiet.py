@@ -11,10 +11,15 @@ _WARNINGS = (
     r".*configure_optimizers` will be overridden by",
 )
 
+_WARNINGS_OF_A_FIT = (
+    # Which of the checkpoints of before a fit knows; nothing is saved where a checkpoint is only evaluated.
+    r"The dirpath has changed from",
+)
 
-def quiet_libraries() -> None:
-    """Leave those messages out, in this process."""
-    for pattern in _WARNINGS:
+
+def quiet_libraries(fits: bool = True) -> None:
+    """Leave those messages out, in this process; and those about a fit, if it makes none."""
+    for pattern in (*_WARNINGS, *(() if fits else _WARNINGS_OF_A_FIT)):
         warnings.filterwarnings("ignore", pattern)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
 

@@ -37,7 +37,7 @@ def run(command: str, args: Sequence[str], traceback: bool = False) -> None:
     Raises:
         SystemExit: with status 1 or 2 after an error.
     """
-    quiet_libraries()
+    quiet_libraries(fits=command == "fit")
     cli = MNLightningCLI.__new__(MNLightningCLI)  # so that it is there after an error, as far as it was made
     try:
         cli.__init__(  # type: ignore[misc]
