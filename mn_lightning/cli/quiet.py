@@ -12,8 +12,10 @@ _WARNINGS = (
 )
 
 _WARNINGS_OF_A_FIT = (
-    # Which of the checkpoints of before a fit knows; nothing is saved where a checkpoint is only evaluated.
+    # Which of the checkpoints from before a fit goes on with; nothing is saved where a checkpoint is only evaluated.
     r"The dirpath has changed from",
+    # Which logger a fit takes that is given none.
+    r"Starting from v1.9.0, `tensorboardX` has been removed",
 )
 
 
