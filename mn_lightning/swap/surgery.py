@@ -185,7 +185,7 @@ def swap_norms(
             all are swapped; for mixture norm in a model of more than eight norm layers, they have to be given.
         norm: ``"mixture"``, ``"mode"``, ``"mode_group"``, a baseline (``"batch"``, ``"instance"``, ``"layer"``,
             ``"group"``), a name given to :func:`~mn_lightning.swap.registry.register_norm`, or the import path of a
-            class, as ``"timm.layers.FilterResponseNormTlu2d"``.
+            class, as ``"timm.layers.FilterResponseNormTlu2d"``. Type checkers take the last two as ``NormName("...")``.
         fuse_activation: put the activation that follows each layer inside it (Eq. 38), where there is one.
         again: whether layers that were swapped with other settings before are swapped again. The new ones take over
             weight and bias, and begin with the mean and variance of all components or modes together.
