@@ -1,6 +1,7 @@
 """What the benchmarks have in common: options, measuring side by side, and a result that says where it comes from."""
 
 import argparse
+import ctypes
 import importlib.metadata
 import json
 import math
@@ -8,8 +9,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -20,7 +21,11 @@ from mn_lightning.kernels import select
 
 LEAST_SECONDS = 0.02
 """What takes less is called several times in a row for one measurement."""
+LONG_SECONDS = 1.0
+"""What takes so long, with what is compiled for it, is called once: nothing has to be found out."""
 MOST_CALLS = 100
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's mallopt
 PACKAGES = ("torch", "lightning", "mn-lightning")
 
 Times = dict[str, list[float]]
@@ -57,12 +62,20 @@ def cells(row: Mapping[str, Any]) -> tuple[str, str]:
     return row["target"] or "", {None: "", True: "met", False: "missed"}[row["met"]]
 
 
-def parser(name: str, text: str, rounds: int) -> argparse.ArgumentParser:
-    """Make the parser with the options that all benchmarks have."""
+def parser(name: str, text: str, rounds: int, several_threads: bool = False) -> argparse.ArgumentParser:
+    """Make the parser with the options that all benchmarks have; ``several_threads`` lets ``--threads`` take a list."""
     result = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=text.partition("\n")[0])
     result.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     result.add_argument("--rounds", type=int, default=rounds, help="how often everything is measured, %(default)s")
-    result.add_argument("--threads", type=int, help="threads of the CPU, by default as many as torch takes")
+    threads: dict[str, Any] = {"nargs": "+"} if several_threads else {}
+    result.add_argument("--threads", type=int, help="threads of the CPU, by default as many as torch takes", **threads)
+    result.add_argument(
+        "--clock",
+        choices=list(CLOCKS),
+        default="wall",
+        help="what time is measured by: cpu adds up that of all threads of this program, and leaves out what others do "
+        "to the clock",
+    )
     result.add_argument(
         "--backend", choices=get_args(select.BackendName), help="compute with this one, by default as the package does"
     )
@@ -78,12 +91,28 @@ def parse(options: argparse.ArgumentParser, arguments: Sequence[str] | None) -> 
         options.error("--rounds takes 1 or more")
     if args.device == "cuda" and not torch.cuda.is_available():
         options.error("there is no GPU that torch can use")
+    if args.device == "cuda" and args.clock == "cpu":
+        options.error("--clock cpu does not see a GPU's time; leave it out")
     if args.quick:
         args.rounds = 1
-    if args.threads is not None:
+    if isinstance(args.threads, int):
         torch.set_num_threads(args.threads)
+    keep_freed_memory()
     torch.manual_seed(0)
     return args
+
+
+def keep_freed_memory() -> None:
+    """Let the C library hand out memory that was freed again, instead of giving it back to the system.
+
+    What comes from the system is cleared page by page, which takes as long as reading an activation several times. By
+    default that happens to each block of more than 32 MiB, and to others or not, by what was freed before: BatchNorm in
+    evaluation took 4 ms or 22 for the same input.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def computing(backend: select.BackendName | None) -> AbstractContextManager[None]:
@@ -91,14 +120,26 @@ def computing(backend: select.BackendName | None) -> AbstractContextManager[None
     return nullcontext() if backend is None else select.use(backend)
 
 
-def seconds(call: Callable[[], object], device: str, times: int = 1) -> float:
+@contextmanager
+def threads_of_torch(count: int) -> Iterator[None]:
+    """Compute with so many threads inside the context."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def seconds(call: Callable[[], object], device: str, times: int = 1, clock: str = "wall") -> float:
     """Time one call, from the mean of ``times`` of them; on a GPU, until the last has been computed."""
+    now = CLOCKS[clock]
     synchronize(device)
-    start = time.perf_counter()
+    start = now()
     for _ in range(times):
         call()
     synchronize(device)
-    return (time.perf_counter() - start) / times
+    return (now() - start) / times
 
 
 def synchronize(device: str) -> None:
@@ -110,7 +151,8 @@ def synchronize(device: str) -> None:
 def side_by_side(calls: Mapping[str, Callable[[], object]], args: argparse.Namespace, pause: float = 0) -> Times:
     """Measure all calls in turn, A B C A B C ..., so that what else the machine does falls on all of them.
 
-    Before that comes a round to warm up, and one that finds how many calls make a measurement long enough.
+    Before that comes a round to warm up, and one that finds how many calls make a measurement long enough, where the
+    first was short.
 
     Args:
         calls: by name.
@@ -122,18 +164,17 @@ def side_by_side(calls: Mapping[str, Callable[[], object]], args: argparse.Names
         Seconds of each call in each round.
     """
     calls_at_once = {}
-    for call in calls.values():
-        call()
+    first = {name: seconds(call, args.device) for name, call in calls.items()}
     for name, call in calls.items():
         calls_at_once[name] = 1
-        if not args.quick:
+        if not args.quick and first[name] < LONG_SECONDS:
             calls_at_once[name] = min(MOST_CALLS, math.ceil(LEAST_SECONDS / seconds(call, args.device)))
     times: Times = {name: [] for name in calls}
     for _ in range(args.rounds):
         for name, call in calls.items():
             if not args.quick:
                 time.sleep(pause)
-            times[name].append(seconds(call, args.device, calls_at_once[name]))
+            times[name].append(seconds(call, args.device, calls_at_once[name], args.clock))
     return times
 
 
@@ -209,4 +250,6 @@ def write(path: Path, report: Mapping[str, Any]) -> None:
 def title(text: str, args: argparse.Namespace) -> str:
     """Title of a table, with the machine."""
     where = machine(args)
-    return f"{text}; medians of {args.rounds} rounds; {where['gpu'] or where['cpu']}, {where['threads']} threads"
+    clock = ", CPU time" if args.clock == "cpu" else ""
+    threads = ", ".join(map(str, args.threads)) if isinstance(args.threads, list) else where["threads"]
+    return f"{text}; medians of {args.rounds} rounds{clock}; {where['gpu'] or where['cpu']}, {threads} threads"

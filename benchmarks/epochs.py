@@ -21,7 +21,6 @@ import json
 import logging
 import statistics
 import tempfile
-import time
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -107,7 +106,8 @@ MEMORY = Variant(
 class Clock(Callback):
     """Times the steps of a training after the first ``warm_up``; their mean is ``seconds``."""
 
-    def __init__(self, device: str, warm_up: int, steps: int) -> None:
+    def __init__(self, device: str, warm_up: int, steps: int, clock: str) -> None:
+        self.now = _timing.CLOCKS[clock]
         self.device, self.first, self.last, self.steps = device, warm_up, warm_up + steps - 1, steps
         self.start = self.seconds = 0.0
 
@@ -115,7 +115,7 @@ class Clock(Callback):
         """Start."""
         if batch_idx == self.first:
             _timing.synchronize(self.device)
-            self.start = time.perf_counter()
+            self.start = self.now()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -123,7 +123,7 @@ class Clock(Callback):
         """Stop."""
         if batch_idx == self.last:
             _timing.synchronize(self.device)
-            self.seconds = (time.perf_counter() - self.start) / self.steps
+            self.seconds = (self.now() - self.start) / self.steps
 
 
 def classifier(network: nn.Module) -> ImageClassifier:
@@ -204,11 +204,12 @@ def epoch(variant: Variant, args: Namespace) -> dict[str, Any]:
     epochs: _timing.Times = {"BatchNorm": [], "MixtureNorm": []}
     for _ in range(args.rounds):
         for name, model in models.items():
-            clock = Clock(args.device, warm_up, steps)
+            clock = Clock(args.device, warm_up, steps, args.clock)
             train(model, batch, warm_up + steps, args.device, clock)
             times[name].append(clock.seconds)
         fill_queues(models["MixtureNorm"], batch[0])
-        times["refit"].append(_timing.seconds(partial(mn.refit_mixtures, models["MixtureNorm"]), args.device))
+        refit = partial(mn.refit_mixtures, models["MixtureNorm"])
+        times["refit"].append(_timing.seconds(refit, args.device, clock=args.clock))
         epochs["BatchNorm"].append(in_an_epoch * times["BatchNorm"][-1])
         epochs["MixtureNorm"].append(in_an_epoch * times["MixtureNorm"][-1] + times["refit"][-1])
     return {

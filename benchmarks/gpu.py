@@ -6,9 +6,11 @@ It needs the repository and torch with a GPU, and says which other packages it m
 each in processes of its own, so that one that fails or takes too long takes nothing from the others but its time:
 
 a. the machine, versions, how fast it copies, and every layer computed with each backend: do they agree?
-b. the tests marked ``gpu``, and those of the Triton kernels, compiled.
-c. ``benchmarks.layers`` for Triton and the reference, and for torch.compile on one input.
-d. ``benchmarks.epochs`` and ``benchmarks.trainer_steps``: training steps of whole networks, and their peak memory.
+b. the tests marked ``gpu``, and those of the Triton kernels, compiled. At the same time, which takes no time from what
+   is measured later, all kernels that come below are compiled, in many processes.
+c. ``benchmarks.layers`` for Triton's kernels, for torch.compile of them on one input, and for torch's operations.
+d. ``benchmarks.networks``, as they are and compiled with CUDA graphs, ``benchmarks.trainer_steps`` and
+   ``benchmarks.epochs``: training steps of whole networks, and their peak memory.
 e. ``benchmarks.fit``, against scikit-learn.
 f. with what is left of the time, the study ``digits``.
 
@@ -24,9 +26,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,13 +40,13 @@ import torch
 from torch import nn
 
 from benchmarks import _timing
-from benchmarks.layers import LAYERS, clustered
+from benchmarks.layers import FORMATS, LAYERS, QUICK_SHAPES, SHAPES, clustered
 from mn_lightning.kernels import select
 
 REPOSITORY = Path(__file__).parent.parent
 NEEDED = ("triton", "lightning", "torchvision", "sklearn", "jsonargparse", "torch_fidelity", "pytest", "xdist")
 GPU_TESTS = ("tests/kernels/triton_cases.py", "tests/layers/properties", "tests/gpu")
-WORKERS = 12
+WORKERS = 8
 COPIED_BYTES = 2**30
 
 
@@ -52,12 +58,14 @@ class Step(NamedTuple):
         name: of its log and its JSON.
         share: how much of the time it may take, relative to the others that are still to come.
         command: makes the arguments of Python from the options and the path of the JSON.
+        beside: whether it runs at the same time as the one before.
     """
 
     part: str
     name: str
     share: float
     command: Callable[[Namespace, Path], list[str]]
+    beside: bool = False
 
 
 def benchmark(name: str, *more: str, full: Sequence[str] = ()) -> Callable[[Namespace, Path], list[str]]:
@@ -84,19 +92,27 @@ def study(args: Namespace, json: Path) -> list[str]:
     return [*command, "--dry-run"] if args.quick else command
 
 
+def _device(args: Namespace) -> list[str]:
+    return ["--device", args.device, *(["--quick"] if args.quick else [])]
+
+
 TRITON = ("--backend", "triton")
 COMPILED = ("--layers", "ModeNorm K=2", "--formats", "contiguous")
 LARGE = ("--layers", "ModeNorm K=2", "MixtureNorm K=3", "--shapes", "256x64x32x32")
+NETWORKS = ("--networks", "ResNet18", "ResNet20", "--formats", "contiguous", "--norms", "ModeNorm", "MixtureNorm")
+GRAPHS = (*NETWORKS, "--compile", "reduce-overhead")
 STEPS = [
-    Step(
-        "a", "machine", 1, lambda args, json: ["-m", "benchmarks.gpu", "--device", args.device, "--only-a", str(json)]
-    ),
+    Step("a", "machine", 1, lambda args, json: ["-m", "benchmarks.gpu", *_device(args), "--only-a", str(json)]),
     Step("b", "tests", 4, tests),
-    Step("c", "layers", 3, benchmark("layers", "--backends", "triton", "reference", full=["--rounds", "5"])),
-    Step("c", "compiled", 2, benchmark("layers", "--backends", "compile", *COMPILED, full=[*LARGE, "--rounds", "5"])),
-    Step("d", "epochs", 3, benchmark("epochs", *TRITON, full=["--rounds", "3", "--steps", "30"])),
-    Step("d", "trainer_steps", 3, benchmark("trainer_steps", *TRITON, full=["--steps", "30"])),
+    Step("b", "kernels", 0, lambda args, json: ["-m", "benchmarks.gpu", *_device(args), "--only-compile"], beside=True),
+    Step("c", "layers", 4, benchmark("layers", "--backends", "triton", full=["--rounds", "5"])),
+    Step("d", "graphs", 3, benchmark("networks", *TRITON, *GRAPHS, full=["--rounds", "5"])),
+    Step("d", "networks", 2, benchmark("networks", *TRITON, *NETWORKS, full=["--rounds", "5"])),
     Step("e", "fit", 1, benchmark("fit", *TRITON)),
+    Step("d", "trainer_steps", 2, benchmark("trainer_steps", *TRITON, full=["--steps", "30"])),
+    Step("d", "epochs", 2, benchmark("epochs", *TRITON, full=["--rounds", "3", "--steps", "30"])),
+    Step("c", "compiled", 2, benchmark("layers", "--backends", "compile", *COMPILED, full=[*LARGE, "--rounds", "5"])),
+    Step("c", "reference", 3, benchmark("layers", "--backends", "reference", full=["--rounds", "3"])),
     Step("f", "study", 4, study),
 ]
 PARTS = sorted({step.part for step in STEPS})
@@ -150,6 +166,33 @@ def machine(args: Namespace, path: Path) -> None:
     _timing.write(path, report)
 
 
+def compile_kernels(args: Namespace) -> None:
+    """Compile what the benchmarks need, with as many processes as there are benchmarks and inputs."""
+    few = ["--device", args.device, "--rounds", "1", *(["--quick"] if args.quick else [])]
+    commands = [
+        ["layers", "--backends", "triton", "--shapes", shape, "--formats", layout]
+        for shape in (QUICK_SHAPES if args.quick else SHAPES)
+        for layout in FORMATS
+    ]
+    for name, options in (("networks", NETWORKS), ("networks", GRAPHS), ("trainer_steps", ()), ("epochs", ())):
+        commands.append([name, *TRITON, *options, *(["--steps", "1"] if name in ("trainer_steps", "epochs") else [])])
+    if args.quick:
+        commands = commands[:1]
+    environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", f"benchmarks.{name}", *options, *few, "--json", f"{folder}/{number}.json"],
+                cwd=REPOSITORY,
+                env=environment,
+                stdout=subprocess.DEVNULL,
+            )
+            for number, (name, *options) in enumerate(commands)
+        ]
+        codes = [process.wait() for process in processes]
+    print(f"{codes.count(0)} of {len(codes)} processes ended well")
+
+
 def run(step: Step, args: Namespace, seconds: float) -> dict[str, Any]:
     """Run one process for at most so many seconds; its output goes to a log, and the log's end to ours."""
     log = args.out / f"{step.name}.log"
@@ -180,11 +223,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny inputs and one round: to see that it runs")
     parser.add_argument("--rounds", type=int, default=5, help=argparse.SUPPRESS)
     parser.add_argument("--only-a", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--only-compile", action="store_true", help=argparse.SUPPRESS)
+    parser.set_defaults(clock="wall")
     args = parser.parse_args(arguments)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no GPU that torch can use; --device cpu --quick shows that it runs")
     if args.only_a:
         machine(args, args.only_a)
+        return
+    if args.only_compile:
+        compile_kernels(args)
         return
     args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -192,11 +240,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     steps = [step for step in STEPS if step.part in args.parts]
     done: list[dict[str, Any]] = []
     for number, step in enumerate(steps):
+        if step.beside:
+            continue
         left = end - time.monotonic()
         seconds = left * step.share / sum(other.share for other in steps[number:])
-        print(f"== {step.part}: {step.name}, at most {seconds:.0f} s", flush=True)
-        done.append(run(step, args, seconds))
-        print(f"== {step.part}: {step.name}: {done[-1]['status']} after {done[-1]['seconds']} s", flush=True)
+        together = [step, *takewhile(lambda other: other.beside, steps[number + 1 :])]
+        print(f"== {step.part}: {', '.join(each.name for each in together)}, at most {seconds:.0f} s", flush=True)
+        with ThreadPoolExecutor(len(together)) as pool:
+            done.extend(pool.map(partial(run, args=args, seconds=seconds), together))
+        for result in done[-len(together) :]:
+            print(f"== {step.part}: {result['name']}: {result['status']} after {result['seconds']} s", flush=True)
         _timing.write(args.out / "summary.json", {"minutes": args.minutes, "steps": done})
 
 

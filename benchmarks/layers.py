@@ -1,6 +1,10 @@
 """The norm layers' time against torch's own layers on the same input, forward and backward, and in evaluation.
 
     python -m benchmarks.layers [--device cuda] [--shapes 256x64x32x32 ...] [--backends reference triton compile]
+    python -m benchmarks.layers --clock cpu    # where other programs are at work
+
+Inputs are those of convolutions in both memory formats and (N, C) of linear layers, with one thread and with as many as
+torch takes.
 
 A ratio is the layer's time over that of the layer it is compared with, the median over the rounds; everything is
 measured in turn within a round. Training is forward and backward with gradients for input and parameters; evaluation
@@ -15,7 +19,8 @@ take at this bandwidth over the time of the layer. A small tensor is copied with
 With several ``--backends``, everything is measured with each in turn; ``compile`` is torch.compile of our layers.
 
 "official ModeNorm" is Algorithm 1 of Deecke, Murray & Bilen (arXiv:1810.05466) written down as it is printed, with
-torch's operations and autograd: see :class:`OfficialModeNorm`. Its ratio is its time over that of ours.
+torch's operations and autograd: see :class:`OfficialModeNorm`. Its ratio is its time over that of ours. On a CPU, where
+it takes longer than all else together, it is measured if ``--layers`` names it, and in ``benchmarks.networks``.
 """
 
 from argparse import Namespace
@@ -33,7 +38,8 @@ from mn_lightning.kernels import select
 from mn_lightning.utils.tables import print_table
 
 SHAPES = ("256x64x32x32", "256x128x16x16", "256x128x8x8", "128x768x7x7", "128x64x8x8")
-QUICK_SHAPES = ("4x8x3x3",)
+ROWS = ("256x64", "256x512", "256x4096")
+QUICK_SHAPES = ("4x8x3x3", "4x8")
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 COMPILE = "compile"
 EM_ITERS = 2
@@ -42,6 +48,13 @@ TRAINING_PASSES = 3 + 5
 EVALUATION_PASSES = 2
 
 Limits = dict[str, Target]
+
+
+class BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """torch's, for inputs of any rank."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
 
 
 class OfficialModeNorm(nn.Module):
@@ -99,8 +112,8 @@ def mixture_norm(channels: int, **options: Any) -> MixtureNorm:
 
 
 LAYERS: dict[str, Callable[[int], nn.Module]] = {
-    "BatchNorm2d": nn.BatchNorm2d,
-    "BatchNorm2d + ReLU": lambda channels: nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU()),
+    "BatchNorm": BatchNorm,
+    "BatchNorm + ReLU": lambda channels: nn.Sequential(BatchNorm(channels), nn.ReLU()),
     "GroupNorm": lambda channels: nn.GroupNorm(1, channels),
     "ModeNorm K=2": lambda channels: ModeNorm(channels, 2),
     "ModeNorm K=6": lambda channels: ModeNorm(channels, 6),
@@ -111,28 +124,30 @@ LAYERS: dict[str, Callable[[int], nn.Module]] = {
     "official ModeNorm K=2": lambda channels: OfficialModeNorm(channels, 2),
     "official ModeNorm K=6": lambda channels: OfficialModeNorm(channels, 6),
 }
+OF_ROWS = targets("<=", 2, 2)
+"""For inputs (N, C)."""
 FIT_PASSES = TRAINING_PASSES + EM_ITERS
 MODE, EVALUATION, OFFICIAL = targets("<=", 1.0, 1.3), targets("<=", 2, 2), targets(">=", 10, 5)
 TRAINING_CASES = [
-    Case("BatchNorm2d", "copy_", None, TRAINING_PASSES),
-    Case("ModeNorm K=2", "BatchNorm2d", MODE, TRAINING_PASSES),
-    Case("ModeNorm K=6", "BatchNorm2d", MODE, TRAINING_PASSES),
+    Case("BatchNorm", "copy_", None, TRAINING_PASSES),
+    Case("ModeNorm K=2", "BatchNorm", MODE, TRAINING_PASSES),
+    Case("ModeNorm K=6", "BatchNorm", MODE, TRAINING_PASSES),
     Case("ModeGroupNorm K=2", "GroupNorm", targets("<=", 1.2, 1.5), TRAINING_PASSES),
-    Case("MixtureNorm K=3", "BatchNorm2d", targets("<=", 1.8, 3), FIT_PASSES),
-    Case("MixtureNorm ReLU inside", "BatchNorm2d + ReLU", targets("<=", 2.2, 3), FIT_PASSES),
-    Case(f"MixtureNorm fit_rows={FIT_ROWS}", "BatchNorm2d", targets("<=", 1.2, 2), TRAINING_PASSES),
+    Case("MixtureNorm K=3", "BatchNorm", targets("<=", 1.8, 3), FIT_PASSES),
+    Case("MixtureNorm ReLU inside", "BatchNorm + ReLU", targets("<=", 2.2, 3), FIT_PASSES),
+    Case(f"MixtureNorm fit_rows={FIT_ROWS}", "BatchNorm", targets("<=", 1.2, 2), TRAINING_PASSES),
 ]
 OFFICIAL_CASES = [
     Case("official ModeNorm K=2", "ModeNorm K=2", OFFICIAL, TRAINING_PASSES),
     Case("official ModeNorm K=6", "ModeNorm K=6", OFFICIAL, TRAINING_PASSES),
 ]
 EVALUATION_CASES = [
-    Case("BatchNorm2d", "copy_", None, EVALUATION_PASSES),
-    Case("ModeNorm K=2", "BatchNorm2d", targets("<=", 1.2, 2), EVALUATION_PASSES),
-    Case("ModeNorm K=6", "BatchNorm2d", targets("<=", 1.2, 2), EVALUATION_PASSES),
-    Case("ModeGroupNorm K=2", "BatchNorm2d", EVALUATION, EVALUATION_PASSES + 1),
-    Case("MixtureNorm K=3", "BatchNorm2d", EVALUATION, EVALUATION_PASSES),
-    Case("MixtureNorm ReLU inside", "BatchNorm2d + ReLU", EVALUATION, EVALUATION_PASSES),
+    Case("BatchNorm", "copy_", None, EVALUATION_PASSES),
+    Case("ModeNorm K=2", "BatchNorm", targets("<=", 1.2, 2), EVALUATION_PASSES),
+    Case("ModeNorm K=6", "BatchNorm", targets("<=", 1.2, 2), EVALUATION_PASSES),
+    Case("ModeGroupNorm K=2", "BatchNorm", EVALUATION, EVALUATION_PASSES + 1),
+    Case("MixtureNorm K=3", "BatchNorm", EVALUATION, EVALUATION_PASSES),
+    Case("MixtureNorm ReLU inside", "BatchNorm + ReLU", EVALUATION, EVALUATION_PASSES),
 ]
 
 
@@ -140,8 +155,8 @@ def clustered(shape: Sequence[int], memory_format: torch.memory_format, device: 
     """Make an activation whose C-vectors come from three clusters, so that there is something to fit."""
     labels = torch.randint(3, (shape[0], 1, *shape[2:]))
     centers = torch.randn(3, shape[1])
-    x = torch.randn(*shape) + centers[labels.squeeze(1)].movedim(-1, 1)
-    return x.to(device).contiguous(memory_format=memory_format)
+    x = (torch.randn(*shape) + centers[labels.squeeze(1)].movedim(-1, 1)).to(device)
+    return x.contiguous(memory_format=memory_format) if x.dim() == 4 else x
 
 
 def training(layer: nn.Module, x: Tensor, dy: Tensor) -> Callable[[], object]:
@@ -183,20 +198,33 @@ def measure(cases: Sequence[Case], mode: str, x: Tensor, args: Namespace, compil
     return _timing.side_by_side(calls, args)
 
 
-def rows_of(shape: str, layout: str, backend: str | None, args: Namespace) -> list[dict[str, Any]]:
+def cases_for(shape: Sequence[int], args: Namespace) -> dict[tuple[str, str], list[Case]]:
+    """What is measured on one input, by a name and the mode."""
+    official = OFFICIAL_CASES if len(shape) == 4 and (args.device == "cuda" or args.layers is not None) else []
+    cases = {
+        ("ours", "training"): TRAINING_CASES,
+        ("official", "training"): official,
+        ("ours", "evaluation"): EVALUATION_CASES,
+    }
+    return {
+        key: [case for case in some if args.layers is None or case.name in args.layers] for key, some in cases.items()
+    }
+
+
+def rows_of(shape: str, layout: str, backend: str | None, threads: int, args: Namespace) -> list[dict[str, Any]]:
     """Measure all layers on one input."""
-    x = clustered([int(size) for size in shape.split("x")], FORMATS[layout], args.device).requires_grad_()
+    sizes = [int(size) for size in shape.split("x")]
+    x = clustered(sizes, FORMATS[layout], args.device).requires_grad_()
     size = x.numel() * x.element_size()
     rows = []
-    for mode, cases in (("training", TRAINING_CASES), ("training", OFFICIAL_CASES), ("evaluation", EVALUATION_CASES)):
-        cases = [case for case in cases if args.layers is None or case.name in args.layers]
+    for (_, mode), cases in cases_for(sizes, args).items():
         if not cases:
             continue
-        with _timing.computing(None if backend == COMPILE else backend):
+        with _timing.threads_of_torch(threads), _timing.computing(None if backend == COMPILE else backend):
             times = measure(cases, mode, x, args, backend == COMPILE)
         copy_ms = _timing.median_ms(times, "copy_")
         for case in cases:
-            target = case.limits[args.device] if case.limits else None
+            limits = OF_ROWS if case.limits and len(sizes) == 2 else case.limits
             layer_ms = _timing.median_ms(times, case.name)
             rows.append(
                 {
@@ -204,11 +232,14 @@ def rows_of(shape: str, layout: str, backend: str | None, args: Namespace) -> li
                     "mode": mode,
                     "shape": shape,
                     "format": layout,
+                    "threads": threads,
                     "backend": backend,
                     "against": case.against,
                     "reference_ms": _timing.median_ms(times, case.against),
                     "layer_ms": layer_ms,
-                    **_timing.judged(_timing.ratio(times, case.name, case.against), target),
+                    **_timing.judged(
+                        _timing.ratio(times, case.name, case.against), limits[args.device] if limits else None
+                    ),
                     "passes": case.passes,
                     "floor_bytes": case.passes * size,
                     "bandwidth_gb_per_s": 2 * size / copy_ms / 1e6,
@@ -223,7 +254,7 @@ def _line(row: dict[str, Any]) -> tuple[object, ...]:
         row["layer"] + (", eval" if row["mode"] == "evaluation" else ""),
         row["shape"] + (" NHWC" if row["format"] == "channels_last" else ""),
         row["backend"] or "",
-        row["against"].replace("BatchNorm2d", "BN"),
+        row["against"].replace("BatchNorm", "BN"),
         f"{row['reference_ms']:.4g}",
         f"{row['layer_ms']:.4g}",
         f"{row['ratio']:.2f}",
@@ -234,21 +265,36 @@ def _line(row: dict[str, Any]) -> tuple[object, ...]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table, write the JSON."""
-    parser = _timing.parser("layers", __doc__ or "", rounds=11)
-    parser.add_argument("--shapes", nargs="+", metavar="NxCxHxW", help="instead of the targets' four")
+    parser = _timing.parser("layers", __doc__ or "", rounds=7, several_threads=True)
+    parser.add_argument("--shapes", nargs="+", metavar="NxCxHxW", help="instead of the targets'; also NxC")
     parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
     parser.add_argument("--layers", nargs="+", choices=list(LAYERS), help="of ours, these alone")
     parser.add_argument("--backends", nargs="+", choices=[*get_args(select.BackendName), COMPILE])
     args = _timing.parse(parser, arguments)
-    shapes = args.shapes or (QUICK_SHAPES if args.quick else SHAPES)
+    of_torch = torch.get_num_threads()
+    args.threads = args.threads or list(dict.fromkeys([1, of_torch] if args.device == "cpu" else [of_torch]))
+    shapes = args.shapes or (QUICK_SHAPES if args.quick else SHAPES + ROWS)
     parts = (
-        rows_of(shape, layout, backend, args)
+        rows_of(shape, layout, backend, threads, args)
+        for threads in args.threads
         for shape in shapes
-        for layout in args.formats
+        for layout in (args.formats if shape.count("x") == 3 else args.formats[:1])
         for backend in args.backends or [args.backend]
     )
     rows = _timing.collect("layers", args, parts)
-    header = ("layer", "input", "backend", "against", "its ms", "layer ms", "ratio", "target", "", "of floor")
+    header = (
+        "layer",
+        "input",
+        "threads",
+        "backend",
+        "against",
+        "its ms",
+        "layer ms",
+        "ratio",
+        "target",
+        "",
+        "of floor",
+    )
     print_table(_timing.title("Norm layers", args), header, map(_line, rows))
 
 

@@ -82,7 +82,7 @@ def measure(case: Case, args: Namespace) -> dict[str, Any]:
     times: _timing.Times = {name: [] for name in models}
     for _ in range(args.rounds):
         for name, trained in models.items():
-            clock = epochs.Clock(args.device, warm_up, steps)
+            clock = epochs.Clock(args.device, warm_up, steps, args.clock)
             epochs.train(trained, batch, warm_up + steps, args.device, clock)
             times[name].append(clock.seconds)
     memory = {

@@ -36,13 +36,13 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _find_modules_here() -> None:
-    """Let a shell's command find a user's own modules.
+    """Make modules in the current folder importable for a command that was typed into a shell.
 
     Raises:
         UsageError: the current folder is gone.
     """
-    # A user's own module is found beside the configuration, by the installed command as by `python -m`; but behind all
-    # others, as a file random.py there must not take the place of the standard library's.
+    # Both the installed command and `python -m` find a user's own modules in the current folder. That folder comes last
+    # in the search, so that a file random.py in it does not take the place of the standard library's.
     try:
         here = os.getcwd()
     except FileNotFoundError as error:
@@ -54,7 +54,7 @@ def _find_modules_here() -> None:
 
 
 def _run(given: list[str]) -> None:
-    """Import what the command needs, and nothing else: ``--version`` answers at once."""
+    """Import only what the command needs: ``--version`` answers at once."""
     if given == ["--version"]:
         from mn_lightning.utils.version import __version__
 

@@ -1,4 +1,4 @@
-"""Models back from checkpoints that were saved with swapped layers."""
+"""Load models from checkpoints that were saved with swapped layers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,27 +22,27 @@ def load_from_checkpoint(
 ) -> _Module:
     """Load a model whose layers had been swapped when its checkpoint was saved.
 
-    Takes the place of ``module_class.load_from_checkpoint(checkpoint_path, **kwargs)``, which would build the model
-    with BatchNorm. The layers are swapped as they were, with the settings that the checkpoint holds. A checkpoint
-    without swapped layers is loaded as well.
+    Use it in place of ``module_class.load_from_checkpoint(checkpoint_path, **kwargs)``, which would build the model
+    with BatchNorm. The same layers are swapped, with the settings that the checkpoint holds. A checkpoint without
+    swapped layers can be loaded too.
 
-    The file brings numbers only, of whatever class the module is: it is read with ``weights_only=True``, its
-    hyperparameters are taken as plain values, and no class that it names is imported or built. ``weights_only=False``
-    is for files that you trust, and does what Lightning does.
+    Only numbers are taken from the file, whatever the class of the module: the file is read with ``weights_only=True``,
+    its hyperparameters are taken as plain values, and no class that it names is imported or built.
+    ``weights_only=False`` is for files that you trust: it loads them as Lightning does.
 
     Args:
         module_class: the LightningModule's class.
-        checkpoint_path: a checkpoint of Lightning's, also one saved with ``save_weights_only=True``.
-        weights_only: False trusts the file.
+        checkpoint_path: a checkpoint that Lightning saved, also with ``save_weights_only=True``.
+        weights_only: False only for a file that you trust.
         **kwargs: what ``LightningModule.load_from_checkpoint`` takes: ``map_location``, ``hparams_file``, ``strict``,
-            and arguments of the class, as ``network=CIFARConvNet()``.
+            and arguments of the class, such as ``network=CIFARConvNet()``.
 
     Returns:
-        The model, with MixtureNorm layers that evaluate as they did.
+        The model; its layers evaluate as they did when it was saved.
 
     Raises:
-        ValueError: as :func:`~mn_lightning.swap.swap_as_saved`, but for a checkpoint without a record; the file is no
-            checkpoint, or names classes for arguments that are not given.
+        ValueError: where :func:`~mn_lightning.swap.swap_as_saved` raises it, except that a checkpoint without a record
+            is accepted; the file is not a checkpoint; or it names classes for arguments that are not given.
 
     Examples:
         >>> from mn_lightning.models import CIFARConvNet, ImageClassifier
@@ -55,10 +55,10 @@ def load_from_checkpoint(
 
 @contextmanager
 def _swap_before_weights(module_class: type[LightningModule]) -> Iterator[None]:
-    """Let models of the class swap their layers when Lightning calls ``on_load_checkpoint``.
+    """Make models of the class swap their layers when Lightning calls ``on_load_checkpoint``.
 
     Lightning builds the model from the checkpoint's hyperparameters, calls this method, and loads the weights, all in
-    one function: the call is the only moment at which there is a model whose weights are yet to come.
+    one function: this call is the only moment at which the model exists and its weights have not been loaded yet.
     """
     own = module_class.on_load_checkpoint
     inherited = "on_load_checkpoint" not in vars(module_class)

@@ -9,9 +9,9 @@ from mn_lightning.layers.refit import set_sync
 class NormLayerSync(TorchSyncBatchNorm):
     """Let MixtureNorm, ModeNorm and BatchNorm layers treat the batches of all processes as one in training.
 
-    It takes the place of ``Trainer(sync_batchnorm=True)``, which knows BatchNorm alone, for models that hold the layers
-    from the start; where :class:`~mn_lightning.callbacks.NormSwapCallback` brings them in, that is enough. It has no
-    effect in evaluation, nor with one process.
+    It is for models that are built with these layers, because ``Trainer(sync_batchnorm=True)`` handles BatchNorm only.
+    Where :class:`~mn_lightning.callbacks.NormSwapCallback` swaps the layers in, ``sync_batchnorm=True`` is enough. The
+    plugin has no effect in evaluation, nor with one process.
 
     Examples:
         >>> from lightning import Trainer
@@ -24,6 +24,6 @@ class NormLayerSync(TorchSyncBatchNorm):
         return super().apply(model)
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Turn it off again; returns the model with BatchNorm layers."""
+        """Turn synchronization off; returns the model with BatchNorm layers."""
         set_sync(model, False)
         return super().revert(model)

@@ -6,6 +6,7 @@ import math
 import runpy
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Iterator
 from importlib.resources import files
@@ -32,7 +33,7 @@ from benchmarks import (
     study_slots,
     trainer_steps,
 )
-from benchmarks._timing import Target, cells, judged, ratio
+from benchmarks._timing import Target, cells, judged, ratio, seconds
 from mn_lightning import ModeNorm
 from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
 from mn_lightning.data import TorchvisionDataModule
@@ -79,7 +80,8 @@ def one_table(text: str) -> bool:
 def test_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = result_of(layers, tmp_path)["rows"]
     assert one_table(capsys.readouterr().out)
-    assert {row["format"] for row in rows} == {"contiguous", "channels_last"}
+    inputs = {("4x8x3x3", "contiguous"), ("4x8x3x3", "channels_last"), ("4x8", "contiguous")}
+    assert {(row["shape"], row["format"]) for row in rows} == inputs
     for name in ("ModeNorm K=2", "ModeNorm K=6", "ModeGroupNorm K=2", "MixtureNorm K=3", "MixtureNorm ReLU inside"):
         assert {row["mode"] for row in rows if row["layer"] == name} == {"training", "evaluation"}
     for row in rows:
@@ -87,6 +89,24 @@ def test_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert row["reference_ms"] > 0
         # With one round, the median of the ratios is the ratio of the medians.
         assert row["ratio"] == pytest.approx(row["layer_ms"] / row["reference_ms"])
+
+
+def test_layers_with_several_threads_in_cpu_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = "--threads", "1", "2", "--clock", "cpu", "--layers", "ModeNorm K=2", "official ModeNorm K=2"
+    rows = result_of(layers, tmp_path, *options)["rows"]
+    assert [row["threads"] for row in rows] == sorted(row["threads"] for row in rows)
+    assert {row["threads"] for row in rows} == {1, 2}
+    assert {row["layer"] for row in rows} == {"ModeNorm K=2", "official ModeNorm K=2"}
+    assert {row["target"] for row in rows if row["shape"] == "4x8"} == {"<= 2"}
+    assert "CPU time" in capsys.readouterr().out
+
+
+def test_cpu_time_is_that_of_all_threads() -> None:
+    """And not of a pause."""
+    x = torch.randn(600, 600)
+    assert seconds(lambda: time.sleep(0.3), "cpu", clock="cpu") < 0.1
+    assert seconds(lambda: time.sleep(0.1), "cpu") > 0.09
+    assert seconds(lambda: x @ x, "cpu", clock="cpu") > 0
 
 
 def test_layers_with_several_backends(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Numbers about fitted layers: their mixtures, gates, and what they make of an activation."""
+"""Numbers about fitted layers: their mixtures, their gates, and how they change an activation's distribution."""

@@ -1,4 +1,4 @@
-"""What a normalization makes of the distribution of activations."""
+"""How a normalization changes the distribution of activations."""
 
 import warnings
 from typing import NamedTuple
@@ -18,8 +18,8 @@ class Shape(NamedTuple):
     """How a distribution differs from a normal one, for each channel, ``(C,)``; both are 0 for a normal distribution.
 
     Attributes:
-        skewness: above 0 with a longer tail to the right.
-        kurtosis: excess kurtosis, above 0 with heavier tails.
+        skewness: above 0 if the right tail is longer.
+        kurtosis: excess kurtosis, above 0 if the tails are heavier.
     """
 
     skewness: np.ndarray
@@ -33,26 +33,27 @@ def shape(rows: Tensor) -> Shape:
         >>> shape(torch.tensor([[0.0], [0.0], [0.0], [4.0]])).skewness.round(2)
         array([1.15])
     """
-    import scipy.stats  # takes a second to import
+    import scipy.stats  # it takes a second to import
 
     values = rows.double().cpu().numpy()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # SciPy's, of constant channels
+        warnings.simplefilter("ignore")  # SciPy warns of constant channels
         return Shape(scipy.stats.skew(values, axis=0), scipy.stats.kurtosis(values, axis=0))
 
 
 def flat_rows(input: Tensor) -> Tensor:
-    """Return the C-vectors of ``(N, C, *)``, in float32 at least, ``(M, C)``."""
+    """Return the C-vectors of ``(N, C, *)`` as rows ``(M, C)``, at least in float32."""
     return upcast(input.detach()).movedim(1, -1).flatten(0, -2)
 
 
 @torch.no_grad()
 def layer_mixture(input: Tensor, layer: MixtureNorm | ModeNorm) -> Mixture:
-    """Return the mixture that ``layer`` takes its input for.
+    """Return the mixture by which ``layer`` models its input.
 
     Args:
         input: ``(N, C, *)``.
-        layer: its stored mixture; of a ModeNorm, the mean gates for this input with the running moments.
+        layer: a MixtureNorm gives its stored mixture, a ModeNorm its mean gates for this input with its running
+            moments.
 
     Returns:
         Weights ``(K,)`` or ``(K, C)``, means and variances ``(K, C)``.
@@ -85,7 +86,7 @@ def normalized(input: Tensor, layer: MixtureNorm | ModeNorm) -> Tensor:
 
 
 def log_likelihood_gains(rows: Tensor, mixture: Mixture, eps: float = 1e-5) -> np.ndarray:
-    """Return how much better the mixture describes each channel alone than the channel's own Gaussian does.
+    """Return how much better the mixture describes each single channel than the channel's own Gaussian does.
 
     Args:
         rows: ``(M, C)``.
@@ -100,7 +101,7 @@ def log_likelihood_gains(rows: Tensor, mixture: Mixture, eps: float = 1e-5) -> n
     weights = np.broadcast_to(weights if weights.ndim == 2 else weights[:, None], means.shape)
     gaussian = _log_normal(x, x.mean(0), x.var(0) + eps)
     total = np.full_like(x, -np.inf)
-    with np.errstate(divide="ignore"):  # the logarithm of an unused component's weight
+    with np.errstate(divide="ignore"):  # the weight of an unused component has no finite logarithm
         for weight, mean, variance in zip(weights, means, variances, strict=True):
             total = np.logaddexp(total, np.log(weight) + _log_normal(x, mean, variance + eps))
     return np.asarray((total - gaussian).mean(0))
@@ -111,11 +112,11 @@ def _log_normal(x: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.nda
 
 
 def typical_channels(gains: np.ndarray, count: int = 4) -> list[int]:
-    """Choose channels from the one for which a mixture matters least to that for which it matters most.
+    """Choose channels, from the one for which a mixture matters least to the one for which it matters most.
 
     Args:
         gains: for each channel, ``(C,)``.
-        count: how many; at evenly spaced ranks, so that the picture is neither of the best nor of the worst.
+        count: how many. They have evenly spaced ranks, so that the picture shows not only the best or the worst.
 
     Returns:
         Up to ``count`` channels, by increasing gain.

@@ -1,7 +1,7 @@
 """The gates of mode normalization for an input, and numbers about them.
 
-Sums over samples, and the means made of them, are functions of their own: several processes add up
-their sums in between.
+Summing over samples and computing means from the sums are separate functions, because several processes add their sums
+in between.
 """
 
 import torch
@@ -15,11 +15,11 @@ from mn_lightning.utils.precision import full_precision
 @torch.no_grad()
 @full_precision
 def gates(input: Tensor, layer: ModeNorm | ModeGroupNorm) -> Tensor:
-    """Return the gates g of a layer for its input.
+    """Return the gates g of a layer for an input.
 
     Args:
         input: ``(N, C, *)``.
-        layer: whose gates.
+        layer: the layer with the gates.
 
     Returns:
         ``(N, K)``; for ModeGroupNorm, which sorts channels, ``(N, C, K)``.
@@ -37,14 +37,14 @@ def gates(input: Tensor, layer: ModeNorm | ModeGroupNorm) -> Tensor:
 
 
 def gate_sums(gate: Tensor) -> Tensor:
-    """Sum over samples (and channels) what :func:`gate_statistics` makes numbers of.
+    """Sum over samples (and channels) the values that :func:`gate_statistics` needs.
 
     Args:
         gate: ``(N, K)`` or ``(N, C, K)``.
 
     Returns:
-        ``(2 + 2K,)``: how many; the entropy of their gates; for each mode, the gates; for each mode, how many have
-        their largest gate there.
+        ``(2 + 2K,)``: the number of samples (or channels), the sum of their gates' entropies, for each mode the sum of
+        its gates, and for each mode the number of samples whose largest gate it has.
 
     Examples:
         >>> gate_sums(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
@@ -63,7 +63,7 @@ def gate_sums(gate: Tensor) -> Tensor:
 
 
 def gate_statistics(sums: Tensor) -> dict[str, Tensor]:
-    """Make means of :func:`gate_sums`, over all batches and processes that have been added up.
+    """Compute means from :func:`gate_sums`, over all batches and processes whose sums were added.
 
     Args:
         sums: ``(2 + 2K,)``.

@@ -1,4 +1,4 @@
-"""What is kept of a layer's training, in a checkpoint, for the pictures of it."""
+"""The history of a layer's training, which is kept in checkpoints for pictures."""
 
 from typing import Any, NamedTuple
 
@@ -7,18 +7,18 @@ import torch
 from mn_lightning.kernels.types import Mixture
 
 MAX_SNAPSHOTS = 20
-"""Mixtures kept: enough for one within 5% of the training from each of its fifths."""
+"""Number of mixtures to keep: enough to have one within 5% of the training's length from each of its fifths."""
 
 MAX_CHANNELS = 64
-"""Channels of the mixtures kept: a picture has room for a few."""
+"""Number of channels to keep of each mixture: a picture has room for a few."""
 
 
 class Snapshot(NamedTuple):
-    """The mixture of a layer's chosen channels after an epoch.
+    """A layer's mixture in the chosen channels, after an epoch.
 
     Attributes:
-        epoch: epochs trained, from 1.
-        step: optimizer steps trained.
+        epoch: number of epochs trained, from 1.
+        step: number of optimizer steps trained.
         mixture: weights ``(K,)`` or ``(K, c)``, means and variances ``(K, c)``.
     """
 
@@ -30,14 +30,14 @@ class Snapshot(NamedTuple):
 class History:
     """A layer's numbers after each epoch, and its mixtures at a few moments spread evenly over the training.
 
-    How long the training will be is not known. So every mixture is kept at first; when there are more than 20, only
-    those of every second epoch, then of every fifth, tenth, twentieth and so on.
+    The length of the training is not known in advance. So every mixture is kept at first. When there are more than 20,
+    only those of every second epoch are kept, later those of every fifth, tenth, twentieth and so on.
 
     Attributes:
         steps: optimizer steps at which the numbers were taken.
-        values: by name, as many numbers as ``steps``.
-        channels: of the mixtures kept, at most 64 spread evenly over all.
-        snapshots: the mixtures kept.
+        values: for each name, as many numbers as ``steps``.
+        channels: the channels of the kept mixtures: at most 64, evenly spread over all.
+        snapshots: the kept mixtures.
 
     Examples:
         >>> history = History()
@@ -56,13 +56,13 @@ class History:
         self._stride = 1
 
     def record(self, epoch: int, step: int, values: dict[str, float], mixture: Mixture | None) -> None:
-        """Add what was found after ``epoch`` epochs, counted from 1.
+        """Add the numbers and the mixture after ``epoch`` epochs, counted from 1.
 
         Args:
-            epoch: epochs trained.
-            step: optimizer steps trained.
-            values: the numbers; one that was not there before is NaN for the past.
-            mixture: of all channels; None for a layer without.
+            epoch: number of epochs trained.
+            step: number of optimizer steps trained.
+            values: the numbers by name; a name that was not there before gets NaN for the earlier epochs.
+            mixture: of all channels; None for a layer without a mixture.
         """
         for name in (*self.values, *values):
             past = self.values.setdefault(name, [float("nan")] * len(self.steps))
@@ -86,13 +86,13 @@ class History:
             "channels": torch.tensor(self.channels, dtype=torch.long),
             "stride": self._stride,
             "kept": [(snapshot.epoch, snapshot.step) for snapshot in self.snapshots],
-            # Few large tensors: each costs some hundred bytes in a file beside its numbers.
+            # Few large tensors, because each tensor adds some hundred bytes to a file.
             "mixtures": [torch.stack(parts) for parts in zip(*mixtures, strict=True)],
         }
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> "History":
-        """Make what :meth:`state_dict` was made of."""
+        """Restore a history from its :meth:`state_dict`."""
         history = cls()
         history.steps = state["steps"].tolist()
         history.values = dict(zip(state["names"], state["values"].tolist(), strict=True))
@@ -118,11 +118,11 @@ def spread_evenly(total: int, most: int) -> list[int]:
 
 
 def _next_stride(stride: int) -> int:
-    """Go on in 1, 2, 5, 10, 20, 50: the fifths of a training of a round number of epochs are then among those kept."""
+    """Continue 1, 2, 5, 10, 20, 50: the fifths of a training with a round number of epochs are then kept."""
     first_digit = int(str(stride)[0])
     return {1: 2 * stride, 2: stride * 5 // 2, 5: 2 * stride}[first_digit]
 
 
 def _of_channels(mixture: Mixture, channels: list[int]) -> Mixture:
-    # Copies, as the layer's buffers go on changing; and no views, which would be saved with all they are views of.
+    # Copies, because the layer's buffers will change; not views, because a view is saved with its whole base.
     return Mixture(*(t[:, channels].cpu() if t.dim() == 2 else t.detach().cpu().clone() for t in mixture))

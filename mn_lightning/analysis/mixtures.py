@@ -1,6 +1,7 @@
-"""Numbers about a mixture, and about how the rows of an activation fit into it.
+"""Numbers about a mixture, and about how well it fits the rows of an activation.
 
-Sums over rows, and the means made of them, are functions of their own: several processes add up their sums in between.
+Summing over rows and computing means from the sums are separate functions, because several processes add their sums in
+between.
 """
 
 import torch
@@ -12,11 +13,11 @@ from mn_lightning.kernels.types import Mixture
 from mn_lightning.utils.precision import full_precision
 
 CONFIDENT = 0.9
-"""A row belongs clearly to one component if its largest posterior exceeds this."""
+"""A row clearly belongs to one component if its largest posterior exceeds this."""
 
 
 def single_gaussian(mixture: Mixture) -> Mixture:
-    """Return the Gaussian with the mixture's own mean and variance: what BatchNorm makes of the same rows.
+    """Return the Gaussian with the mean and variance of the whole mixture: BatchNorm's model of the same rows.
 
     Args:
         mixture: weights ``(K,)`` or ``(K, C)``, means and variances ``(K, C)``.
@@ -37,7 +38,7 @@ def single_gaussian(mixture: Mixture) -> Mixture:
 
 @torch.no_grad()
 def mixture_statistics(mixture: Mixture, eps: float = 1e-5, granularity: Granularity = "layer") -> dict[str, Tensor]:
-    """Describe the shape of a mixture; where there is one for each channel, by means over channels.
+    """Describe the shape of a mixture. If each channel has a mixture, the numbers are means over channels.
 
     Args:
         mixture: weights ``(K,)`` or ``(K, C)``, means and variances ``(K, C)``.
@@ -73,7 +74,7 @@ def mixture_statistics(mixture: Mixture, eps: float = 1e-5, granularity: Granula
 @torch.no_grad()
 @full_precision
 def row_sums(input: Tensor, mixture: Mixture, eps: float = 1e-5, granularity: Granularity = "layer") -> Tensor:
-    """Sum over the rows of an activation what :func:`row_statistics` makes numbers of.
+    """Sum over the rows of an activation the values that :func:`row_statistics` needs.
 
     Args:
         input: ``(N, C, *)``; it may be empty.
@@ -82,8 +83,8 @@ def row_sums(input: Tensor, mixture: Mixture, eps: float = 1e-5, granularity: Gr
         granularity: of the mixture; per channel, each value counts as a row.
 
     Returns:
-        ``(3,)``: rows; those whose largest posterior exceeds 0.9; the log-likelihood of the mixture minus that of
-        :func:`single_gaussian`, per dimension, in nats.
+        ``(3,)``: the number of rows; the number of those whose largest posterior exceeds 0.9; the log-likelihood of the
+        mixture minus that of :func:`single_gaussian`, per dimension, in nats, summed over rows.
 
     Examples:
         >>> mixture = Mixture(torch.tensor([0.5, 0.5]), torch.tensor([[-3.0], [3.0]]), torch.ones(2, 1))
@@ -99,7 +100,7 @@ def row_sums(input: Tensor, mixture: Mixture, eps: float = 1e-5, granularity: Gr
 
 
 def row_statistics(sums: Tensor) -> dict[str, Tensor]:
-    """Make means of :func:`row_sums`, over all processes that have added theirs.
+    """Compute means from :func:`row_sums`, over all processes whose sums were added.
 
     Args:
         sums: ``(3,)``.
@@ -141,7 +142,7 @@ def posteriors(input: Tensor, mixture: Mixture, eps: float = 1e-5) -> Tensor:
 def _centred(
     input: Tensor, mixture: Mixture, gaussian: Mixture, granularity: Granularity
 ) -> tuple[Tensor, Mixture, Mixture]:
-    """Pack rows and both mixtures for :mod:`mn_lightning.gmm`, with the origin at the Gaussian's mean."""
+    """Convert rows and both mixtures to the form of :mod:`mn_lightning.gmm`, with the origin at the Gaussian's mean."""
     rows, packed, one = to_rows(upcast(input), granularity), pack(mixture, granularity), pack(gaussian, granularity)
     return (
         rows - one.means.unsqueeze(1),

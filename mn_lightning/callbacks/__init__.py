@@ -1,4 +1,4 @@
-"""What goes into ``Trainer(callbacks=[...])``."""
+"""Callbacks for ``Trainer(callbacks=[...])``."""
 
 from mn_lightning.callbacks.current_statistics import CurrentStatisticsCallback
 from mn_lightning.callbacks.fid import FIDCallback

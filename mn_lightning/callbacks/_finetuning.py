@@ -1,4 +1,4 @@
-"""Lightning's finetuning callbacks freeze and train swapped layers as they do with BatchNorm."""
+"""Make Lightning's finetuning callbacks freeze and train swapped layers as they do with BatchNorm."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,10 +16,10 @@ _METHODS = ("freeze_before_training", "finetune_function")
 
 
 def treat_as_batch_norm(finetuning: BaseFinetuning) -> None:
-    """Let what ``finetuning`` does with BatchNorm layers be done with the layers in their places.
+    """Make ``finetuning`` treat swapped layers as it treats the BatchNorm layers that they replace.
 
-    It asks for the class: layers of BatchNorm are left trainable with ``train_bn=True``, and told to keep their
-    statistics when they are frozen.
+    It looks at the class of a layer: BatchNorm stays trainable with ``train_bn=True``, and keeps its statistics while
+    it is frozen.
     """
     for name in _METHODS:
         setattr(finetuning, name, partial(_with_stand_ins, getattr(type(finetuning), name), finetuning))
@@ -37,13 +37,13 @@ def _with_stand_ins(method: Callable[..., None], finetuning: BaseFinetuning, mod
 
 
 class _StandIn(nn.BatchNorm1d):
-    """A BatchNorm with the parameters of another layer, so that they are treated as BatchNorm's."""
+    """A BatchNorm with the parameters of another layer, so that these are treated as BatchNorm's."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__(1, affine=False)
         self.track_running_stats = getattr(layer, "track_running_stats", True)
         after = getattr(layer, "_after_norm", ())
-        for name in after:  # modules of their own, such as an activation with a parameter
+        for name in after:  # the layer's own modules, such as an activation with a parameter
             self.add_module(name, layer.get_submodule(name))
         for name, parameter in layer.named_parameters():
             if name.split(".")[0] not in after:

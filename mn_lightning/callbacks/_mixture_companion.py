@@ -1,4 +1,4 @@
-"""What all callbacks around mixture layers do: look for one another, check checkpoints, speak to Lightning's own."""
+"""What all callbacks for mixture layers do: look for each other, check checkpoints, adapt Lightning's own callbacks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,10 +19,10 @@ from mn_lightning.utils.loaders import restore_place
 
 
 class MixtureCompanion(Callback):
-    """Base of the callbacks that mixture layers need together; says in one line which of them is missing."""
+    """Base of the callbacks that mixture layers need; it warns in one line if one of them is missing."""
 
     purpose = ""
-    """What goes wrong without the callback; empty for one that can be left out."""
+    """What goes wrong without the callback; empty if it can be left out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,12 +31,12 @@ class MixtureCompanion(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Prepare for the checkpoint that may be loaded next, and for averages of weights.
 
-        A checkpoint with other norm layers than the model's is refused in one line. DDP leaves the queues alone. What
-        Lightning does with BatchNorm is done with our layers: finetuning callbacks freeze them, and
-        StochasticWeightAveraging runs the training batches once more, for statistics of the averaged weights.
+        A checkpoint with other norm layers than the model's is refused in one line. DDP does not broadcast the queues.
+        Lightning's callbacks treat our layers as BatchNorm: finetuning callbacks freeze them, and
+        StochasticWeightAveraging runs the training batches once more to take the averaged weights' statistics.
 
         Raises:
-            ValueError: weights are averaged, and a queue grows, of which no average can be kept.
+            ValueError: weights are averaged, and a queue grows: an average of it cannot be kept.
         """
         self._remove_check()
         self._check = pl_module.register_load_state_dict_pre_hook(_check_before_loading)  # type: ignore[no-untyped-call]
@@ -50,7 +50,7 @@ class MixtureCompanion(Callback):
                 callback.pl_module_contains_batch_norm = _has_statistics  # type: ignore[method-assign]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn, once for all companions in the trainer, where layers were swapped without ``NormSwapCallback``."""
+        """Warn, only once, if a callback is missing: layers may have been swapped without ``NormSwapCallback``."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         first = next(callback for callback in callbacks if isinstance(callback, MixtureCompanion))
         if first is not self or not has_mixtures(pl_module):
@@ -62,7 +62,7 @@ class MixtureCompanion(Callback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on in the training data where the checkpoint was saved."""
+        """Continue in the training data where the checkpoint was saved."""
         restore_place(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -86,7 +86,7 @@ class MixtureCompanion(Callback):
 
 
 def missing_companions(callbacks: Sequence[Callback]) -> list[type[MixtureCompanion]]:
-    """Return the callbacks that a model with mixtures needs and that are not among ``callbacks``."""
+    """Return the callbacks that a model with mixtures needs and that are missing in ``callbacks``."""
     kinds = [kind for kind in MixtureCompanion.__subclasses__() if kind.purpose]
     return [kind for kind in kinds if not any(isinstance(callback, kind) for callback in callbacks)]
 
@@ -101,9 +101,9 @@ def _has_statistics(pl_module: nn.Module) -> bool:
 
 
 def _refuse_growing_queues(pl_module: nn.Module, averaging: WeightAveraging) -> None:
-    """Such an average keeps a copy of each buffer, in the size that it had at the start."""
+    """Such an average keeps a copy of each buffer in its size at the start."""
     if any(layer.queue.rows_per_batch is None for layer in mixture_layers(pl_module)):
         raise ValueError(
             f"queue_rows_per_batch=None lets a mixture's queue grow, which {type(averaging).__name__} cannot follow; "
-            "give a number of rows, as queue_rows_per_batch=1024, or 'auto'"
+            "give a number of rows, such as queue_rows_per_batch=1024, or 'auto'"
         )

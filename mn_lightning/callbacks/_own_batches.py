@@ -1,4 +1,4 @@
-"""Training images in an order of one's own, which the training does not notice."""
+"""Training batches in an order of their own, drawn without any effect on the training."""
 
 import itertools
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from mn_lightning.utils.restore import modes_untouched
 
 
 class OwnBatches:
-    """Batches of the training's size, drawn from its dataset at random without replacement, other ones at each step.
+    """Batches of the training's size, drawn from its dataset without replacement; different ones at each step.
 
     Args:
         owner: the callback's name, for messages.
-        batches: how many in each process; fewer where the dataset has not so many.
+        batches: number of batches in each process; fewer if the dataset has fewer.
         loader: a DataLoader, or any iterable of batches, of which the first ``batches`` are taken each time; None takes
             the Trainer's training data.
         seed: of the order.
@@ -36,17 +36,17 @@ class OwnBatches:
         self.seed = seed
 
     def check(self, trainer: Trainer) -> None:
-        """Refuse training data that have no other order than their own.
+        """Refuse training data that cannot be read in another order.
 
         Raises:
-            ValueError: they are no single DataLoader over a dataset with a length, or their batches are made by a
-                batch sampler.
+            ValueError: they are not one DataLoader over a dataset with a length, or a batch sampler makes their
+                batches.
         """
         if self.loader is None:
             self._dataset(trainer)
 
     def draw(self, trainer: Trainer, module: LightningModule) -> Iterator[Any]:
-        """Give the batches, on the device of ``module``. The caller puts random states back."""
+        """Yield the batches on the device of ``module``. The caller restores random states."""
         count = 1 if trainer.fast_dev_run else self.batches  # type: ignore[attr-defined]
         source = self._in_own_order(trainer, count) if self.loader is None else self.loader
         for batch in itertools.islice(source, count):
@@ -67,7 +67,7 @@ class OwnBatches:
             dataset,
             batch_size=loader.batch_size,
             sampler=mine,
-            # The last batch of a small dataset would be a smaller one, which counts as much as the others.
+            # The last batch of a small dataset would be smaller and still count as much as the others.
             drop_last=loader.batch_size is not None and each >= size,
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
@@ -87,20 +87,20 @@ class OwnBatches:
 
 @contextmanager
 def training_modes(trainer: Trainer, module: LightningModule) -> Iterator[None]:
-    """Put ``module``, or a copy of it, into the modes that it is trained in, and back.
+    """Put ``module``, or a copy of it, into the modes of its training, and restore its modes afterwards.
 
-    Within a validation all of it is in evaluation mode, and layers that are so in the training too, whose statistics
-    someone keeps, could not be told from the others.
+    During a validation every layer is in evaluation mode. Layers that are in evaluation mode in the training too,
+    because someone keeps their statistics, could not be told from the others there.
     """
     with modes_untouched(module):
         if trainer.validating:
-            # Lightning notes them before a validation, to restore them afterwards.
+            # Lightning saves the modes before a validation, to restore them afterwards.
             trainer.fit_loop.epoch_loop.val_loop._module_mode.restore(module)
         yield
 
 
 def forward_pass(trainer: Trainer, module: LightningModule, batch: Any) -> None:
-    """Make the passes whose statistics the norms of ``module`` take, in the trainer's precision."""
+    """Run the forward passes that give the norms of ``module`` their statistics, in the trainer's precision."""
     with trainer.precision_plugin.forward_context():
         step = getattr(module, "statistics_step", None)
         if step is None:

@@ -1,7 +1,8 @@
-"""What is done before the Trainer takes the model's weights for a checkpoint.
+"""Run something before the Trainer takes the model's weights for a checkpoint.
 
-``Callback.on_save_checkpoint`` comes after the weights were taken, and not at all with ``save_weights_only``. A hook on
-the model's ``state_dict`` would also run for what is not saved, as in a callback that averages weights in every step.
+``Callback.on_save_checkpoint`` runs after the weights were taken, and not at all with ``save_weights_only``. A hook on
+the model's ``state_dict`` would also run when nothing is saved, for example when a callback averages weights in every
+step.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ _ACTIONS = "_mn_lightning_before_saving"
 
 
 def before_saving(trainer: Trainer, action: Callable[[], object]) -> Callable[[], None]:
-    """Call ``action`` in every process before weights are taken for a checkpoint; return what undoes that."""
+    """Call ``action`` in all processes before weights are taken for a checkpoint; return what undoes this."""
     strategy: Any = trainer.strategy
     held = vars(strategy)
     if _ACTIONS not in held:

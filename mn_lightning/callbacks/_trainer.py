@@ -1,4 +1,4 @@
-"""What callbacks need of a Trainer and Lightning does not offer."""
+"""What callbacks need from a Trainer but Lightning does not offer."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from mn_lightning.layers.refit import copy_mixtures
 
 
 def optimizer_steps(trainer: Trainer) -> int:
-    """Return ``trainer.global_step``, or the number of batches where that stands still.
+    """Return ``trainer.global_step``, or the number of batches if the former does not count.
 
     In manual optimization, Lightning does not see the steps of an optimizer that is not one of its own wrappers.
     """
@@ -25,7 +25,7 @@ def optimizer_steps(trainer: Trainer) -> int:
 
 
 def training_steps(trainer: Trainer) -> int:
-    """Return the optimizer steps of the training so far: the generator's alone, where the module counts those.
+    """Return the optimizer steps of the training so far: only the generator's if the module counts them.
 
     :func:`optimizer_steps` counts the steps of all optimizers of a GAN; papers count ``module.generator_steps``.
     """
@@ -34,12 +34,12 @@ def training_steps(trainer: Trainer) -> int:
 
 
 def batches(trainer: Trainer) -> int:
-    """Return the number of training batches so far, with the one that is being trained on."""
+    """Return the number of training batches so far, including the current one."""
     return trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
 
 def training_data(trainer: Trainer) -> Any:
-    """Return the training's loader, also where nothing is trained; None if there is none."""
+    """Return the training's loader, also in a stage that does not train; None if there is none."""
     if trainer.train_dataloader is not None or trainer.state.fn == TrainerFn.FITTING:
         return trainer.train_dataloader
     datamodule, module = trainer.datamodule, trainer.lightning_module  # type: ignore[attr-defined]
@@ -50,28 +50,28 @@ def training_data(trainer: Trainer) -> Any:
 
 
 def is_new_fit(trainer: Trainer, stage: str) -> bool:
-    """Whether a fit begins, in ``setup``, that does not go on with an earlier one of the same trainer.
+    """Whether, in ``setup``, a new fit begins, and not the continuation of the same trainer's earlier fit.
 
-    What a checkpoint brings is loaded after ``setup``.
+    The content of a checkpoint is loaded after ``setup``.
     """
     return stage == "fit" and batches(trainer) == 0
 
 
 def is_validation_of_fit(trainer: Trainer) -> bool:
-    """Whether a validation is one of those during a training, and not the check before it."""
+    """Whether a validation is part of a training, and not the sanity check before it."""
     return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
 
 
 def log_now(trainer: Trainer, values: dict[str, float], after_epoch: bool = False) -> None:
-    """Log as Lightning's LearningRateMonitor does: at any step, also at the end, and once.
+    """Log as Lightning's LearningRateMonitor does: at any step, even after the last one, and once.
 
     ``LightningModule.log`` would write a value that belongs to one step only every ``log_every_n_steps``, or repeat it
     until the epoch ends, and is forbidden at the training's end.
 
     Args:
-        trainer: whose loggers; its ``callback_metrics`` get the values too, for callbacks that monitor one.
-        values: the same in all processes.
-        after_epoch: whether the epoch's last batch has been counted, as it has in ``on_train_epoch_end``.
+        trainer: its loggers get the values, and also its ``callback_metrics``, for callbacks that monitor one.
+        values: by name, the same in all processes.
+        after_epoch: whether the epoch's last batch has already been counted, as in ``on_train_epoch_end``.
     """
     trainer.callback_metrics.update(
         {name: torch.tensor(value, device=trainer.strategy.root_device) for name, value in values.items()}
@@ -83,7 +83,7 @@ def log_now(trainer: Trainer, values: dict[str, float], after_epoch: bool = Fals
 
 
 def is_last_epoch(trainer: Trainer) -> bool:
-    """Whether the training ends after the epoch whose end has been reached, if nothing else ends it."""
+    """Whether the training ends with the epoch that has just ended, if nothing else ends it earlier."""
     # The loop's own `done` prints that the training is over, and changes the epoch count.
     out_of_steps = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
     out_of_epochs = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
@@ -92,12 +92,12 @@ def is_last_epoch(trainer: Trainer) -> bool:
 
 @contextmanager
 def progress_bar(trainer: Trainer, total: int, title: str, unit: str) -> Iterator[Callable[[int], object]]:
-    """Show a bar in process 0, if the trainer shows bars too, and give the function that advances it."""
+    """Show a progress bar in process 0, if the trainer shows bars too, and yield the function that advances it."""
     bar: Any = trainer.progress_bar_callback
     hidden = not trainer.is_global_zero or bar is None or not bar.is_enabled
     display = bar.progress if isinstance(bar, RichProgressBar) else None
     if display is not None and not hidden:
-        # Rich repaints its own lines: whatever else is written meanwhile stays on the screen.
+        # Rich repaints its own lines, so anything else that is written meanwhile stays on the screen.
         task = display.add_task(title, total=total)
 
         def advance(count: int) -> None:
@@ -114,10 +114,10 @@ def progress_bar(trainer: Trainer, total: int, title: str, unit: str) -> Iterato
 
 
 def check_behind_averages(trainer: Trainer, callback: Callback) -> None:
-    """Refuse a callback that stands before one that averages weights: it would see the average of an earlier batch.
+    """Refuse a callback that comes before one that averages weights: it would see the average of an earlier batch.
 
     Raises:
-        ValueError: says which callbacks to exchange.
+        ValueError: says which two callbacks to exchange.
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     for other in callbacks[callbacks.index(callback) :]:
@@ -130,16 +130,16 @@ def check_behind_averages(trainer: Trainer, callback: Callback) -> None:
 
 
 def averages_at_the_end(trainer: Trainer) -> bool:
-    """Whether the weights are replaced by an average once the training is over, as StochasticWeightAveraging does."""
+    """Whether an average replaces the weights when the training is over, as with StochasticWeightAveraging."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks)
 
 
 @contextmanager
 def saved_weights(trainer: Trainer, module: LightningModule) -> Iterator[None]:
-    """Put the weights into ``module`` that a checkpoint would hold as the model's, and put the others back afterwards.
+    """Give ``module`` the weights that a checkpoint would hold as the model's, and restore its own weights afterwards.
 
-    They are the module's own, or the average that a WeightAveraging callback keeps.
+    These are its own weights, or the average that a WeightAveraging callback keeps.
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     averages = [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
@@ -157,11 +157,11 @@ def saved_weights(trainer: Trainer, module: LightningModule) -> Iterator[None]:
 
 
 def saves_by(trainer: Trainer, names: tuple[str, ...], hook: str) -> bool:
-    """Whether a ModelCheckpoint that monitors one of ``names``, or a value below it, is about to save.
+    """Whether a ModelCheckpoint that monitors one of ``names``, or a name below it, is about to save.
 
     Args:
-        trainer: with checkpoint callbacks, which Lightning calls after all others.
-        names: of logged values; ``fid`` stands for ``fid/best`` too.
+        trainer: its checkpoint callbacks are looked at, which Lightning calls after all other callbacks.
+        names: of logged values; ``fid`` includes ``fid/best``.
         hook: the hook of callbacks that is being called.
     """
     return any(

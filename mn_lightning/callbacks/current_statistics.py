@@ -1,4 +1,4 @@
-"""Every validation twice: as trained, and with statistics of the current weights."""
+"""Run every validation twice: as trained, and with statistics of the current weights."""
 
 import copy
 import itertools
@@ -19,24 +19,24 @@ from mn_lightning.utils.distributed import all_processes
 from mn_lightning.utils.restore import rng_untouched
 
 CURRENT = "/current"
-"""What is added to a metric's name."""
+"""Ending of the name of a metric that was measured with current statistics."""
 
 
 class CurrentStatisticsCallback(Callback):
     """After each validation of a fit, validate a copy of the model whose statistics are of the current weights.
 
-    What ``validation_step`` logs as ``val_acc`` is logged a second time, as ``val_acc/current``. Model, checkpoints and
-    training stay as they are. So one sees how much of a result comes from the weights, and how much from the running
-    averages and stored mixtures. (With :class:`~mn_lightning.callbacks.UpdateNormsCallback` in its place, the model
-    itself is evaluated and saved with statistics of the current weights.) This one costs the forward passes of
-    ``batches`` training steps and of a validation, and during that the memory of a second model.
+    If ``validation_step`` logs ``val_acc``, this callback logs ``val_acc/current`` beside it. Model, checkpoints and
+    training stay as they are. So you see how much of a result comes from the weights, and how much from the running
+    averages and stored mixtures. (With :class:`~mn_lightning.callbacks.UpdateNormsCallback` instead, the model itself
+    is evaluated and saved with statistics of the current weights.) Each time it costs the forward passes of ``batches``
+    training steps and of a validation, and meanwhile the memory of a second model.
 
-    ``validation_step`` has to log means over images, or torchmetrics. What it logs by ``self.log`` or ``self.log_dict``
-    is seen; what ``on_validation_epoch_end`` logs is not.
+    ``validation_step`` has to log means over images, or torchmetrics, with ``self.log`` or ``self.log_dict``. Values
+    that ``on_validation_epoch_end`` logs are not measured again.
 
     Args:
         batches: number of training batches in each process, as in ``UpdateNormsCallback``.
-        loader: where they come from, as there.
+        loader: source of the batches, as in ``UpdateNormsCallback``.
         seed: of their order.
 
     Examples:
@@ -51,13 +51,13 @@ class CurrentStatisticsCallback(Callback):
         self._evaluated: LightningModule | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check where the batches come from."""
+        """Check the source of the batches."""
         self._batches.check(trainer)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Copy what is validated: an average of weights may have taken the place of the current ones by now."""
+        """Copy the weights that are validated: by now, an average may have taken the place of the current ones."""
         first = batch_idx == 0 and dataloader_idx == 0
         if first and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             # Copies that are made in inference mode could not be written to.
@@ -78,9 +78,9 @@ class CurrentStatisticsCallback(Callback):
 
 
 def _copy(model: LightningModule) -> LightningModule:
-    """Copy a module, but not the functions that it was given, such as one that makes its optimizer.
+    """Copy a module, but not the functions that it was given, such as the one that makes its optimizer.
 
-    The command line's hold all that was parsed, the trainer too.
+    Those of the command line refer to everything that was parsed, even the trainer.
     """
     parts = (value for module in model.modules() for value in vars(module).values())
     shared = {id(part): part for part in parts if callable(part) and not isinstance(part, nn.Module)}
@@ -88,7 +88,7 @@ def _copy(model: LightningModule) -> LightningModule:
 
 
 class _Log:
-    """Stands in for ``LightningModule.log``, and adds up."""
+    """Stands in for ``LightningModule.log``, and adds the values up."""
 
     def __init__(self) -> None:
         self.metrics: dict[str, Metric] = {}
@@ -114,7 +114,7 @@ class _Log:
             self(name, value, **options)
 
     def values(self, device: torch.device) -> dict[str, float]:
-        """Return the means over all batches of all processes; every one must call it."""
+        """Return the means over all batches of all processes; every process must call it."""
         found = {name: float(metric.compute()) for name, metric in self.metrics.items()}
         for name, pair in self.sums.items():
             (total,) = all_processes().sum(pair.to(device, torch.float32))
@@ -131,7 +131,7 @@ def _validate(trainer: Trainer, model: LightningModule, original: LightningModul
             module.reset()
     model.eval()
     for which, arguments in _batches(trainer, original):
-        # As Lightning names what is logged for one of several loaders.
+        # Lightning's names for values of one of several loaders.
         log.suffix = f"/dataloader_idx_{which}" if len(trainer.num_val_batches) > 1 else ""
         log.images = extract_batch_size(arguments[0])
         with trainer.precision_plugin.val_step_context():
@@ -140,7 +140,7 @@ def _validate(trainer: Trainer, model: LightningModule, original: LightningModul
 
 
 def _batches(trainer: Trainer, module: LightningModule) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Give the number of the loader and the arguments of each call of ``validation_step``."""
+    """Yield the number of the loader and the arguments for each call of ``validation_step``."""
     takes = module.validation_step.__code__.co_argcount - 1
     given: Any = trainer.val_dataloaders
     loaders = given if isinstance(given, (list, tuple)) else [given]

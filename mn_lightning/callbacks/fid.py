@@ -1,4 +1,4 @@
-"""The Fréchet distance while a generator trains: when it is measured, where it is logged, what a checkpoint keeps."""
+"""The Fréchet distance during a training: when it is measured, where it is logged, what a checkpoint keeps."""
 
 import math
 import time
@@ -41,69 +41,71 @@ class FIDCallback(Callback):
     """Measure the Fréchet distance (FID) of a generator's images to real ones while it trains, or of a checkpoint.
 
     Works for any LightningModule with a method ``sample(n)`` that returns n images ``(n, C, H, W)``, as bytes or with
-    values in ``value_range``. An evaluation runs every so many generator steps or epochs, at the end of the training,
-    and before a ``ModelCheckpoint`` saves that monitors one of its values: each file is named and ranked by the
-    distance of the weights in it. (With ``train_time_interval``, it is not known in advance when that is.) A generator
-    step is counted by the module's ``generator_steps``, or else by ``trainer.global_step``, which counts the steps of
-    all optimizers; where a module steps optimizers of its own, which Lightning does not see, batches are counted.
+    values in ``value_range``. An evaluation runs after every ``every_n_steps`` generator steps or ``every_n_epochs``
+    epochs, at the end of the training, and before a ``ModelCheckpoint`` that monitors one of the values saves: each
+    file is named and ranked by the distance of the weights in it. (With ``train_time_interval``, the time of saving is
+    not known in advance.) Generator steps are read from the module's ``generator_steps``, or else from
+    ``trainer.global_step``, which counts the steps of all optimizers. If a module steps optimizers that Lightning does
+    not see, batches are counted.
 
-    What is measured is what a checkpoint holds: with ``EMAWeightAveraging`` or another ``WeightAveraging``, the
-    averaged weights. Such a callback has to stand before this one.
+    The measured weights are those that a checkpoint holds: with ``EMAWeightAveraging`` or another ``WeightAveraging``,
+    the averaged ones. Such a callback has to come before this one.
 
-    Logged are ``fid``, ``fid/best`` and ``fid/steps_to_best``, to the loggers once for each evaluation and for
-    ``ModelCheckpoint(monitor="fid")`` and ``EarlyStopping``, which see the last value at all times; let the first
-    evaluation come before they look. With another extractor than Inception the name is ``fd_<name>`` in place of
-    ``fid`` (and ``kd_<name>`` of ``kid``), with the extractor's own ``name`` or its class name in lower case.
+    It logs ``fid``, ``fid/best`` and ``fid/steps_to_best``: to the loggers once for each evaluation, and for
+    ``ModelCheckpoint(monitor="fid")`` and ``EarlyStopping``, which see the last value at all times. The first
+    evaluation has to come before they look. With another extractor than Inception the name is ``fd_<name>`` in place of
+    ``fid`` (and ``kd_<name>`` in place of ``kid``), with the extractor's own ``name`` or its class name in lower case.
 
-    In ``Trainer.validate`` and ``Trainer.test`` the values are measured once and logged with the others; a module that
-    has no step for these is measured by ``mn-lightning fid``, or :meth:`measure`.
+    In ``Trainer.validate`` and ``Trainer.test`` the values are measured once and logged with the others. For a module
+    without a validation or test step, use ``mn-lightning fid`` or :meth:`measure`.
 
-    Stale mixtures are refitted first. The training does not notice an evaluation: modes, buffers and random states are
-    put back. Latents are drawn by the module from torch's (or NumPy's) global random state, which is seeded for each
-    block of ``batch_size`` images, so that the same images come out in every evaluation of the same weights, on any
-    number of processes. Under DDP the buffers, as BatchNorm's running statistics, are those of process 0. On the same
-    images the value equals ``torch_fidelity.calculate_metrics(fid=True)``.
+    Stale mixtures are refitted first. An evaluation does not change the training: modes, buffers and random states are
+    restored. The module draws latents from torch's (or NumPy's) global random state, which is seeded for each block of
+    ``batch_size`` images. So every evaluation of the same weights makes the same images, with any number of processes.
+    Under DDP the buffers, such as BatchNorm's running statistics, are those of process 0. On the same images the value
+    equals ``torch_fidelity.calculate_metrics(fid=True)``.
 
     Args:
         every_n_steps: evaluate whenever the generator steps reach a multiple of this.
-        every_n_epochs: evaluate at the end of every epoch whose number is a multiple of this; of every epoch if neither
-            is given.
+        every_n_epochs: evaluate at the end of every epoch whose number is a multiple of this. If neither is given,
+            evaluate after every epoch.
         num_samples: images to generate, over all processes together.
         real: DataLoader or folder of the real images; None takes the Trainer's training data. Each image of the
             loader's dataset counts once, as the dataset gives it: switch random augmentation off.
-        value_range: values of black and white, in real and in generated images of floating point. Generated images may
-            go beyond it by less than the distance from black to white, and are clamped then.
+        value_range: values of black and white in real and generated floating-point images. Generated images may exceed
+            it by less than the distance from black to white; they are clamped then.
         feature_extractor: name of one of torch-fidelity's extractors, or a module that maps uint8 images
             ``(N, C, H, W)`` to features ``(N, D)``.
-        weights_path: file of the named extractor's weights, which is read as numbers; None downloads them.
-        metrics: ``"fid"``, and on request ``"kid"`` and ``"isc"`` (Inception score), with their ``/std``.
+        weights_path: file with the named extractor's weights, from which only numbers are read; None downloads them.
+        metrics: ``"fid"``, and if wanted ``"kid"`` and ``"isc"`` (Inception score), each with its ``/std``.
         batch_size: images generated and extracted at a time.
         sample_method: name of the method that generates.
-        train_mode: generate in the mode that the module is trained in, as some GAN code does, and not in evaluation.
-        log_floor: log ``fid/floor`` at the start, the distance between two random halves of the real images.
+        train_mode: generate in the module's training mode, as some GAN code does, and not in evaluation mode.
+        log_floor: log ``fid/floor`` at the start: the distance between two random halves of the real images.
         seed: of the latents, and of the subsets for KID and Inception score.
-        cache_dir: folder for the statistics of the real images; None takes one beside torch hub's weights. They are
-            found again by the images' content and by what the extractor makes of four fixed images.
+        cache_dir: folder for the statistics of the real images; None takes one beside torch hub's weights. The
+            statistics are found again by the content of the images and by the extractor's features of four fixed
+            images.
 
     Attributes:
         best: the lowest distance so far.
-        steps_to_best: the generator steps at which it was reached.
-        values: what the last evaluation logged.
-        evaluated_at: the generator steps of the last evaluation since the training's start; -1 before the first.
-        seconds: that all evaluations since the training's start have taken.
+        steps_to_best: the generator steps at which the lowest distance was reached.
+        values: the values that the last evaluation logged.
+        evaluated_at: the generator steps at the last evaluation since the training's start; -1 before the first.
+        seconds: time of all evaluations since the training's start.
 
     Raises:
-        ValueError: an argument out of range; in ``setup``, a module without ``sample_method``, or a callback that
-            averages weights behind this one; at the start of the training, real images of another form or range; in an
-            evaluation, such generated images.
-        RuntimeError: in ``setup``, if the weights cannot be had; says which file to put where.
+        ValueError: an argument is out of range; in ``setup``, the module has no ``sample_method``, or a callback that
+            averages weights comes after this one; at the start of the training, real images have another shape, type or
+            range; in an evaluation, generated images do.
+        RuntimeError: in ``setup``, if the weights can be neither read nor downloaded; says which file to put where.
 
     Examples:
         >>> from lightning.pytorch.callbacks import ModelCheckpoint
         >>> fid = FIDCallback(every_n_steps=1000, num_samples=10_000)
         >>> trainer = Trainer(callbacks=[fid, ModelCheckpoint(monitor="fid", mode="min")], logger=False)
 
-        In features of one's own, where Inception knows little about the images:
+        With features of your own, if Inception knows little about such images:
 
         >>> features = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 64))  # uint8 (N, 1, 28, 28) to (N, 64)
         >>> FIDCallback(feature_extractor=features).name
@@ -173,16 +175,16 @@ class FIDCallback(Callback):
 
     @property
     def name(self) -> str:
-        """What the distance is logged as: ``fid``, or ``fd_`` and the extractor's name."""
+        """The name of the distance in the logs: ``fid``, or ``fd_`` and the extractor's name."""
         return "fid" if self.feature_extractor == INCEPTION else f"fd_{self._extractor_name}"
 
     @property
     def state_key(self) -> str:
-        """Tells several extractors in one trainer apart in a checkpoint."""
+        """Tells the states of several extractors in one trainer apart in a checkpoint."""
         return self._generate_state_key(name=self.name)
 
     def state_dict(self) -> dict[str, Any]:
-        """Best distance and its steps; the real statistics are cached on disk."""
+        """Return the best distance and its steps; the real statistics are cached on disk instead."""
         return {"best": self.best, "steps_to_best": self.steps_to_best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -191,7 +193,7 @@ class FIDCallback(Callback):
         self.steps_to_best = state_dict["steps_to_best"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin anew, and make the extractor before anything is trained, so that missing weights are noticed now."""
+        """Start from zero; make the extractor before anything is trained, so that missing weights are noticed now."""
         if stage == "predict":
             return
         if is_new_fit(trainer, stage):
@@ -229,7 +231,7 @@ class FIDCallback(Callback):
             self._evaluate(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate if the epoch ends with this validation, or a checkpoint is due: those callbacks look next."""
+        """Evaluate if the epoch ends with this validation, or a checkpoint is due: checkpoint callbacks run next."""
         if not is_validation_of_fit(trainer):
             return
         due = trainer.is_last_batch and self._is_due(trainer)
@@ -238,41 +240,41 @@ class FIDCallback(Callback):
                 self._evaluate(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate every so manieth epoch, and in the last, before checkpoint callbacks look."""
+        """Evaluate after every ``every_n_epochs``-th epoch and after the last one, before checkpoint callbacks run."""
         due = self._is_due(trainer) or self._is_saved_by(trainer, "on_train_epoch_end")
         if self._in_any_process(trainer, due):
             self._evaluate(trainer, pl_module, after_epoch=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate if something else has ended the training, or weights were averaged now."""
+        """Evaluate if something else has ended the training, or weights have just been averaged."""
         if averages_at_the_end(trainer):
             self.evaluated_at = -1
         self._evaluate(trainer, pl_module, after_epoch=True)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure what is validated outside of a training."""
+        """Measure the weights that ``Trainer.validate`` evaluates."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             pl_module.log_dict(self.measure(trainer, pl_module))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure what is tested."""
+        """Measure the weights that ``Trainer.test`` evaluates."""
         pl_module.log_dict(self.measure(trainer, pl_module))
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
-        """Measure the module as it is, and log nothing; all processes must call it, after :meth:`setup`.
+        """Measure the module as it is, and log nothing. All processes must call it, after :meth:`setup`.
 
         Args:
-            trainer: the module's, with the training data if no ``real`` was given.
+            trainer: the module's trainer; it has the training data if ``real`` was not given.
             pl_module: the module that generates.
 
         Returns:
             ``fid`` and the other metrics by name.
 
         Raises:
-            ValueError: there are no real images, or images of another form or range.
+            ValueError: there are no real images, or images have another shape, type or range.
         """
         evaluation = self._ready_evaluation
-        with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode could not be used later
+        with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode could not be used later
             images = all_processes().together(lambda: self._real_images(trainer))
             evaluation.prepare(images, pl_module.device, self.cache_dir)
             evaluation.warn_of_bias()
@@ -287,12 +289,12 @@ class FIDCallback(Callback):
     def examples(self, trainer: Trainer, pl_module: LightningModule, n: int) -> Tensor:
         """Generate the first images that an evaluation measures, uint8 ``(n, C, H, W)``; all processes must call it.
 
-        The training does not notice this either.
+        This does not change the training either.
 
         Args:
-            trainer: the module's.
+            trainer: the module's trainer.
             pl_module: the module that generates.
-            n: how many, ``batch_size`` at most.
+            n: number of images, at most ``batch_size``.
         """
         # A whole block, because in training mode every image depends on the others.
         size = min(self.batch_size, self._ready_evaluation.num_samples)
@@ -315,12 +317,12 @@ class FIDCallback(Callback):
         return saves_by(trainer, tuple(self._names.values()), hook)
 
     def _in_any_process(self, trainer: Trainer, due: bool) -> bool:
-        # Whatever asks for a stop may do so in some processes first.
+        # A request to stop may reach some processes before others.
         return trainer.strategy.reduce_boolean_decision(due, all=False)
 
     @property
     def _names(self) -> dict[str, str]:
-        """What each metric is logged as."""
+        """The name of each metric in the logs."""
         names = {"fid": self.name, "kid": "kid" if self.name == "fid" else f"kd_{self._extractor_name}", "isc": "isc"}
         return {metric: names[metric] for metric in self.metrics}
 
@@ -349,7 +351,7 @@ class FIDCallback(Callback):
     def _real_images(self, trainer: Trainer) -> RealImages:
         source: Any = training_data(trainer) if self.real is None else self.real
         if source is None:
-            raise ValueError("FIDCallback has no real images, as there are no training data; give a folder as `real`")
+            raise ValueError("FIDCallback has no real images, as there is no training data; give a folder as `real`")
         images = RealImages(source, self.value_range, self.batch_size)
         if len(images) < 4:
             raise ValueError(f"there are {len(images)} real images; FIDCallback takes 4 or more")
@@ -372,7 +374,7 @@ class FIDCallback(Callback):
 
     @contextmanager
     def _generating(self, trainer: Trainer, module: LightningModule) -> Iterator[Callable[[int], Tensor]]:
-        """Give the function that generates n images, and put everything back after its use."""
+        """Yield the function that generates n images, and restore everything after its use."""
 
         def sample(n: int) -> Tensor:
             with trainer.precision_plugin.forward_context():
@@ -381,7 +383,7 @@ class FIDCallback(Callback):
 
         freshen(trainer, module)
         with saved_weights(trainer, module):
-            freshen(trainer, module)  # an average gets statistics of its own, where a callback takes them
+            freshen(trainer, module)  # an average gets statistics of its own if there is a callback that takes them
             with untouched(module, module.device):
                 if not self.train_mode:
                     module.eval()

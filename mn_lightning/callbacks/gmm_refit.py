@@ -1,4 +1,4 @@
-"""Mixtures that are refitted before they are used or saved."""
+"""Refit mixtures before they are used or saved."""
 
 import contextlib
 from collections.abc import Callable
@@ -18,9 +18,10 @@ from mn_lightning.utils.distributed import all_processes
 
 
 def _refit_if_far_behind(module: nn.Module, prefix: str, keep_vars: bool) -> None:
-    """Refit for a state dict that someone takes by hand, who may save it, or average it in every step.
+    """Refit for a state dict that the user's own code takes, perhaps to save it, or to average it in every step.
 
-    So at most once for each ``queue_size`` batches; in one of several processes, others would have to join in.
+    For the latter, refit at most once in ``queue_size`` batches. Nothing is done with several processes, because all of
+    them would have to take part.
     """
     if all_processes().size == 1 and any(layer.queue.behind >= layer.queue.size for layer in mixture_layers(module)):
         refit_mixtures(module)
@@ -39,17 +40,18 @@ def _give_to_averages(trainer: Trainer, pl_module: LightningModule) -> None:
 class GMMRefitCallback(MixtureCompanion):
     """Refit the stored mixtures of all MixtureNorm layers to their queues of recent batches before they are used.
 
-    Nothing is evaluated or saved with a stale mixture. Layers that have seen batches since their last refit get a refit
-    at the end of each training epoch; at the start of each validation (which runs before the epoch's end, or in the
-    middle of an epoch), test and prediction; and before the Trainer saves a checkpoint. If you take the model's state
-    dict yourself in the middle of an epoch, the mixture may be up to ``queue_size`` batches behind, in several
-    processes up to an epoch: call :func:`~mn_lightning.layers.refit.refit_mixtures` before, in all processes.
+    Nothing is evaluated or saved with a stale mixture. Layers that have seen batches since their last refit are
+    refitted at the end of each training epoch; at the start of each validation (which runs before the epoch's end, or
+    in the middle of an epoch), test and prediction; and before the Trainer saves a checkpoint. If you call the model's
+    ``state_dict`` yourself in the middle of an epoch, the mixture may be up to ``queue_size`` batches old, and with
+    several processes up to an epoch. To avoid that, call :func:`~mn_lightning.layers.refit.refit_mixtures` first, in
+    all processes.
 
     Lightning's ``WeightAveraging`` and ``EMAWeightAveraging`` evaluate and save a second model, whose weights are an
-    average. An average of mixtures means nothing, because the components of each stand in their own order. So the
+    average. An average of mixtures means nothing, because each has its components in an order of its own. So the
     average model gets the mixtures of the current one, whatever ``use_buffers`` is. These fit its activations as long
-    as the average follows the weights closely. An average over a whole training does not. For such an average, add
-    :class:`~mn_lightning.callbacks.UpdateNormsCallback`, which gives averages mixtures of their own, or call
+    as the average follows the weights closely, which an average over a whole training does not. For such an average,
+    add :class:`~mn_lightning.callbacks.UpdateNormsCallback`, which gives averages mixtures of their own, or call
     :func:`~mn_lightning.layers.update.update_norms` after the fit.
 
     Examples:
@@ -70,11 +72,11 @@ class GMMRefitCallback(MixtureCompanion):
         super().on_fit_start(trainer, pl_module)
         self._remove_hooks()
         self._stop = before_saving(trainer, partial(refit_mixtures, pl_module))
-        # A plain function, so that copies of the model do not drag the trainer along.
+        # A plain function, so that copies of the model do not copy the trainer with it.
         self._handle = pl_module.register_state_dict_pre_hook(_refit_if_far_behind)  # type: ignore[no-untyped-call]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse processes with different numbers of batches, where one would wait for the others for ever.
+        """Refuse processes with different numbers of batches: one would wait for the others for ever.
 
         Raises:
             ValueError: in all processes.
@@ -87,18 +89,18 @@ class GMMRefitCallback(MixtureCompanion):
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refit; checkpoint callbacks come after this one."""
+        """Refit; checkpoint callbacks run after this one."""
         refit_mixtures(pl_module)
         _give_to_averages(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refit; only after this an average of weights takes the model's place."""
+        """Refit, before an average of weights takes the model's place."""
         refit_mixtures(pl_module)
         _give_to_averages(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Give averages of weights what the model's state dict has just been refitted to."""
-        # Also if the average is in the checkpoint by now: that holds the average's own tensors.
+        """Give averages of weights the mixtures that the model has just been refitted to."""
+        # This also works if the average is in the checkpoint by now, because that holds the average's own tensors.
         _give_to_averages(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -110,9 +112,9 @@ class GMMRefitCallback(MixtureCompanion):
         refit_mixtures(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Refit once more, for a checkpoint that the error brings about, and undo what was done to the module."""
+        """Refit once more, for a checkpoint that is saved because of the error; undo what was done to the module."""
         super().on_exception(trainer, pl_module, exception)
-        # Other processes may know nothing of the error, and would not join in. The error is what has to be seen.
+        # Other processes may not know of the error, and would not take part. The user has to see the first error.
         if self._handle is not None and all_processes().size == 1:
             with contextlib.suppress(Exception):
                 refit_mixtures(pl_module)

@@ -1,4 +1,4 @@
-"""Numbers about mixtures and gates after each epoch of a training."""
+"""Log numbers about mixtures and gates after each epoch of a training."""
 
 import math
 from typing import Any, cast
@@ -21,48 +21,48 @@ from mn_lightning.utils.distributed import ALONE, all_processes
 from mn_lightning.utils.recompute import is_recomputing
 
 COLLAPSED = 0.99
-"""A layer has collapsed if one component or mode holds more than this part of the data."""
+"""A layer has collapsed if one component or mode holds more than this share of the data."""
 
 EVERY_N_BATCHES = 32
-"""Gates and fits are computed a second time for one batch in so many; for all batches it would take time."""
+"""Gates and fits are computed once more for every 32nd batch only: for every batch it would take too long."""
 
 Gated = ModeNorm | ModeGroupNorm
 
 
 class MixtureMonitor(Callback):
-    """Log after each training epoch what the MixtureNorm, ModeNorm and ModeGroupNorm layers do with their data.
+    """After each training epoch, log what the MixtureNorm, ModeNorm and ModeGroupNorm layers do with their data.
 
-    Names are ``LAYER/NUMBER``. The numbers of a MixtureNorm are of its stored mixture, and of the queued rows that this
-    is fitted to:
+    Names are ``LAYER/NUMBER``. For a MixtureNorm, the numbers describe its stored mixture and the queued rows that this
+    was fitted to:
 
     - ``components``: how many are in use;
     - ``entropy`` of their weights, ``smallest_weight`` and ``largest_weight``;
     - ``separation``: the distance between their means, in units of their spread;
     - ``confident``: the share of rows whose largest posterior is above 0.9;
     - ``log_likelihood_gain`` over a single Gaussian, in nats per row and dimension;
-    - ``training_components``: how many components the training used, as a mean over the epoch's last batch and every
+    - ``training_components``: how many components the training used: the mean over the epoch's last batch and every
       32nd one, which are fitted once more for this (not in a compiled network).
 
-    The numbers of the gated layers are of the epoch's last batch and every 32nd one:
+    For the gated layers, the numbers are means over the epoch's last batch and every 32nd one:
 
     - ``gate_0``, ``gate_1``, ...: the mean gate of each mode;
-    - ``share_0``, ...: the share of samples, or channels, that have their largest gate there;
+    - ``share_0``, ...: the share of samples, or channels, whose largest gate is this mode's;
     - ``gate_entropy``, in nats.
 
     See :mod:`mn_lightning.analysis`. A number that does not exist is left out, such as the separation of one component.
 
-    Stale mixtures are refitted first, so the place among the trainer's callbacks does not matter. Numbers are taken
-    before checkpoints are saved: ``ModelCheckpoint(monitor=...)`` can choose by them. Under DDP they are computed from
-    the rows of all processes. Within an epoch nothing waits for the device.
+    Stale mixtures are refitted first, so the callback's place in the trainer's list does not matter. Numbers are taken
+    before checkpoints are saved, so ``ModelCheckpoint(monitor=...)`` can use them. Under DDP they are computed from the
+    rows of all processes. Within an epoch nothing waits for the device.
 
-    Checkpoints keep the numbers, and at most 20 mixtures of at most 64 channels of each layer. For K components that is
-    up to 4·20·K·(2·64 + 1) bytes a layer, 31 kB for K = 3, and 4 bytes for each number and epoch.
-    ``mn-lightning inspect`` draws them.
+    Checkpoints hold the numbers, and for each layer at most 20 mixtures of at most 64 channels. For K components that
+    is up to 4·20·K·(2·64 + 1) bytes a layer, 31 kB for K = 3, and 4 bytes for each number and epoch. ``mn-lightning
+    inspect`` draws them.
 
-    If one component or mode has held more than 99% of the data for an epoch, one warning for each layer says so.
+    If one component or mode has held more than 99% of a layer's data for an epoch, there is one warning for that layer.
 
     Attributes:
-        histories: what was recorded, by the layer's name.
+        histories: the recorded numbers and mixtures, by the layer's name.
 
     Examples:
         >>> from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
@@ -81,7 +81,7 @@ class MixtureMonitor(Callback):
         self._said: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget what another trainer has done."""
+        """Forget what was recorded with another trainer."""
         if is_new_fit(trainer, stage):
             self.histories, self._recorded_at, self._said = {}, 0, set()
 
@@ -102,7 +102,8 @@ class MixtureMonitor(Callback):
         self._mixtures = {name: layer for name, layer in modules.items() if isinstance(layer, MixtureNorm)}
         self._gated = {name: layer for name, layer in modules.items() if isinstance(layer, Gated)}
         self._watch = _GateWatch()
-        # For the whole training and not for single batches: torch.compile sees only hooks that were there before it.
+        # For the whole training and not for single batches: torch.compile sees only hooks that were there before it
+        # ran.
         self._handles = [
             layer.register_forward_pre_hook(_GateHook(self._watch, name)) for name, layer in self._gated.items()
         ]
@@ -111,11 +112,11 @@ class MixtureMonitor(Callback):
         ]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin new sums."""
+        """Start new sums."""
         self._watch.sums = {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Look at every 32nd batch and at the last."""
+        """Look at every 32nd batch and at the last one."""
         self._watch.looking = batch_idx % EVERY_N_BATCHES == 0 or trainer.is_last_batch
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
@@ -123,12 +124,12 @@ class MixtureMonitor(Callback):
         self._watch.looking = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record if this was the validation after the epoch's last batch: checkpoints are saved next."""
+        """Record if this is the validation after the epoch's last batch, because checkpoints are saved next."""
         if is_validation_of_fit(trainer) and trainer.is_last_batch:
             self._record(trainer, pl_module, after_epoch=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record, unless a validation has been the occasion."""
+        """Record, unless a validation has already done so in this epoch."""
         self._record(trainer, pl_module, after_epoch=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -147,7 +148,7 @@ class MixtureMonitor(Callback):
 
     @torch.no_grad()
     def _record(self, trainer: Trainer, pl_module: LightningModule, after_epoch: bool) -> None:
-        # A resumed run may come to the end of an epoch whose checkpoint it started from.
+        # A resumed run may reach the end of an epoch that is already recorded in its checkpoint.
         if optimizer_steps(trainer) == self._recorded_at or not (self._mixtures or self._gated):
             return
         self._recorded_at = optimizer_steps(trainer)
@@ -162,7 +163,7 @@ class MixtureMonitor(Callback):
         log_now(trainer, named, after_epoch)
 
     def _measure(self, device: torch.device) -> dict[str, dict[str, float]]:
-        """Return the numbers of each layer that has seen data, the same in all processes."""
+        """Return the numbers of each layer that has seen data. They are the same in all processes."""
         sums = {name: _row_sums(layer) for name, layer in self._mixtures.items()}
         sums |= {_COUNTED + name: self._watch.sums.get(name, torch.zeros(2, device=device)) for name in self._mixtures}
         for name, layer in self._gated.items():
@@ -178,7 +179,7 @@ class MixtureMonitor(Callback):
             in_training = {"training_components": torch.where(looked > 0, used / looked, torch.nan)}
             numbers[name] = {**shape, **row_statistics(totals[name]), **in_training}
         numbers |= {name: gate_statistics(totals[name]) for name in self._gated}
-        # And one wait for the device.
+        # The device is waited for once.
         flat = torch.stack([totals[name][0] for name in numbers] + [v for n in numbers.values() for v in n.values()])
         counts, values = flat[: len(numbers)].tolist(), iter(flat[len(numbers) :].tolist())
         floats = [{key: next(values) for key in found} for found in numbers.values()]
@@ -189,7 +190,7 @@ class MixtureMonitor(Callback):
         }
 
     def _mixture_of(self, name: str, values: dict[str, float]) -> Mixture | None:
-        """Return what stands for the layer's density: of a ModeNorm the mean gates with the running moments."""
+        """Return the mixture that models the layer's data; for a ModeNorm, the mean gates with the running moments."""
         if name in self._mixtures:
             return self._mixtures[name].mixture
         layer = self._gated[name]
@@ -215,7 +216,7 @@ _COUNTED = "training components of "
 
 
 class _GateWatch:
-    """Sums over the batches of an epoch that are looked at, by layer."""
+    """Sums over those batches of an epoch that are looked at, by layer."""
 
     def __init__(self) -> None:
         self.looking = False
@@ -223,7 +224,7 @@ class _GateWatch:
 
 
 class _GateHook:
-    """Adds up the gates of one layer. Holds nothing of the trainer, which copies of the model must not drag along."""
+    """Adds up the gates of one layer. It holds no reference to the trainer: copies of the model would copy it too."""
 
     def __init__(self, watch: _GateWatch, name: str) -> None:
         self.watch = watch
@@ -236,7 +237,7 @@ class _GateHook:
 
 
 class _CountHook:
-    """Adds up in how many components one layer finds the rows of its batches; the device is not waited for."""
+    """Adds up the number of components that one layer finds in its batches, without waiting for the device."""
 
     def __init__(self, watch: _GateWatch, name: str) -> None:
         self.watch = watch
@@ -248,7 +249,7 @@ class _CountHook:
         mixture, x = cast(MixtureNorm, layer), args[0].detach()
         processes = all_processes() if mixture.sync else ALONE
         settings = (mixture.eps, mixture.granularity)
-        # The step that the layer is about to make: the same random choices, the same fit.
+        # The step that the layer is about to make, and so the same random numbers and the same fit.
         step = mixture.num_batches_tracked + 1
         fit = (mixture.n_components, mixture.em_iters, step)
         fitted = fit_mixture(x, *fit, *settings, processes, mixture.fit_rows)
@@ -259,6 +260,6 @@ class _CountHook:
 
 
 def _row_sums(layer: MixtureNorm) -> Tensor:
-    """Sums over the rows that the stored mixture was fitted to: the queue draws the same at the same step."""
+    """Sums over the rows that the stored mixture was fitted to: at the same step, the queue draws the same rows."""
     rows = layer.queue.draw(layer.queue_decay, layer.num_batches_tracked)
     return row_sums(rows, layer.mixture, layer.eps, layer.granularity)

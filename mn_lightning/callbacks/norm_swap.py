@@ -1,4 +1,4 @@
-"""Swap norm layers at the start of a run, and say what differs from the checkpoint that it resumes."""
+"""Swap norm layers at the start of a run, and report differences from the checkpoint that it resumes."""
 
 import itertools
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -35,34 +35,34 @@ if TYPE_CHECKING:
 class NormSwapCallback(MixtureCompanion):
     """Swap BatchNorm layers of the LightningModule for another norm before anything else happens to it.
 
-    The swap is made in ``setup``, for every stage: optimizers then see the new parameters, and a checkpoint, be it to
-    resume or to evaluate, finds the keys that it holds. A table of the swapped layers is printed once.
+    The swap is made in ``setup``, for every stage. So optimizers see the new parameters, and a checkpoint finds the
+    keys that it holds, whether it is resumed or evaluated. A table of the swapped layers is printed once.
 
-    For a model with MixtureNorm layers it brings along what these need around them: a ``GMMRefitCallback`` and a
-    ``QueueResetCallback``, unless the trainer has one already.
+    For a model with MixtureNorm layers it adds the callbacks that these need: a ``GMMRefitCallback`` and a
+    ``QueueResetCallback``, unless the trainer already has them.
 
     Args:
         layers: which layers, as in :func:`~mn_lightning.swap.swap_norms`: ``"all"``, ``"first"``, ``"last:2"``, names,
             globs, ``"!stem*"`` to leave some out, or a mapping from these to arguments of the norm.
-        norm: name of the norm. For type checkers, ``NormName("...")`` is one that is registered, or an import path.
-        fuse_activation: put the activation that follows each layer inside it (Eq. 38).
-        sync: in several processes, whether MixtureNorm and ModeNorm treat their batches as one in training; ``None``
-            does as the trainer does with BatchNorm (``sync_batchnorm=True``).
-        **norm_args: arguments of the norm for all layers, as ``n_components=3``.
+        norm: name of the norm. Type checkers accept a registered name or an import path as ``NormName("...")``.
+        fuse_activation: put the activation that follows a layer inside it (Eq. 38).
+        sync: with several processes, whether MixtureNorm and ModeNorm treat their batches as one in training; ``None``
+            follows the trainer's ``sync_batchnorm``.
+        **norm_args: arguments of the norm for all layers, such as ``n_components=3``.
 
     Attributes:
-        report: what the last ``setup`` did, None before.
+        report: what the last ``setup`` replaced; None before the first.
 
     Raises:
-        ValueError: in ``setup``, what :func:`~mn_lightning.swap.swap_norms` raises; a ``WeightAveraging`` callback that
-            stands before this one; for a fit, a strategy that trains a copy of the model in processes that it starts
-            (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``).
+        ValueError: in ``setup``, where :func:`~mn_lightning.swap.swap_norms` raises it; if a ``WeightAveraging``
+            callback comes before this one; and for a fit, if the strategy trains a copy of the model in processes that
+            it starts (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``).
 
     Examples:
         >>> swap = NormSwapCallback(layers=["conv3"], norm="mixture", n_components=3)
         >>> trainer = Trainer(callbacks=[swap], logger=False)
 
-        With settings of their own for some layers:
+        With different settings for some layers:
 
         >>> swap = NormSwapCallback({"conv2": {"n_components": 5}, "conv3": {"em_iters": 4}}, norm="mixture")
     """
@@ -164,17 +164,17 @@ class NormSwapCallback(MixtureCompanion):
 
     @property
     def state_key(self) -> str:
-        """Tells several swaps in one trainer apart; checkpoints of version 0.1 hold a state under this key."""
+        """Tells several swaps in one trainer apart. Checkpoints of version 0.1 hold a state under this key."""
         return self._generate_state_key(layers=self.layers or "all", norm=self.norm)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Swap the layers; a no-op on those that an earlier stage has swapped."""
+        """Swap the layers, except those that an earlier stage has swapped."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         for callback in itertools.takewhile(lambda callback: callback is not self, callbacks):
             if isinstance(callback, WeightAveraging) and stage == "fit":
                 raise ValueError(
                     f"{type(callback).__name__} stands before NormSwapCallback in the trainer's callbacks and averages "
-                    "the model as it was before the swap; put it behind"
+                    "the model as it was before the swap; put it after NormSwapCallback"
                 )
         self.report = swap_norms(pl_module, self.layers, NormName(self.norm), self.fuse_activation, **self.norm_args)
         if has_mixtures(pl_module):
@@ -190,28 +190,28 @@ class NormSwapCallback(MixtureCompanion):
             )
         sync = _synchronizes_batch_norm(trainer) if self.sync is None else self.sync
         for name in (*(layer.name for layer in self.report), *self.report.unchanged):
-            if sync or self.sync is not None:  # what was SyncBatchNorm is synchronized anyway
+            if sync or self.sync is not None:  # layers that were SyncBatchNorm are synchronized anyway
                 set_sync(pl_module.get_submodule(name), sync)
         if self.report:
             _print_report(self.report)
 
     def _bring_companions(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Put the callbacks that mixtures need behind this one, where the trainer has none."""
+        """Put the callbacks that mixtures need after this one, if the trainer does not have them."""
         present: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if self not in present:
-            return  # someone else than Lightning calls it
+            return  # it was not Lightning that called setup
         brought = [companion() for companion in missing_companions(present)]
         behind = present.index(self) + 1
-        # A new list: Lightning is going through the old one, and sets up what stands there.
+        # A new list, because Lightning is iterating over the old one, and sets up what is in it.
         trainer.callbacks = [*present[:behind], *brought, *present[behind:]]  # type: ignore[attr-defined]
         for callback in brought:
             callback.setup(trainer, pl_module, stage)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Say in one line which settings of this swap differ from those of the run that wrote the checkpoint.
+        """Report in one line which settings of this swap differ from those of the run that wrote the checkpoint.
 
-        Layers that the checkpoint's weights do not fit, or with which these evaluate to something else, are refused
-        when the weights are loaded.
+        Layers that do not fit the checkpoint's weights, or that would compute something else from them in evaluation,
+        are refused when the weights are loaded.
         """
         if self.report is None:
             return

@@ -1,4 +1,4 @@
-"""Queues that begin each epoch empty."""
+"""Empty the queues at the start of each epoch."""
 
 from lightning.pytorch import LightningModule, Trainer
 

@@ -1,4 +1,4 @@
-"""Random numbers of a resumed run that are those of an uninterrupted one."""
+"""Give a resumed run the random numbers of an uninterrupted one."""
 
 from functools import partial
 from typing import Any
@@ -15,18 +15,18 @@ from mn_lightning.utils.restore import rng_untouched
 
 
 class RandomStateCallback(Callback):
-    """Save the random states in checkpoints, and go on with them when a fit is resumed.
+    """Save the random states in checkpoints, and restore them when a fit is resumed.
 
-    Lightning does not: where a network draws random numbers, as dropout and the latents of a GAN, a resumed run draws
-    others than an uninterrupted one. With this callback both draw the same, after a checkpoint from the end of an epoch
-    or from the middle of one. The states are Python's, NumPy's and torch's, on the CPU and on the device, of each
-    process.
+    Lightning does not do this: if a network draws random numbers, for dropout or for the latents of a GAN, a resumed
+    run draws other numbers than an uninterrupted one. With this callback both draw the same, after a checkpoint from
+    the end of an epoch or from the middle of one. Saved are the states of Python, NumPy and torch (CPU and device) in
+    each process.
 
-    So that it does not matter whether a checkpoint was saved before a validation or after it, a validation within a
-    training leaves the random states as they were.
+    A validation within a training leaves the random states as they were. So it does not matter whether a checkpoint was
+    saved before or after it.
 
-    The command line and the studies add it by themselves. What worker processes of a DataLoader draw is not restored in
-    the middle of an epoch; this package's data do not depend on it.
+    The command line and the studies add it by themselves. Random numbers that worker processes of a DataLoader draw are
+    not restored in the middle of an epoch; this package's data do not depend on them.
 
     Examples:
         >>> trainer = Trainer(callbacks=[RandomStateCallback()], logger=False)
@@ -46,18 +46,19 @@ class RandomStateCallback(Callback):
         self._interrupted = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The random states of each process, by rank; every process must call it, as Lightning does."""
+        """The random states of each process, by rank. Every process must call it, as Lightning does."""
         if self._interrupted:
-            # Of this process alone: others may know nothing of the error. What a broken step drew is drawn again.
+            # Of this process alone, because others may not know of the error. What the failed step drew will be drawn
+            # again.
             return {"states": {all_processes().rank: self._after_batch or random_states(self._device)}}
         return {"states": dict(enumerate(all_processes().gather(random_states(self._device))))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the states until the training starts."""
+        """Keep the loaded states until the training starts."""
         self._loaded = state_dict["states"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on with the states of the checkpoint."""
+        """Restore the states of the checkpoint."""
         if self._loaded is None:
             return
         loaded, self._loaded = self._loaded, None
@@ -74,20 +75,20 @@ class RandomStateCallback(Callback):
         epoch: Any = loop.epoch_progress.current
         if (
             epoch.ready == epoch.processed and not loop.restarting
-        ):  # what restarts goes on, and begins the next one later
+        ):  # a restarted epoch continues, and the next one begins later
             _begin_epoch_again(loop._data_fetcher)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Note the states before what may follow: a validation, or a step that breaks off."""
+        """Keep the states from before what may follow: a validation, or a step that fails."""
         self._after_batch = random_states(self._device)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on as if there had been no validation; checkpoint callbacks come after this one."""
+        """Restore the states as if there had been no validation; checkpoint callbacks run after this one."""
         if is_validation_of_fit(trainer) and self._after_batch is not None:
             set_random_states(self._after_batch, self._device)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Have a checkpoint that the error brings about hold the states from before the step that broke off."""
+        """Make a checkpoint that is saved because of the error hold the states from before the failed step."""
         self._interrupted = True
 
 
@@ -97,16 +98,16 @@ def _devices(loaded: dict[int, dict[str, Any]]) -> str:
 
 
 def _leave_out(validation: Any, device: torch.device) -> None:
-    """Leave out a validation that was over when the checkpoint was saved, or was to come next; draw nothing for it."""
+    """Skip a validation that was over when the checkpoint was saved, or was next; draw no random numbers for it."""
     with rng_untouched(device):
         type(validation).increment_progress_to_evaluation_end(validation)
 
 
 def _begin_epoch_again(fetcher: _DataFetcher | None) -> None:
-    """Have a DataLoader draw its order and the seed of its workers once more, from the states that were restored.
+    """Make a DataLoader draw its order and its workers' seed once more, from the states that were restored.
 
-    Lightning has begun the epoch's iteration before the training starts. A loader that has a state of its own has been
-    given it then, and would lose it.
+    Lightning starts the epoch's iteration before the training starts. A loader with a state of its own has been given
+    that state by then, and would lose it.
     """
     if fetcher is not None and not any(hasattr(loader, "state_dict") for loader in fetcher.combined_loader.flattened):
         iter(fetcher)

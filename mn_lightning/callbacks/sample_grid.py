@@ -1,4 +1,4 @@
-"""A picture of what a generator makes, again and again."""
+"""Pictures of a generator's samples during its training."""
 
 import inspect
 from pathlib import Path
@@ -20,32 +20,30 @@ _VALUE_RANGE = (-1.0, 1.0)
 
 
 class SampleGridCallback(Callback):
-    """Show how a generator gets on: a grid of its samples, always of the same latents.
+    """Show a generator's progress: a grid of its samples, always from the same latents.
 
-    The grid is made every so many steps of the generator, and at the end of the training, in evaluation mode and from
-    refitted mixtures. With ``EMAWeightAveraging`` or another ``WeightAveraging``, the averaged weights are shown, which
-    checkpoints hold too. Modes, buffers and random states are put back: the training is the same with and without
-    this callback.
+    The grid is made after every ``every_n_steps`` steps and at the end of the training, in evaluation mode and with
+    refitted mixtures. With ``EMAWeightAveraging`` or another ``WeightAveraging``, it shows the averaged weights, which
+    are those that checkpoints hold. Modes, buffers and random states are restored: the training is the same with and
+    without this callback.
 
-    The module has a method ``sample(n)`` or ``sample(n, generator)`` that returns images ``(n, C, H, W)``, in [-1, 1]
-    or as bytes. The first one draws its latents from torch's (or NumPy's) global random state, which is seeded.
+    The module needs a method ``sample(n)`` or ``sample(n, generator)`` that returns images ``(n, 1 or 3, H, W)``, as
+    numbers in [-1, 1] or as bytes. The first form draws its latents from torch's (or NumPy's) global random state,
+    which is seeded for it.
 
-    It is written to ``samples/STEP.png`` in the trainer's log folder, and given to loggers that take images: those
-    whose ``experiment`` has ``add_image`` (TensorBoard), or which have ``log_image`` themselves (Weights & Biases).
+    The grid is written to ``samples/STEP.png`` in the trainer's log folder, and given to loggers that take images:
+    those whose ``experiment`` has ``add_image`` (TensorBoard), or that have ``log_image`` (Weights & Biases).
 
     Args:
-        every_n_steps: steps between two grids: of the generator, if the module counts them as ``generator_steps``, and
-            of the trainer's ``global_step`` otherwise.
+        every_n_steps: steps between two grids. Steps are the generator's if the module counts them as
+            ``generator_steps``, otherwise those of the trainer's ``global_step``.
         num_samples: images in the grid.
         nrow: images in a row of the grid.
-        seed: decides the latents.
-
-    The module's ``sample(n)`` or ``sample(n, generator)`` returns images ``(n, 1 or 3, H, W)``, as numbers in [-1, 1]
-    or bytes. One without ``generator`` draws from torch's own random state, which is seeded for it.
+        seed: of the latents.
 
     Raises:
-        ValueError: a number below 1, or a negative seed; in ``setup``, a callback that averages weights behind this
-            one; when it draws, samples of another shape, dtype or range.
+        ValueError: a number is below 1, or the seed is negative; in ``setup``, a callback that averages weights comes
+            after this one; when a grid is made, the samples have another shape, dtype or range.
         TypeError: in ``setup``, if the LightningModule has no such method.
 
     Examples:
@@ -81,24 +79,24 @@ class SampleGridCallback(Callback):
         check_behind_averages(trainer, self)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from here, which is not 0 for a resumed run; find out now whether ``sample`` works."""
+        """Count from the current step, which is not 0 in a resumed run; find out now whether ``sample`` works."""
         self._last = training_steps(trainer)
         self._sample(pl_module, self.num_samples)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """Draw a grid if it is time for one."""
-        # One batch can be several steps: the multiple may have been passed rather than met.
+        """Draw a grid if it is due."""
+        # One batch can be several steps, so the multiple may have been passed over.
         if training_steps(trainer) // self.every_n_steps > self._last // self.every_n_steps:
             self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the last grid, and another one of weights that were averaged now."""
+        """Draw the last grid, and another one if weights have just been averaged."""
         if training_steps(trainer) > self._last or averages_at_the_end(trainer):
             self._draw(trainer, pl_module)
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last = training_steps(trainer)
-        # All processes sample and ask for the folder, either of which can wait for the others; one writes.
+        # All processes sample and ask for the folder, because both can wait for the others; one process writes.
         freshen(trainer, pl_module)
         with saved_weights(trainer, pl_module):
             freshen(trainer, pl_module)  # an average gets statistics of its own, where a callback takes them

@@ -1,4 +1,4 @@
-"""Statistics of the current weights, taken before anything is evaluated or saved."""
+"""Take statistics of the current weights before anything is evaluated or saved."""
 
 import time
 from collections import deque
@@ -21,7 +21,7 @@ from mn_lightning.layers.update import update_norms
 from mn_lightning.utils.restore import rng_untouched
 
 _REMEMBERED = 8
-"""States whose statistics are known to be fresh: more than the models that take each other's place in one step."""
+"""Number of states whose statistics are remembered as fresh: enough for all averages that take turns in one step."""
 
 
 class UpdateNormsCallback(MixtureCompanion):
@@ -30,34 +30,35 @@ class UpdateNormsCallback(MixtureCompanion):
     Running averages and mixtures of recent batches belong to the weights of the last steps, which were still changing.
     This callback sends a few batches through the network before anything is evaluated or saved. BatchNorm, ModeNorm and
     MixtureNorm get the statistics of these batches alone: see :func:`~mn_lightning.layers.update.update_norms`. Then a
-    difference between two norms is a difference of the trained weights, not of statistics of different age.
+    difference between two norms comes from the trained weights, and not from statistics of different age.
 
-    The batches are drawn from the training data in an order of their own. The training does not notice: order, random
-    states, modes and weights are what they are without the callback. The sanity check is left alone.
+    The batches are drawn from the training data in an order of their own. The training does not change: order, random
+    states, modes and weights are the same as without the callback. Nothing is done in the sanity check.
 
     All weights that are evaluated or saved get statistics of their own. That includes averages of weights
-    (``EMAWeightAveraging``, ``WeightAveraging``, ``StochasticWeightAveraging``), and the weights with which a
-    schedule-free optimizer evaluates. Layers that are frozen stay as they are.
+    (``EMAWeightAveraging``, ``WeightAveraging``, ``StochasticWeightAveraging``), and the weights that a schedule-free
+    optimizer uses in evaluation. Frozen layers stay as they are.
 
-    The module is called with the first tensor of each batch. If that is not what its training does, it needs a method
-    ``statistics_step(batch)`` that makes the passes of a training step, as :class:`~mn_lightning.models.DCGAN` has.
+    The module is called with the first tensor of each batch. If its training does something else, the module needs a
+    method ``statistics_step(batch)`` that runs the forward passes of a training step, as
+    :class:`~mn_lightning.models.DCGAN` has.
 
-    ``update_norms/seconds`` is logged at the end of each epoch: the time that all updates of this fit took so far.
-    An update costs the forward passes of ``batches`` training steps. In several processes every one takes part.
+    ``update_norms/seconds`` is logged at the end of each epoch: the time of all updates in this fit so far. An update
+    costs the forward passes of ``batches`` training steps. With several processes, each of them takes part.
 
     Args:
-        batches: number of batches in each process; fewer where the training data has not so many.
-        loader: where the batches come from: a DataLoader, or any iterable, of which the first ``batches`` are taken
-            each time. None draws from the dataset of the Trainer's training data.
+        batches: number of batches in each process; fewer if the training data has fewer.
+        loader: source of the batches: a DataLoader, or any iterable, of which the first ``batches`` are taken each
+            time. None draws from the dataset of the Trainer's training data.
         seed: of the order in which they are drawn.
 
     Attributes:
-        seconds: that all updates since the training's start have taken.
-        updates: how many there were.
+        seconds: time of all updates since the training's start.
+        updates: number of updates since the training's start.
 
     Raises:
-        ValueError: an argument out of range; at the start of the training, training data from which nothing can be
-            drawn in another order.
+        ValueError: an argument is out of range; at the start of the training, the training data cannot be read in
+            another order.
 
     Examples:
         >>> from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
@@ -74,13 +75,13 @@ class UpdateNormsCallback(MixtureCompanion):
         self._stop: Callable[[], None] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make sure that everything saved from here on holds fresh statistics."""
+        """Make sure that everything that is saved from now on holds fresh statistics."""
         super().on_fit_start(trainer, pl_module)
         self._remove_hook()
         self._stop = before_saving(trainer, partial(self.update_all, trainer, pl_module))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check where the batches come from."""
+        """Check the source of the batches."""
         self.seconds, self.updates = 0.0, 0
         self._fresh.clear()
         self._batches.check(trainer)
@@ -88,16 +89,16 @@ class UpdateNormsCallback(MixtureCompanion):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Update before the first batch: by then, averages have taken the place of the current weights."""
+        """Update before the first batch, because averages have taken the place of the current weights by then."""
         if batch_idx == 0 and dataloader_idx == 0:
             self.update(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log what the updates have cost."""
+        """Log the time that the updates have taken."""
         log_now(trainer, {"update_norms/seconds": self.seconds}, after_epoch=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave a model whose statistics are those of its weights."""
+        """Update once more, so that the model ends with statistics of its final weights."""
         self.update_all(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -106,7 +107,7 @@ class UpdateNormsCallback(MixtureCompanion):
         self._remove_hook()
 
     def update(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take new statistics for the weights that ``pl_module`` holds, unless it has them.
+        """Take new statistics for the weights that ``pl_module`` holds, unless they are fresh.
 
         Does nothing outside of a fit, and before its first step. Every process must call it.
         """
@@ -126,7 +127,7 @@ class UpdateNormsCallback(MixtureCompanion):
         self.seconds += time.monotonic() - started
 
     def update_all(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """As :meth:`update`, and likewise for the averages of weights that are saved beside the current ones."""
+        """Do :meth:`update`, and the same for averages of weights that are saved beside the current ones."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         for callback in callbacks:
             if isinstance(callback, WeightAveraging) and callback._average_model is not None:
@@ -144,20 +145,20 @@ class UpdateNormsCallback(MixtureCompanion):
 
 
 def updating_callbacks(trainer: Trainer) -> list[UpdateNormsCallback]:
-    """Return those of the trainer's callbacks, one or none as a rule."""
+    """Return the trainer's callbacks of this class: usually one or none."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return [callback for callback in callbacks if isinstance(callback, UpdateNormsCallback)]
 
 
 def freshen(trainer: Trainer, pl_module: LightningModule) -> None:
-    """Bring the statistics up to date before ``pl_module`` is evaluated: by the callback above, or by a refit."""
+    """Bring the statistics up to date before ``pl_module`` is evaluated: with the callback above, or with a refit."""
     for callback in updating_callbacks(trainer):
         callback.update(trainer, pl_module)
     refit_mixtures(pl_module)
 
 
 def _fingerprint(module: nn.Module) -> tuple[float, ...]:
-    """Numbers that change with any weight or statistic; those of a state that was put aside come back with it."""
+    """Numbers that change with any weight or statistic; a state that was put aside and restored has its old ones."""
     values = [*module.parameters(), *module.buffers()]
     sums = [value.detach().float().sum() for value in values if value.is_floating_point()]
     return tuple(torch.stack(sums).tolist()) if sums else ()

@@ -1,4 +1,4 @@
-"""The command line: Lightning's own subcommands on the package's models, data and callbacks, and two of ours.
+"""The command line: Lightning's own subcommands with the package's models, data and callbacks, and subcommands of ours.
 
 Importing this package imports nothing heavy; a command that trains imports Lightning.
 """

@@ -1,4 +1,4 @@
-"""What was typed, before anything heavy is imported: the command, names of configurations, spellings of options."""
+"""Read the command line, before anything heavy is imported: the command, configurations, spellings of options."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from mn_lightning.configs import config_names, resolve_config_names
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict", "layers", "inspect", "fid")
-"""Commands that take a configuration of a model, data and a trainer."""
+"""Commands that take a configuration with a model, data and a trainer."""
 
 COMMANDS = (*TRAINER_COMMANDS, "compare", "studies")
 
@@ -16,16 +16,16 @@ _CONFIG = ("-c", "--config")
 
 
 class UsageError(ValueError):
-    """What is wrong with a command line, in one line."""
+    """One line that says what is wrong with a command line."""
 
 
 def split_command(args: Sequence[str]) -> tuple[str, list[str]]:
-    """Split a command line into the command and what belongs to it.
+    """Split a command line into the command and its arguments.
 
     ``--config NAME`` may stand before the command.
 
     Args:
-        args: one argument at least.
+        args: at least one argument.
 
     Raises:
         UsageError: there is no such command.
@@ -47,14 +47,14 @@ def split_command(args: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def resolve(command: str, args: Sequence[str]) -> list[str]:
-    """Write out the names of shipped configurations, and options with underscores.
+    """Replace names of shipped configurations by their paths, and write options with underscores.
 
     Args:
         command: one of ``TRAINER_COMMANDS``.
-        args: what belongs to it.
+        args: the arguments of the command.
 
     Raises:
-        UsageError: a configuration is neither a file nor shipped, or stands without ``--config``.
+        UsageError: a configuration is neither a file nor shipped, or ``--config`` is missing before it.
 
     Examples:
         >>> resolve("test", ["--ckpt-path", "last.ckpt"])
@@ -83,7 +83,7 @@ def with_underscores(args: Iterable[str]) -> list[str]:
 
 
 def config_files(args: Sequence[str]) -> list[str]:
-    """Return what was given with ``--config``, in order.
+    """Return the values of all ``--config`` options, in order.
 
     Examples:
         >>> config_files(["-c", "a.yaml", "--config=b.yaml"])
@@ -98,7 +98,7 @@ def config_files(args: Sequence[str]) -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'fit'? "`` for the known name that is most like ``name``, and ``"; "`` if none is."""
+    """Return ``"; did you mean 'fit'? "`` with the known name most like ``name``; ``"; "`` if none is like it."""
     found = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {found[0]!r}? " if found else "; "
 

@@ -1,4 +1,4 @@
-"""Look at configuration files before they are parsed: whether they are YAML, and of a size that can be."""
+"""Check configuration files before they are parsed: whether they are YAML, and of a possible size."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,13 +10,14 @@ from mn_lightning.utils.strict_yaml import StrictLoader, fault
 
 
 def check_config_files(files: Iterable[str]) -> None:
-    """Check what was given with ``--config``.
+    """Check the configurations that were given with ``--config``.
 
     Args:
-        files: paths, or configurations that are written out.
+        files: paths, or configurations as text.
 
     Raises:
-        UsageError: one is no YAML, no mapping from names, or contains itself or too much; in one line with its name.
+        UsageError: one is not YAML, is not a mapping from names, contains itself, or is too large; one line with its
+            name.
     """
     for file in files:
         _check(file)
@@ -30,17 +31,17 @@ def _check(file: str) -> None:
         loader = StrictLoader(text)
         root = loader.get_single_node()
         if root is not None:
-            loader.construct_document(root)  # finds tags and numbers that are none
-    except Exception as error:  # of many kinds: there may be anything in a file
+            loader.construct_document(root)  # finds invalid tags and numbers
+    except Exception as error:  # errors of many kinds, because anything may stand in a file
         raise UsageError(f"{name} {fault(error)}") from error
     if not isinstance(root, yaml.MappingNode):
-        what = "is empty" if root is None else "is no mapping"
-        raise UsageError(f"{name} {what}; it takes names and values, as model: {{class_path: ImageClassifier}}")
+        what = "is empty" if root is None else "is not a mapping"
+        raise UsageError(f"{name} {what}; it takes names and values, such as model: {{class_path: ImageClassifier}}")
     for key, value in root.value:
         if key.value == "trainer" and value.tag.rpartition(":")[2] not in ("map", "null", "str"):
-            raise UsageError(f"{name}: trainer takes settings, as trainer: {{max_epochs: 3}}")
+            raise UsageError(f"{name}: trainer takes settings, such as trainer: {{max_epochs: 3}}")
         if key.tag != "tag:yaml.org,2002:str":
             line = key.start_mark.line + 1
             raise UsageError(
-                f"{name} has a key at line {line} that is no name; it takes model, data, trainer and others"
+                f"{name} has a key at line {line} that is not a name; it takes model, data, trainer and others"
             )

@@ -1,4 +1,4 @@
-"""What ``--help`` prints: examples first, ours before Lightning's, a screen for each command."""
+"""What ``--help`` prints: one screen for each command, with examples first and our options before Lightning's."""
 
 from mn_lightning.configs import config_names, study_names
 
@@ -159,7 +159,7 @@ _DOES = {
 
 
 def help_text(command: str | None = None) -> str:
-    """Return the help of a command, or of all of them.
+    """Return the help on one command, or the overview of all commands.
 
     Examples:
         >>> help_text("studies").partition(",")[0]

@@ -1,4 +1,4 @@
-"""LightningCLI on the package's models, data and callbacks, with subcommands of ours."""
+"""LightningCLI with the package's models, data and callbacks, and subcommands of ours."""
 
 import inspect
 import os
@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-# Importing these makes their classes known by their short names.
+# After these imports, the classes can be given by their short names.
 import mn_lightning.callbacks
 import mn_lightning.data
 import mn_lightning.models  # noqa: F401
@@ -21,9 +21,10 @@ _NAMED_CHECKPOINTS = ("best", "last", "hpc")
 
 
 class SaveConfigBesideEarlier(SaveConfigCallback):
-    """Saves the configuration of a run under another name where an earlier run has left its own.
+    """Saves a run's configuration under another name if an earlier run has left its own in the folder.
 
-    That happens without a logger, as then all runs share a folder; ModelCheckpoint names its files in the same way.
+    That happens without a logger, because all runs share a folder then. ModelCheckpoint names its files in the same
+    way.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -43,12 +44,17 @@ class MNLightningCLI(LightningCLI):
 
     A run that is resumed goes on with the random states of its checkpoint: a ``RandomStateCallback`` is always there.
 
-    Only the configuration says what is built. A checkpoint brings numbers: hyperparameters in it change nothing, and it
-    is read with ``weights_only=True``, from a web address, too. (``weights_only: false`` in a configuration, which is
-    code itself, is the one way to read another.)
+    Only the configuration says what is built. From a checkpoint only numbers are taken: hyperparameters in it change
+    nothing, and it is read with ``weights_only=True``, also from a web address. (The one way to read a checkpoint that
+    holds more is ``weights_only: false`` in a configuration, which can run code anyway.)
+
+    Args:
+        command: the only subcommand to offer; None offers all. Making the parser of each subcommand takes time.
+        **kwargs: of LightningCLI.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, command: str | None = None, **kwargs: Any) -> None:
+        self._commands = tuple(_subcommands()) if command is None else (command,)
         super().__init__(
             **{
                 "trainer_class": CommandTrainer,
@@ -58,14 +64,12 @@ class MNLightningCLI(LightningCLI):
             }
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Return Lightning's subcommands and ours, with the arguments that are not read from the command line."""
-        ours = {name: {"model", "datamodule"} for name in ("layers", "inspect", "fid")}
-        return {**LightningCLI.subcommands(), **ours}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # LightningCLI has a static method
+        """Return the subcommands, each with the arguments that are not read from the command line."""
+        return {name: skipped for name, skipped in _subcommands().items() if name in self._commands}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Make a parser that knows what settings there are in other subcommands."""
+        """Make a parser that knows the names of other subcommands' settings."""
         parser = super().init_parser(**kwargs)
         if isinstance(parser, CommandParser):
             parser.of_other_commands = _settings_of_commands()
@@ -76,17 +80,17 @@ class MNLightningCLI(LightningCLI):
         parser.add_argument("--test_after_fit", type=bool, default=False, help="Test the trained weights after fit.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse; Lightning would warn of a command line that is given as a list."""
+        """Parse without Lightning's warning about a command line that is given as a list."""
         if isinstance(args, list):
             self.config = parser.parse_args(args)
         else:
             super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
-        """Leave the configuration as it is. Lightning would put the checkpoint's hyperparameters over it."""
+        """Leave the configuration as it is. Lightning would override it with the checkpoint's hyperparameters."""
 
     def before_instantiate_classes(self) -> None:
-        """Look at checkpoint and folder first: making the model and its data can take minutes."""
+        """Check the checkpoint and the folder first, because making the model and its data can take minutes."""
         root = self._get(self.config, "trainer.default_root_dir")
         if root and Path(root).is_file():
             raise ValueError(f"trainer.default_root_dir is {str(root)!r}, which is a file; give a folder")
@@ -97,7 +101,7 @@ class MNLightningCLI(LightningCLI):
             read_checkpoint(path)
 
     def after_instantiate_classes(self) -> None:
-        """Refuse an optimizer for a module that steps its own."""
+        """Refuse an optimizer for a module that makes its own."""
         for name in ("optimizer", "lr_scheduler"):
             if self._get(self.config, name) is not None and not self.model.automatic_optimization:
                 model = type(self.model).__name__
@@ -125,10 +129,15 @@ def _is_elsewhere(path: str) -> bool:
     return "://" in path or path.partition(":")[0] == "registry"
 
 
+def _subcommands() -> dict[str, set[str]]:
+    ours = {name: {"model", "datamodule"} for name in ("layers", "inspect", "fid")}
+    return {**LightningCLI.subcommands(), **ours}
+
+
 def _settings_of_commands() -> frozenset[str]:
     return frozenset(
         name
-        for command, skipped in MNLightningCLI.subcommands().items()
+        for command, skipped in _subcommands().items()
         for name in inspect.signature(getattr(CommandTrainer, command)).parameters
         if name != "self" and name not in skipped
     )

@@ -1,4 +1,4 @@
-"""jsonargparse's errors, which list all that was tried, as one line that says what to change."""
+"""Turn jsonargparse's errors, which list everything that was tried, into one line that says what to change."""
 
 import inspect
 import re
@@ -37,10 +37,10 @@ def explain(message: str, command: str, args: Sequence[str], options: Iterable[s
     """Say in one line what does not parse.
 
     Args:
-        message: jsonargparse's.
+        message: of jsonargparse's error.
         command: as ``"fit"``.
-        args: the command line behind it, to name the file that a key stands in.
-        options: all options of the command, to name the nearest.
+        args: the command's arguments, to name the file in which a key stands.
+        options: all options of the command, to name the most similar one.
     """
     if found := _UNRECOGNIZED.search(message):
         given = found[1].split()[0].partition("=")[0]
@@ -62,7 +62,7 @@ def explain(message: str, command: str, args: Sequence[str], options: Iterable[s
 
 
 def _read(message: str) -> tuple[list[str], list[str], list[str]]:
-    """Take keys, classes around the fault, and reasons out of a message, without the alternatives that say nothing."""
+    """Extract keys, the classes around the fault, and reasons from a message; drop alternatives that say nothing."""
     keys: list[str] = []
     classes: list[str] = []
     reasons: list[str] = []
@@ -90,7 +90,7 @@ def _reason(reasons: Sequence[str], classes: Sequence[str], message: str) -> str
     for reason in reasons:
         if found := _UNKNOWN_CLASS.search(reason):
             hint = nearest(found[1], known_classes())
-            return f"there is no class {found[1]!r}{hint}write one of your own with its module, as my_module.MyClass"
+            return f"there is no class {found[1]!r}{hint}write your own with its module, such as my_module.MyClass"
     types = [found for reason in reasons if (found := _TYPE.search(reason))]
     if types:
         accepted = " or ".join(dict.fromkeys(_type_name(found[1] or found[2]) for found in types))
@@ -106,7 +106,7 @@ def _unknown_argument(name: str, classes: Sequence[str]) -> str:
     taken = _arguments_of(classes[-1])
     text = f"{_short(classes[-1])} has no argument {name!r}{nearest(name, taken)}it takes {', '.join(taken)}"
     if _short(classes[-1]) == "NormSwapCallback":
-        text += "; arguments of the norm stand under the layers' names, as layers: {all: {n_components: 3}}"
+        text += "; arguments of the norm stand under the layers' names, for example layers: {all: {n_components: 3}}"
     return text
 
 
@@ -119,7 +119,7 @@ def _missing(command: str, names: Sequence[str]) -> str:
 
 
 def _place(key: str, args: Sequence[str]) -> str:
-    """Name the configuration file that gives ``key``, if one does and the command line does not."""
+    """Name the configuration file that gives ``key``, unless the command line gives it."""
     if not key or any(arg.startswith(f"--{key}") for arg in args):
         return ""
     for file in reversed(config_files(args)):
@@ -160,7 +160,7 @@ def _arguments_of(path: str) -> list[str]:
 
 
 def known_classes() -> dict[str, Any]:
-    """Return the classes that can be given by their names alone."""
+    """Return the classes that can be given by their names, without a module."""
     packages = (lightning.pytorch.callbacks, mn_lightning.callbacks, mn_lightning.data, mn_lightning.models)
     found = {name: getattr(package, name) for package in packages for name in package.__all__}
     return {**{name: value for name, value in vars(torch.optim).items() if isinstance(value, type)}, **found}

@@ -1,4 +1,4 @@
-"""The parser of the command line: it reads the configuration that any subcommand has saved."""
+"""The parser of the command line: it can read the configuration that any other subcommand has saved."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 
 class CommandParser(LightningArgumentParser):
-    """A parser that passes over settings of other subcommands in a configuration file.
+    """A parser that ignores settings of other subcommands in a configuration file.
 
-    A run saves all its settings, as ``ckpt_path`` and ``weights_only`` of ``fit``, which ``layers`` does not have.
+    A run saves all its settings, such as ``ckpt_path`` and ``weights_only`` of ``fit``, which ``layers`` does not have.
 
     Attributes:
-        of_other_commands: names of settings that some subcommand takes.
+        of_other_commands: names of the settings that any subcommand takes.
     """
 
     of_other_commands: frozenset[str] = frozenset()
 
     def parse_string(self, *args: Any, **kwargs: Any) -> Namespace:
         """Parse the text of a configuration."""
-        # The text's name has changed with jsonargparse's versions.
+        # The name of this argument differs between jsonargparse's versions.
         for name in {"content", "cfg_str"} & kwargs.keys():
             kwargs[name] = self._without_settings_of_others(kwargs[name])
         texts = map(self._without_settings_of_others, args[:1])
@@ -28,11 +28,11 @@ class CommandParser(LightningArgumentParser):
         return parsed
 
     def _without_settings_of_others(self, text: str) -> str:
-        """Cut the text, because what is read and written again could change: YAML's 1e-3 is text."""
+        """Cut lines out of the text. Reading it and writing it again could change values: YAML reads 1e-3 as text."""
         try:
             content = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.YAMLError:
-            return text  # jsonargparse says what is wrong
+            return text  # jsonargparse will say what is wrong
         if not isinstance(content, yaml.MappingNode):
             return text
         ends = [key.start_mark.index for key, _ in content.value[1:]] + [content.value[-1][1].end_mark.index]

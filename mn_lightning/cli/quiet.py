@@ -1,13 +1,13 @@
-"""Messages of libraries about things that a user of the command line can't change."""
+"""Hide messages of libraries about things that a user of the command line cannot change."""
 
 import logging
 import warnings
 
 _WARNINGS = (
-    # LightningCLI calls functions that jsonargparse renamed, and torch some of its own.
+    # LightningCLI calls functions that jsonargparse has renamed, and torch calls deprecated functions of its own.
     r"[\s\S]*(was deprecated in v4|JsonargparseDeprecationWarning|parameter was deprecated)",
     r".*isinstance\(treespec, LeafSpec\)",
-    # Said of an optimizer that the user has just given.
+    # A warning about an optimizer that the user has just chosen.
     r".*configure_optimizers` will be overridden by",
 )
 
@@ -20,7 +20,7 @@ _WARNINGS_OF_A_FIT = (
 
 
 def quiet_libraries(fits: bool = True) -> None:
-    """Leave those messages out, in this process; and those about a fit, if it makes none."""
+    """Hide those messages in this process, and those about a fit if the command makes none."""
     for pattern in (*_WARNINGS, *(() if fits else _WARNINGS_OF_A_FIT)):
         warnings.filterwarnings("ignore", pattern)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)

@@ -29,7 +29,7 @@ def print_topic(command: str, topic: str) -> None:
     """
     quiet_libraries()
     if topic == "all":
-        MNLightningCLI(parser_kwargs={"prog": "mn-lightning"}, args=[command, "--help"])  # ends the process
+        MNLightningCLI(command, parser_kwargs={"prog": "mn-lightning"}, args=[command, "--help"])  # ends the process
     parser = LightningArgumentParser(usage=argparse.SUPPRESS, add_help=False)
     if topic == "trainer":
         parser.add_lightning_class_args(CommandTrainer, "trainer")
@@ -37,7 +37,7 @@ def print_topic(command: str, topic: str) -> None:
         parser.add_class_arguments(_class(topic), fail_untyped=False)
     parser.print_help()
     if topic == "NormSwapCallback":
-        print("\narguments of the norms, under the layers' names, as layers: {all: {n_components: 3}}:")
+        print("\narguments of the norms, under the layers' names, for example layers: {all: {n_components: 3}}:")
         for norm in NORMS_WITH_ARGUMENTS:
             print(f"  {norm:12}{', '.join(sorted(norm_arguments(norm) or ()))}")
 
@@ -50,8 +50,8 @@ def _class(name: str) -> Any:
     except (ImportError, AttributeError, KeyError) as error:
         raise UsageError(
             f"there is no help on {name!r}{nearest(name, [*known, 'trainer', 'all'])}topics are trainer, all, and "
-            "classes, as NormSwapCallback, torch.optim.SGD or my_module.MyClass"
+            "classes, such as NormSwapCallback, torch.optim.SGD or my_module.MyClass"
         ) from error
     if not inspect.isclass(found) and not callable(found):
-        raise UsageError(f"{name!r} is no class; topics are trainer, all, and classes")
+        raise UsageError(f"{name!r} is not a class; topics are trainer, all, and classes")
     return found

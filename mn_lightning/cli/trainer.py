@@ -20,13 +20,13 @@ class CommandTrainer(Trainer):
         """List the norm layers of the network: what can be written under ``layers`` of NormSwapCallback.
 
         Args:
-            model: with its example_input_array the layers' shapes are found.
-            datamodule: whose first batch takes its place where the model has none.
+            model: its example_input_array gives the layers' shapes.
+            datamodule: its first batch is used where the model has no example_input_array.
         """
         found, note = norm_layers(model), ""
         try:
             found = norm_layers(model, self._example_input(model, datamodule))
-        except Exception as error:  # any error of any model and data: the names are of use without shapes
+        except Exception as error:  # models and data can raise anything, and the names are useful without shapes
             note = f"The shapes are unknown: {in_one_line(str(error)) or type(error).__name__}."
         rows = [
             (layer.name, layer.kind, layer.num_features or "", "×".join(map(str, layer.input_shape or ())) or "unknown")
@@ -65,7 +65,7 @@ class CommandTrainer(Trainer):
         Args:
             model: as it was at the start of the training.
             ckpt_path: The checkpoint's file.
-            datamodule: whose validation data.
+            datamodule: its validation data are what the model is run on.
             layer: Name or glob of the layers, as under layers of NormSwapCallback; all by default.
             channels: Channels to draw; by default four for each layer.
             folder: Where to write index.html and the pictures.
@@ -79,7 +79,7 @@ class CommandTrainer(Trainer):
         Args:
             model: as it was at the start of the training.
             ckpt_path: The checkpoint's file.
-            datamodule: whose training data are the real images, where FIDCallback has no others.
+            datamodule: its training data are the real images, unless FIDCallback was given others.
         """
         present: list[Callback] = self.callbacks  # type: ignore[attr-defined]
         callbacks = [callback for callback in present if isinstance(callback, FIDCallback)]

@@ -1,1 +1,1 @@
-"""Studies: the same training with several norms and seeds, and what it says about steps and score."""
+"""Studies: the same training with several norms and seeds, and a report on their steps and scores."""

@@ -1,4 +1,4 @@
-"""Find out before anything is run what would go wrong in hours."""
+"""Try everything with one batch first, so that mistakes are found before hours of training."""
 
 import contextlib
 import io
@@ -32,7 +32,7 @@ def check_study(study: Study) -> None:
     """Train and validate every preparation and variant with one batch in this process, on one device.
 
     Raises:
-        StudyError: one of them does not parse, cannot be built or trained, or does not log the study's metric, or a
+        StudyError: one of them does not parse, cannot be built or trained, or does not log the study's metric; or a
             baseline has mixtures or modes.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -58,7 +58,7 @@ def check_study(study: Study) -> None:
 def _train_one_batch(label: str, arguments: list[str]) -> Trainer:
     try:
         with warnings.catch_warnings(), _silence():
-            warnings.simplefilter("ignore")  # they come again with the runs
+            warnings.simplefilter("ignore")  # the runs will show them again
             return StudyCLI(label, [*arguments, *_ONE_BATCH], save_config_callback=None).trainer
     except StudyError:
         raise
@@ -67,13 +67,13 @@ def _train_one_batch(label: str, arguments: list[str]) -> Trainer:
             raise KeyboardInterrupt from None
         raise StudyError(f"{label} does not run: it ends the process, by sys.exit({ending.code!r})") from ending
     except Exception as error:
-        # A model can raise anything. It would raise it in the runs too; the user is better told now.
+        # A model can raise anything. It would raise the same in the runs; the user should know now.
         raise StudyError(f"{label} does not run: {what_happened(error)}") from error
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Leave out what a training prints: the runs print it again, into their logs."""
+    """Hide what a training prints: the runs print it again, into their logs."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     try:

@@ -31,10 +31,10 @@ def compare(args: Sequence[str]) -> None:
     """Run a study, or a part of it, and report.
 
     Args:
-        args: what follows ``mn-lightning compare`` on the command line.
+        args: the arguments after ``mn-lightning compare`` on the command line.
 
     Raises:
-        SystemExit: with a status other than 0 if anything could not be run or failed.
+        SystemExit: with a status other than 0 if something could not be run or failed.
     """
     with errors_in_one_line("compare"):
         options = _parse(args)
@@ -47,7 +47,7 @@ def compare(args: Sequence[str]) -> None:
 
 
 def _run(folder: StudyFolder, options: argparse.Namespace) -> int:
-    """Do what is asked for, and return the exit status."""
+    """Do what the options ask for, and return the exit status."""
     chosen = [
         run for run in runs_in(folder) if options.only in (None, run.variant) and options.seed in (None, run.seed)
     ]
@@ -135,7 +135,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--limit_samples", type=_positive, metavar="N", help="use N training samples an epoch at most")
     options = parser.parse_args(args)
     for name, value in vars(options).items():
-        if isinstance(value, list):  # argparse makes it of `--only --`
+        if isinstance(value, list):  # argparse makes this of `--only --`
             parser.error(f"--{name} needs a value")
     return options
 
@@ -160,7 +160,7 @@ def _gpus(text: str) -> float:
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{shown(text)} is given; it takes a number above 0, as 1 or 0.25")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is given; it takes a number above 0, such as 1 or 0.25")
     return number
 
 
@@ -178,7 +178,7 @@ def _folder(text: str) -> str:
 
 def _check_selection(study: Study, options: argparse.Namespace) -> None:
     if options.only is not None and options.only not in study.variants:
-        raise StudyError(f"--only {shown(options.only)} is no variant; the variants are {', '.join(study.variants)}")
+        raise StudyError(f"--only {shown(options.only)} is not a variant; the variants are {', '.join(study.variants)}")
     if options.prepare is not None and options.prepare not in study.prepare:
         prepared = ", ".join(study.prepare) or "nothing"
         raise StudyError(f"--prepare {shown(options.prepare)} is not in the study, which prepares {prepared}")
@@ -187,7 +187,7 @@ def _check_selection(study: Study, options: argparse.Namespace) -> None:
 
 
 def _print_configurations(runs: Sequence[Run], folder: StudyFolder, jobs: int) -> int:
-    """Print a YAML document for each run, and how much disk the checkpoints will take."""
+    """Print a YAML document for each run, and how much disk space the checkpoints will take."""
     sizes = []
     for run in runs:
         text, model = plan(run, folder.limits)

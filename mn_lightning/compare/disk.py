@@ -1,4 +1,4 @@
-"""How large the checkpoints of a run are, before there is one."""
+"""Estimate the size of a run's checkpoints before there are any."""
 
 from typing import NamedTuple
 
@@ -10,18 +10,18 @@ from mn_lightning.compare.study.folder import Keep
 
 
 class Sizes(NamedTuple):
-    """Bytes of a run's checkpoints, but for what swapped norms add.
+    """Bytes of a run's checkpoints, without what swapped norms add.
 
     Attributes:
-        best: the weights.
-        last: weights and optimizers.
+        best: of the checkpoint with the best weights, without optimizers.
+        last: of the last checkpoint: weights and optimizers.
     """
 
     best: int
     last: int
 
     def kept(self, keep: Keep) -> int:
-        """Bytes that stay when the run has finished."""
+        """Bytes that remain when the run has finished."""
         return {"best": self.best, "last": self.last, "both": self.best + self.last, "none": 0}[keep]
 
 
@@ -29,7 +29,7 @@ def checkpoint_sizes(model: LightningModule) -> Sizes:
     """Return the sizes of the checkpoints of a model's training.
 
     Args:
-        model: on the device ``meta``. Its optimizers make a step, after which they have their state.
+        model: on the device ``meta``. Its optimizers make one step, so that they have their states.
     """
     weights = sum(value.nbytes for value in model.state_dict().values())
     made = model.configure_optimizers()
@@ -37,7 +37,7 @@ def checkpoint_sizes(model: LightningModule) -> Sizes:
 
 
 def _optimizers(made: object) -> list[Optimizer]:
-    """Find the optimizers in whatever Lightning allows ``configure_optimizers`` to return."""
+    """Find the optimizers in any form that Lightning allows ``configure_optimizers`` to return."""
     if isinstance(made, Optimizer):
         return [made]
     if isinstance(made, dict):

@@ -1,4 +1,4 @@
-"""From work to hours, on this machine and on a GPU. Imports nothing that takes long: a list should be there at once."""
+"""Estimate hours from work, on this machine and on a GPU. Imports nothing slow: a list should appear at once."""
 
 import json
 import math
@@ -10,13 +10,13 @@ import numpy as np
 from mn_lightning.configs import WORK
 
 GPU_MACS = 1.5e13
-"""Multiply-accumulates a second that the training of a large network reaches on an NVIDIA H100, in TF32."""
+"""Multiply-accumulates per second that the training of a large network reaches on an NVIDIA H100, in TF32."""
 
 GPU_STEP = 0.012
-"""Seconds that a training step takes there, however small the network is (docs/performance.md)."""
+"""Seconds that a training step takes there at least, however small the network (docs/performance.md)."""
 
 _TRAINING = 3
-"""A training step is the forward pass and about twice as much backward."""
+"""A training step costs three forward passes: the backward pass takes about two."""
 
 _CONVOLUTIONS = 0.5
 """Share of a matrix product's speed that convolutions reach on a CPU."""
@@ -26,14 +26,14 @@ _SIZE = 512
 
 
 class Work(NamedTuple):
-    """What one run is.
+    """The work of one run.
 
     Attributes:
-        data: the data set, or sets.
-        images: training images that pass through the network in all epochs; None if that is not known.
+        data: name of the data set, or sets.
+        images: training images that pass through the network in all epochs; None if unknown.
         macs: multiply-accumulates of the forward passes for one image, in convolutions and matrix products; norms and
             activations are not counted.
-        batch: images of a training step.
+        batch: images in a training step.
     """
 
     data: str
@@ -43,15 +43,15 @@ class Work(NamedTuple):
 
     @property
     def total(self) -> int | None:
-        """Multiply-accumulates of the forward passes of the training; None if the images are not known."""
+        """Multiply-accumulates of the training's forward passes; None if the number of images is unknown."""
         return None if self.images is None else self.images * self.macs
 
     def hours(self, macs_a_second: float, seconds_a_step: float = 0.0) -> float | None:
-        """Estimate the hours of the training; None if the images are not known.
+        """Estimate the hours of the training; None if the number of images is unknown.
 
         Args:
             macs_a_second: the machine's speed.
-            seconds_a_step: what a step takes beside that.
+            seconds_a_step: additional time of each step.
 
         Examples:
             >>> Work("CIFAR10", images=3600, macs=1000, batch=36).hours(3000.0, seconds_a_step=36)
@@ -64,13 +64,13 @@ class Work(NamedTuple):
 
 
 def shipped_work() -> dict[str, dict[str, Work]]:
-    """Read the work of a run of each variant of each shipped study, as :mod:`mn_lightning.compare.work` wrote it."""
+    """Read the work of one run of each variant of each shipped study, as :mod:`mn_lightning.compare.work` wrote it."""
     written = json.loads(WORK.read_text(encoding="utf-8"))
     return {study: {name: Work(*work) for name, work in variants.items()} for study, variants in written.items()}
 
 
 def speed_here() -> float:
-    """Estimate the multiply-accumulates a second that a training reaches here: from matrix products, in a moment."""
+    """Estimate, within a moment, the multiply-accumulates per second of a training here, from matrix products."""
     a = np.ones((_SIZE, _SIZE), np.float32)
     fastest, end = math.inf, time.perf_counter() + _PROBE_SECONDS
     while (start := time.perf_counter()) < end:

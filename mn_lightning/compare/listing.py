@@ -14,10 +14,10 @@ _HEADER = ("study", "paper", "table", "data", "runs", "MACs in all", "hours here
 
 
 def list_studies(args: Sequence[str]) -> None:
-    """List the shipped studies, what they repeat and how much work they are.
+    """List the shipped studies: what they repeat, and how much work they are.
 
     Args:
-        args: what follows ``mn-lightning studies`` on the command line.
+        args: the arguments after ``mn-lightning studies`` on the command line.
 
     Raises:
         SystemExit: there are arguments.

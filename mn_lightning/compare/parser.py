@@ -1,4 +1,4 @@
-"""The parser of a command's arguments, and how a command says what is wrong."""
+"""The parser of a command's arguments, and how a command reports errors."""
 
 import argparse
 import sys
@@ -11,11 +11,11 @@ from mn_lightning.compare.study.study import StudyError
 from mn_lightning.utils.text import say
 
 WRONG = 2
-"""The exit status if nothing was run because of what was given."""
+"""The exit status if nothing was run because the arguments or files are wrong."""
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are exceptions, without the lines of usage before them."""
+    """A parser whose errors are exceptions, without lines of usage before them."""
 
     def error(self, message: str) -> NoReturn:
         """Raise.
@@ -28,7 +28,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 @contextmanager
 def errors_in_one_line(command: str) -> Iterator[None]:
-    """End the process with a line and an exit status after an error of what was given, and of files and folders.
+    """End the process with one line and an exit status after an error in the arguments, files or folders.
 
     Args:
         command: as ``"compare"``.

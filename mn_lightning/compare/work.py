@@ -1,7 +1,7 @@
-"""How much work a run of a study is, from its configuration alone: no data is read, and no weight is made.
+"""Estimate how much work a run of a study is, from its configuration alone: no data is read, and no weight is made.
 
-``python -m mn_lightning.compare.work`` writes that of the shipped studies into ``configs/studies/work.json``, which
-``mn-lightning studies`` reads: making two hundred networks, even without weights, takes a minute.
+``python -m mn_lightning.compare.work`` writes the work of the shipped studies into ``configs/studies/work.json``.
+``mn-lightning studies`` reads that file, because making two hundred networks takes a minute even without weights.
 """
 
 import json
@@ -25,7 +25,7 @@ from mn_lightning.utils.files import write_atomically
 
 _TRAINING_IMAGES = {"CIFAR10": 50_000, "CIFAR100": 50_000, "MNIST": 60_000, "FashionMNIST": 60_000, "SVHN": 73_257}
 _DIGITS = 1_257
-# Most variants differ in these options, which change nothing of what is counted: callbacks swap norms.
+# Most variants differ only in these options, which do not change the work that is counted: callbacks swap norms.
 _WITHOUT_WORK = ("trainer.callbacks", "model.init_args.optimizer", "model.init_args.lr_scheduler")
 
 
@@ -47,7 +47,7 @@ def work_of(study: Study) -> dict[str, Work]:
 
 def _work_of(study: Study, variant: str) -> Work:
     with warnings.catch_warnings(), torch.device("meta"):
-        warnings.simplefilter("ignore")  # they come again with the runs
+        warnings.simplefilter("ignore")  # the runs will show them again
         arguments = study.arguments(variant, study.seeds[0])
         cli = StudyCLI(variant_label(study, variant), arguments, until="built", save_config_callback=None)
     data, in_an_epoch = describe(cli.datamodule)
@@ -64,12 +64,12 @@ def _work_of(study: Study, variant: str) -> Work:
 
 
 def shipped() -> dict[str, dict[str, Work]]:
-    """Estimate the work of a run of each variant of each shipped study: by the study's name, and the variant's."""
+    """Estimate the work of one run of each variant of each shipped study, by the names of study and variant."""
     return {name: work_of(load_study(name)) for name in study_names()}
 
 
 def describe(datamodule: LightningDataModule) -> tuple[str, int | None]:
-    """Return the name of the data and the number of its training images; None where only its files say it."""
+    """Return the name of the data and the number of its training images; None if only its files can tell."""
     if isinstance(datamodule, TorchvisionDataModule):
         return datamodule.dataset, _TRAINING_IMAGES[datamodule.dataset] - datamodule.val_size
     if isinstance(datamodule, DigitsDataModule):
@@ -90,7 +90,7 @@ def macs_of(model: LightningModule, datamodule: Any) -> int:
     """
     image = (datamodule.in_channels, datamodule.image_size, datamodule.image_size)
     if isinstance(model, DCGAN):
-        # The discriminator sees what was generated, and the real batch.
+        # The discriminator sees the generated batch and the real batch.
         generated = 1 if model.as_published else 2
         discriminated = (generated + 1) * _macs(model.discriminator, image)
         return generated * _macs(model.generator, (model.latent_features,)) + discriminated
@@ -100,7 +100,7 @@ def macs_of(model: LightningModule, datamodule: Any) -> int:
 def _macs(network: nn.Module, shape: tuple[int, ...]) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network.eval()(torch.zeros(1, *shape, device=next(network.parameters()).device))
-    return int(counter.get_total_flops()) // 2  # which counts a multiplication and an addition
+    return int(counter.get_total_flops()) // 2  # it counts a multiplication and an addition as two
 
 
 if __name__ == "__main__":

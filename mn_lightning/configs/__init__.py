@@ -6,7 +6,7 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).parent
 WORK = _FOLDER / "studies" / "work.json"
-"""How much work a run of each variant of the shipped studies is."""
+"""File with the work of one run of each variant of the shipped studies."""
 
 _OPTIONS = ("--config", "-c")
 
@@ -27,7 +27,7 @@ def study_names() -> list[str]:
 
 
 def config_path(value: str) -> Path:
-    """Path for what was given as a configuration: an existing file as it is, a shipped one by its name.
+    """Return the path of a configuration: of an existing file, or of a shipped one by its name.
 
     Raises:
         FileNotFoundError: it is neither.
@@ -36,7 +36,7 @@ def config_path(value: str) -> Path:
 
 
 def study_path(value: str) -> Path:
-    """Path for what was given as a study: an existing file as it is, a shipped one by its name.
+    """Return the path of a study: of an existing file, or of a shipped one by its name.
 
     Raises:
         FileNotFoundError: it is neither.
@@ -72,7 +72,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _path(value: str, folder: Path, kind: str) -> Path:
-    if os.path.isfile(value):  # of a name that no file can have, pathlib's raises
+    if os.path.isfile(value):  # unlike pathlib's, it does not raise for a name that no file can have
         return Path(value)
     if value in _names(folder):
         return folder / f"{value}.yaml"

@@ -1,4 +1,4 @@
-"""Data sets that lie where the training is computed."""
+"""Data sets that are held on the device of the training."""
 
 import torch
 from lightning import LightningDataModule
@@ -6,10 +6,10 @@ from torch import Tensor
 
 
 def check_on_device(owner: str, on_device: object, num_workers: int) -> None:
-    """Refuse an ``on_device`` that is no bool, and workers beside it.
+    """Refuse an ``on_device`` that is not a bool, and workers together with it.
 
     Raises:
-        ValueError: if that is so.
+        ValueError: in either case.
     """
     if not isinstance(on_device, bool):
         raise ValueError(
@@ -29,8 +29,8 @@ def device_for(module: LightningDataModule, on_device: bool) -> torch.device:
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the CPU on ``device``, without waiting for what a GPU is still computing."""
+    """Copy a tensor from the CPU to ``device``, without waiting for what a GPU is still computing."""
     if device.type != "cuda":
         return tensor.to(device)
-    # Only from pinned memory is it copied in its turn; torch does not give that memory away before.
+    # Only from pinned memory can the GPU copy it later, in order. torch does not reuse that memory before then.
     return tensor.pin_memory().to(device, non_blocking=True)

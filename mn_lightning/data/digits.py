@@ -15,7 +15,7 @@ from mn_lightning.data.images import LabelledTensors, Normalization, as_it_is
 from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle, run_seed
 from mn_lightning.utils.checks import check_choice
 
-_HELD_OUT = 270  # 15% of the 1797 images, once for validation and once for the test
+_HELD_OUT = 270  # 15% of the 1797 images, once for validation and once for testing
 
 
 class DigitsDataModule(LightningDataModule):
@@ -29,10 +29,10 @@ class DigitsDataModule(LightningDataModule):
         image_size: height and width in pixels to which the digits are resized bilinearly, at least 8.
         num_workers: worker processes of each loader.
         seed: decides the split and, with ``seed_everything``'s seed and the epoch, the order of the training images.
-        normalize: ``"standard"`` to mean 0 and standard deviation 1 over all training pixels; ``"symmetric"`` from
-            black at -1 to white at 1, as GANs take images.
+        normalize: ``"standard"``: to mean 0 and standard deviation 1 over all training pixels. ``"symmetric"``: black
+            is -1 and white is 1, as GANs take images.
         on_device: hold all images on the Trainer's device, and make the same batches there; without a Trainer, on the
-            CPU. They are held as float32, because resized images are no bytes.
+            CPU. They are held as float32, because resized images are not whole bytes.
 
     Raises:
         ValueError: if ``image_size`` is less than 8, ``normalize`` is unknown, or ``num_workers`` is given with
@@ -71,7 +71,7 @@ class DigitsDataModule(LightningDataModule):
         self.on_device = on_device
 
     def setup(self, stage: str | None = None) -> None:
-        """Read, split, resize and normalize, for every ``stage`` the same."""
+        """Read, split, resize and normalize, in the same way for every ``stage``."""
         digits = load_digits()
         labels = torch.from_numpy(digits.target).long()
         images = torch.from_numpy(digits.images).float().unsqueeze(1) / 16  # pixels are counts of 0..16
@@ -108,7 +108,7 @@ class DigitsDataModule(LightningDataModule):
         return self.test_dataloader()
 
     def _in_order(self, images: LabelledTensors) -> DataLoader[tuple[Tensor, ...]]:
-        # By keyword: Lightning replaces the batch size when it predicts, and cannot if it is positional.
+        # By keyword: Lightning replaces the batch size when it predicts, which it cannot do with a positional one.
         return DataLoader(images, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=as_it_is)
 
     def _split(self, index: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

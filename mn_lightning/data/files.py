@@ -1,4 +1,4 @@
-"""Where the files of each image set come from, and what is in them."""
+"""The files of each image set: where they come from, and how to read them."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +19,10 @@ _IDX_NAMES = {
 
 
 def download(name: DatasetName, root: Path) -> None:
-    """Fetch the files of ``name`` that are not under ``root`` yet, checking their md5 sums.
+    """Download the files of ``name`` that are not under ``root`` yet, and check their md5 sums.
 
     Raises:
-        RuntimeError: if that fails, with the files to fetch by hand.
+        RuntimeError: if that fails; names the files to download by hand.
     """
     if all(idx_paths(name, root, train) for train in (True, False)):
         return
@@ -41,7 +41,7 @@ def load(name: DatasetName, root: Path, train: bool) -> tuple[Tensor, Tensor]:
         Images, uint8 ``(N, C, H, W)``, and labels, int64 ``(N,)``.
 
     Raises:
-        FileNotFoundError: if a file is missing or has another md5 sum, with the files to fetch.
+        FileNotFoundError: if a file is missing or has another md5 sum; names the files to download.
         ValueError: if an idx file is damaged, or does not hold one label for each image.
     """
     if name in ("MNIST", "FashionMNIST"):
@@ -57,7 +57,7 @@ def load(name: DatasetName, root: Path, train: bool) -> tuple[Tensor, Tensor]:
         return images.unsqueeze(1), labels.long()
     try:
         data = _open(name, root, train)
-    except RuntimeError as error:  # torchvision's word for missing files and wrong md5 sums
+    except RuntimeError as error:  # torchvision's error for missing files and wrong md5 sums
         raise FileNotFoundError(f"{name} is not in {root}, or damaged; {_advice(name, root)}") from error
     if name == "SVHN":
         return torch.from_numpy(np.ascontiguousarray(data.data)), torch.from_numpy(data.labels)
@@ -65,9 +65,9 @@ def load(name: DatasetName, root: Path, train: bool) -> tuple[Tensor, Tensor]:
 
 
 def idx_paths(name: DatasetName, root: Path, train: bool) -> list[Path]:
-    """Return the paths of images and labels: torchvision's, whose folder says which set it is, or else in ``root``.
+    """Return the paths of images and labels: in torchvision's folder, whose name tells the set, or else in ``root``.
 
-    The list is empty if they are not there, or the set is stored in another format.
+    The list is empty if the files are not there, or the set has another format.
     """
     if name not in ("MNIST", "FashionMNIST"):
         return []

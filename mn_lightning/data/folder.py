@@ -20,7 +20,7 @@ from mn_lightning.data.sampler import EpochDataLoader, EpochShuffle, run_seed
 from mn_lightning.utils.checks import check_at_least, check_choice
 from mn_lightning.utils.image_files import list_folders, list_images, read_rgb
 
-# The figures in common use for ImageNet, of intensities in [0, 1], which other image folders are normalized by as well.
+# The usual numbers for ImageNet, for intensities in [0, 1]. Other image folders are normalized by them as well.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALVES = (0.5, 0.5, 0.5)
 
@@ -35,7 +35,7 @@ class FolderImages(Dataset[Batch]):
 
     Args:
         samples: path and label of each image.
-        transform: makes a uint8 tensor ``(3, H, W)``, of one size, from an RGB image of PIL's.
+        transform: makes a uint8 tensor ``(3, H, W)``, always of the same size, from a PIL image in RGB.
         mean: one value per channel, of intensities in [0, 1].
         std: likewise.
         seed: not negative.
@@ -49,7 +49,8 @@ class FolderImages(Dataset[Batch]):
         std: Sequence[float],
         seed: int,
     ) -> None:
-        # No list: worker processes would copy a million strings one by one, as reading one changes its reference count.
+        # Not a list: worker processes would copy a million strings one by one, because reading one changes its
+        # reference count.
         self.paths = np.array([os.fsencode(path) for path, _ in samples])
         self.labels = torch.tensor([label for _, label in samples])
         self.transform = transform
@@ -69,7 +70,7 @@ class FolderImages(Dataset[Batch]):
         """Return a whole batch, ``(N, 3, H, W)`` and ``(N,)``, which the DataLoader must not collate again.
 
         Raises:
-            ValueError: if an image cannot be read as 8-bit RGB, with its path.
+            ValueError: if an image cannot be read as 8-bit RGB; names its path.
         """
         epoch, indices = split_keys(keys)
         images = torch.stack([self._read(epoch, index) for index in indices])
@@ -90,9 +91,9 @@ class ImageFolderDataModule(LightningDataModule):
     the class among the sorted names of the class folders. Validation, test and prediction loaders all give the images
     of ``val``, as ImageNet's test labels are not public.
 
-    ImageNet is read as torchvision's ``ImageNet`` unpacks it. The recipe is the usual one: in training a random part
-    of 8 to 100% of the image's area, resized to 224x224 and mirrored half the time; in evaluation the central 224x224
-    of the image resized to 256 on its shorter side.
+    ImageNet is read from the folders to which torchvision's ``ImageNet`` unpacks it. The recipe is the usual one.
+    Training takes a random part with 8 to 100% of the image's area, resized to 224x224 and mirrored half the time.
+    Evaluation resizes the image to 256 on its shorter side and takes the central 224x224.
 
     Args:
         root: folder with ``train`` and ``val``.
@@ -100,8 +101,8 @@ class ImageFolderDataModule(LightningDataModule):
         image_size: height and width in pixels; the 256 above becomes 8/7 of it.
         num_workers: worker processes of each loader, which decode the images.
         seed: decides, with ``seed_everything``'s seed and the epoch, order and augmentation of the training images.
-        normalize: ``"standard"`` by ImageNet's mean and standard deviation, for each channel; ``"symmetric"`` from
-            black at -1 to white at 1, as GANs take images.
+        normalize: ``"standard"``: by ImageNet's mean and standard deviation for each channel. ``"symmetric"``: black is
+            -1 and white is 1, as GANs take images.
 
     Raises:
         ValueError: if ``normalize`` is unknown, ``image_size`` is not positive, or ``seed`` is negative.
@@ -134,15 +135,16 @@ class ImageFolderDataModule(LightningDataModule):
         """Number of folders in ``root/train``, known before the images are listed.
 
         Raises:
-            FileNotFoundError: if there is none, with the layout to make and where to get ImageNet.
+            FileNotFoundError: if there is none; says which folders to make and where to get ImageNet.
         """
         return len(self._classes("train"))
 
     def setup(self, stage: str | None = None) -> None:
-        """List the images, for every ``stage`` the same: a missing ``val`` is noticed before the training.
+        """List the images, in the same way for every ``stage``: a missing ``val`` is noticed before the training.
 
         Raises:
-            FileNotFoundError: if a folder or its images are missing, with the layout to make and where to get ImageNet.
+            FileNotFoundError: if a folder or its images are missing; says which folders to make and where to get
+                ImageNet.
             ValueError: if ``train`` and ``val`` have different classes.
         """
         train, val = set(self._classes("train")), set(self._classes("val"))
@@ -167,7 +169,7 @@ class ImageFolderDataModule(LightningDataModule):
 
     def val_dataloader(self) -> Loader:
         """Return the batches of ``val``."""
-        # By keyword: Lightning replaces the batch size when it predicts, and cannot if it is positional.
+        # By keyword: Lightning replaces the batch size when it predicts, which it cannot do with a positional one.
         return DataLoader(self.val, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=as_it_is)
 
     def test_dataloader(self) -> Loader:
@@ -180,7 +182,7 @@ class ImageFolderDataModule(LightningDataModule):
 
     @property
     def _folder(self) -> Path:
-        return Path(self.root).expanduser()  # no shell has done that to a path in a configuration file
+        return Path(self.root).expanduser()  # a path in a configuration file has not been expanded by a shell
 
     def _classes(self, split: _Split) -> list[str]:
         folder = self._folder / split
@@ -200,7 +202,7 @@ class ImageFolderDataModule(LightningDataModule):
             left_out += others
         if left_out:
             rank_zero_warn(
-                f"{self._folder / split} holds {len(left_out)} files that are no images by their name, such as "
+                f"{self._folder / split} holds {len(left_out)} files whose names are not those of images, such as "
                 f"{left_out[0]}; they are left out"
             )
         mean, std = (_HALVES, _HALVES) if self.normalize == "symmetric" else (_MEAN, _STD)
@@ -217,7 +219,7 @@ class ImageFolderDataModule(LightningDataModule):
 
 @contextmanager
 def _random_state(key: tuple[int, ...]) -> Iterator[None]:
-    """Have torchvision's transforms draw from torch's generator as ``key`` says, and leave its state as it was."""
+    """Seed torch's generator, from which torchvision's transforms draw, with ``key``; restore its state afterwards."""
     state = torch.get_rng_state()
     # Not torch.manual_seed, which would seed the GPUs' generators as well.
     torch.default_generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))

@@ -25,14 +25,14 @@ def read_idx(path: Path) -> Tensor:
     the values in C order.
 
     Args:
-        path: the file; whether it is gzipped is told by its content.
+        path: the file; its content tells whether it is gzipped.
 
     Returns:
-        uint8 tensor in the shape that the file states: ``(N, height, width)`` for images, ``(N,)`` for labels.
+        uint8 tensor in the shape that the file gives: ``(N, height, width)`` for images, ``(N,)`` for labels.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is not of this format, too short or too long.
+        ValueError: if the file has another format, or is too short or too long.
     """
     raw = path.read_bytes()
     if raw.startswith(_GZIP):
@@ -52,5 +52,6 @@ def read_idx(path: Path) -> Tensor:
     shape = struct.unpack(f">{raw[3]}I", raw[4:start])
     if len(raw) - start != math.prod(shape):
         raise ValueError(f"{path} has {len(raw) - start} values, its header says {math.prod(shape)}; fetch it again")
-    # The bytearray makes the tensor writable; the header is cut off last, as torch.frombuffer refuses an empty buffer.
+    # The bytearray makes the tensor writable. The header is cut off last, because torch.frombuffer refuses an empty
+    # buffer.
     return torch.frombuffer(bytearray(raw), dtype=torch.uint8)[start:].reshape(shape)

@@ -1,4 +1,4 @@
-"""Images in memory, normalized and augmented a batch at a time, on the device where they lie."""
+"""Images in memory, normalized and augmented one batch at a time, on the device that holds them."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -21,32 +21,32 @@ Key = int | tuple[int, int]
 """An index, or epoch and index."""
 
 Normalization = Literal["standard", "symmetric"]
-"""To mean 0 and standard deviation 1 over the training set, or to [-1, 1]."""
+"""``"standard"``: to mean 0 and standard deviation 1 over the training set; ``"symmetric"``: to [-1, 1]."""
 
 PADDING = 4
 """Width in pixels of the border that crops are taken from."""
 
 
 def as_it_is(batch: Any) -> Any:
-    """Stand in for the DataLoader's collation where a dataset gives whole batches. No lambda: workers unpickle it."""
+    """Replace the DataLoader's collation for datasets that give whole batches. Not a lambda: workers unpickle it."""
     return batch
 
 
 def split_keys(keys: Sequence[Key]) -> tuple[int, list[int]]:
-    """Return the epoch that all ``keys`` have, 0 for indices alone, and their indices."""
+    """Return the epoch that all ``keys`` share (0 if they are indices only), and their indices."""
     epochs, indices = zip(*(key if isinstance(key, tuple) else (0, key) for key in keys), strict=True)
     return epochs[0], list(indices)
 
 
 class EpochKeys(Sampler[tuple[int, int]]):
-    """Adds the epoch to each index of ``shuffle``, so that worker processes learn it too."""
+    """Adds the epoch to each index of ``shuffle``, so that worker processes know it too."""
 
     def __init__(self, shuffle: EpochShuffle) -> None:
         self.shuffle = shuffle
 
     @property
     def epoch(self) -> int:
-        """The epoch whose order is given, counted from 0."""
+        """The epoch whose order is iterated over, counted from 0."""
         return self.shuffle.epoch
 
     def set_epoch(self, epoch: int) -> None:
@@ -61,7 +61,7 @@ class EpochKeys(Sampler[tuple[int, int]]):
 
 
 class LabelledTensors(TensorDataset):
-    """Tensors of one length and device, of which a batch is read at once."""
+    """Tensors of one length and device, from which a whole batch is read at once."""
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         """Return a whole batch, which the DataLoader must not collate again."""
@@ -70,7 +70,7 @@ class LabelledTensors(TensorDataset):
 
 
 class Images(Dataset[Batch]):
-    """Labelled uint8 images that are read as normalized float32, on the device where they lie.
+    """Labelled uint8 images that are read as normalized float32, on the device that holds them.
 
     Augmentation depends on seed, epoch and index alone. How an image looks in an epoch does not depend on the global
     random state, the batch size, the device, or the number of workers or processes.
@@ -99,9 +99,10 @@ class Images(Dataset[Batch]):
         """Return a whole batch, ``(N, C, H, W)`` and ``(N,)``, which the DataLoader must not collate again."""
         epoch, indices = split_keys(keys)
         index = sent(torch.tensor(indices), self.images.device)
-        # index_select copies image by image where self.images[index] copies byte by byte: 20 times faster on a CPU.
+        # index_select copies whole images, self.images[index] single bytes: the former is 20 times faster on a CPU.
         images = self.augment(self.images.index_select(0, index), index, epoch)
-        # What torchvision's normalize computes; a GPU would have to wait for that, as it sends mean and std there anew.
+        # The same as torchvision's normalize, which would make a GPU wait, because it copies mean and std there each
+        # time.
         pixels = (images * (1 / 255)).sub_(self.mean).div_(self.std)
         return pixels, self.labels.index_select(0, index)
 
@@ -118,7 +119,7 @@ class AugmentedImages(Images):
         labels: int64 ``(N,)``, on the same device.
         mean: one value per channel, of intensities in [0, 1].
         std: likewise.
-        flip: whether to mirror; the mirror image of a digit is no digit.
+        flip: whether to mirror; the mirror image of a digit is not a digit.
         seed: not negative.
     """
 
@@ -137,14 +138,14 @@ class AugmentedImages(Images):
         self._drawn_epoch = -1
 
     def augment(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
-        """Crop and flip ``images``, uint8 ``(N, C, H, W)``, which have the positions ``index`` in the dataset."""
+        """Crop and flip ``images``, uint8 ``(N, C, H, W)``, whose positions in the dataset are ``index``."""
         if epoch != self._drawn_epoch:
             self._draw(epoch)
         top, left, mirrored = self._draws.index_select(0, index).unbind(1)
         return crop_and_flip(images, top, left, mirrored.bool() if self.flip else None)
 
     def _draw(self, epoch: int) -> None:
-        # The third number keeps these draws apart from the shuffling's, which has the same seed and epoch.
+        # The third number makes these draws different from the shuffling's, which has the same seed and epoch.
         rng = np.random.default_rng((self.seed, epoch, 1))
         draws = torch.from_numpy(rng.integers([2 * PADDING + 1] * 2 + [2], size=(len(self), 3)))
         self._draws = sent(draws, self.images.device)
@@ -152,7 +153,7 @@ class AugmentedImages(Images):
 
 
 def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, mirrored: Tensor | None = None) -> Tensor:
-    """Cut each image out of itself with a black border of 4 pixels, in its own place, and mirror some of the results.
+    """Add a black border of 4 pixels to each image, crop it at a position of its own, and mirror some of the results.
 
     Args:
         images: uint8 ``(N, C, H, W)``.
@@ -169,8 +170,8 @@ def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, mirrored: Tensor | 
         which = torch.arange(count, device=images.device) + count * mirrored
         images = torch.cat([images, images.flip(-1)]).index_select(0, which)
         left = torch.where(mirrored, 2 * PADDING - left, left)
-    # A crop's rows begin at equal distances in memory. So one stretch of memory holds them all, with what lies between
-    # them, and is copied at once for each channel. One row more at the bottom makes room for the end of the last.
+    # A crop's rows begin at equal distances in memory. So one stretch of memory, with the gaps between them, holds all
+    # rows, and is copied at once for each channel. One more row at the bottom makes room for the end of the last gap.
     bordered = F.pad(images, [PADDING, PADDING, PADDING, PADDING + 1])
     row, plane = bordered.stride()[2], bordered.stride()[1]
     planes = torch.arange(count * channels, device=images.device).view(count, channels)

@@ -55,9 +55,9 @@ class TaskImages:
         return len(self.dataset)
 
     def read(self, epoch: int, indices: list[int]) -> Any:
-        """Return what the task's loader would make of ``indices``."""
+        """Return the batch that the task's loader would make of ``indices``."""
         if isinstance(self.dataset, TensorDataset) and self.collate is default_collate:
-            return self.dataset[torch.tensor(indices)]  # the same at once
+            return self.dataset[torch.tensor(indices)]  # the dataset's own way to read them at once
         keys: list[Any] = [(epoch, index) for index in indices] if self.with_epoch else indices
         if hasattr(self.dataset, "__getitems__"):
             return self.collate(self.dataset.__getitems__(keys))
@@ -65,10 +65,10 @@ class TaskImages:
 
 
 class JoinedImages(Dataset[Batch]):
-    """The images of several tasks, all as RGB, with each task's labels behind those of the tasks before it.
+    """The images of several tasks, all as RGB, with each task's labels after those of the tasks before it.
 
-    The tasks are interleaved in proportion: any stretch of this set, such as the few batches of a limited evaluation,
-    holds about the same share of each. Batches are put together task by task, not image by image.
+    The tasks are interleaved in proportion: any part of this set, such as the few batches of a limited evaluation,
+    holds about the same share of each task. Batches are assembled task by task, not image by image.
 
     Args:
         parts: the tasks in the order of their labels.

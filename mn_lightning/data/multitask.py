@@ -40,15 +40,16 @@ class MultiTaskDataModule(LightningDataModule):
     state, a resumed run does not see the same images; with the modules of this package it does.
 
     Args:
-        datasets: names or data modules, in the order of their labels. ``Digits`` stands for DigitsDataModule, the
-            other names for TorchvisionDataModule, which then validates on the test images, as the paper does: to hold
-            some out, give the module with ``val_size``.
+        datasets: names or data modules, in the order of their labels. ``Digits`` stands for DigitsDataModule, the other
+            names for TorchvisionDataModule, which then validates on the test images, as the paper does. To hold out
+            training images instead, give a module with ``val_size``.
         root: folder of the files of the sets that are given by name.
         batch_size: images in a batch; the last one of an epoch can be smaller.
-        image_size: height and width in pixels. Sets given by name are brought to it, modules have to have it.
-        augment: shift, and where it makes sense mirror, the training images of TorchvisionDataModules given by name.
+        image_size: height and width in pixels. Sets given by name are brought to this size; modules must have it.
+        augment: shift the training images of TorchvisionDataModules given by name, and mirror them where it makes
+            sense.
         num_workers: worker processes of each loader.
-        download: fetch missing files of sets that are given by name.
+        download: download missing files of sets that are given by name.
         seed: passed to the sets that are given by name; decides, with ``seed_everything``'s seed and the epoch, order
             and augmentation of the training images.
 
@@ -88,7 +89,7 @@ class MultiTaskDataModule(LightningDataModule):
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """Name and range of labels of each task, known before the data is read: for the accuracy on each.
+        """Name and range of labels of each task, known before the data is read; used for the accuracy on each task.
 
         Raises:
             ValueError: if a data module has no ``num_classes``.
@@ -111,7 +112,7 @@ class MultiTaskDataModule(LightningDataModule):
         return self.tasks[-1].labels.stop
 
     def prepare_data(self) -> None:
-        """Let each data set fetch what it is missing."""
+        """Let each data set download what is missing."""
         for module in self.datasets:
             module.prepare_data()
 
@@ -119,8 +120,8 @@ class MultiTaskDataModule(LightningDataModule):
         """Let each data set read its files.
 
         Raises:
-            FileNotFoundError: if some are missing, with the files to fetch.
-            ValueError: if MNIST and Fashion-MNIST, whose files have the same names, would be read from the same ones.
+            FileNotFoundError: if some are missing; names the files to download.
+            ValueError: if MNIST and Fashion-MNIST, whose files have the same names, would be read from the same files.
         """
         self._check_files()
         for module in self.datasets:
@@ -214,7 +215,7 @@ class MultiTaskDataModule(LightningDataModule):
         return JoinedImages([TaskImages.of(*pair) for pair in zip(self.tasks, loaders, strict=True)], self.image_size)
 
     def _in_order(self, loader: str) -> Loader:
-        # By keyword: Lightning replaces the batch size when it predicts, and cannot if it is positional.
+        # By keyword: Lightning replaces the batch size when it predicts, which it cannot do with a positional one.
         return DataLoader(
             self._joined(loader), batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=as_it_is
         )

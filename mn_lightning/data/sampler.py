@@ -1,4 +1,4 @@
-"""Shuffling as a function of seed and epoch, so that runs can be compared and resumed."""
+"""Shuffle as a function of seed and epoch, so that runs can be compared and resumed."""
 
 import itertools
 import os
@@ -13,15 +13,15 @@ _T_co = TypeVar("_T_co", covariant=True)
 
 
 def run_seed(seed: int) -> int:
-    """Add the seed that ``seed_everything`` was given: it changes order and augmentation, but never a split."""
+    """Add the seed that was given to ``seed_everything``: it changes order and augmentation, but never a split."""
     return seed + int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 class EpochShuffle(Sampler[int]):
     """A random order that depends on ``seed`` and epoch alone, never on the global random state.
 
-    Lightning calls :meth:`set_epoch` at the start of each epoch, also after a resume. Under DDP it deals this order
-    out to the processes, reshuffled by its own ``DistributedSampler``, which goes by ``PL_GLOBAL_SEED`` and epoch.
+    Lightning calls :meth:`set_epoch` at the start of each epoch, also after a resume. Under DDP its own
+    ``DistributedSampler`` reshuffles this order, by ``PL_GLOBAL_SEED`` and epoch, and divides it among the processes.
 
     Args:
         length: number of samples.
@@ -51,25 +51,26 @@ class EpochShuffle(Sampler[int]):
 
 
 class EpochDataLoader(DataLoader[_T_co]):
-    """A DataLoader that a resumed Trainer can go on with, in the middle of an epoch too.
+    """A DataLoader with which a resumed Trainer can continue, even in the middle of an epoch.
 
-    Its workers start when the first batch is asked for, not at ``iter()``. A resumed Trainer calls ``iter()`` before it
-    tells the sampler the epoch; by then, workers would have fetched the first batches in the order of epoch 0.
+    Its workers start when the first batch is requested, not at ``iter()``. A resumed Trainer calls ``iter()`` before it
+    tells the sampler the epoch, and workers would already read the first batches in the order of epoch 0.
 
-    Lightning saves :meth:`state_dict` in its checkpoints. The batches that had been used up are not read again.
+    Lightning saves :meth:`state_dict` in its checkpoints. Batches that had been used are not read again.
     """
 
-    # Not in __init__: Lightning builds the loader anew under DDP, from the arguments that it knows of DataLoader.
+    # Not in __init__: under DDP, Lightning builds the loader anew, from DataLoader's arguments only.
     _used = 0
     _used_before: dict[str, int] | None = None
     _skipped = 0
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # DataLoader promises its private iterator class
         before, self._used_before = self._used_before, None
-        # A checkpoint from the end of an epoch says how many batches that had; the next one starts from its first.
+        # A checkpoint from the end of an epoch holds the number of that epoch's batches; the next epoch starts from its
+        # first.
         first = before["batches"] if before and before["epoch"] == self._epoch else 0
         self._skipped = first
-        # torch's iterator draws a seed for its workers: where an epoch goes on, that was drawn before the interruption.
+        # torch's iterator draws a seed for its workers. If an epoch continues, it was drawn before the interruption.
         with torch.random.fork_rng(devices=[], enabled=first > 0):
             batches = super().__iter__()
         self._skipped = 0
@@ -78,15 +79,15 @@ class EpochDataLoader(DataLoader[_T_co]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch, counted from 0, and the number of its batches that were used up."""
+        """The epoch, counted from 0, and the number of its batches that were used."""
         return {"epoch": self._epoch, "batches": self._used}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Leave out what had been used up, if the next epoch that is asked for is the one of ``state_dict``."""
+        """Skip the batches that had been used, if the next epoch is the one of ``state_dict``."""
         self._used_before = state_dict
 
     def give_again(self, used: int) -> None:
-        """Correct what :meth:`load_state_dict` was told: only so many of the epoch's batches were used up."""
+        """Correct the number from :meth:`load_state_dict`: only so many of the epoch's batches were used."""
         if self._used_before is not None:
             self._used_before = {**self._used_before, "batches": used}
 
@@ -96,7 +97,7 @@ class EpochDataLoader(DataLoader[_T_co]):
 
     @property
     def _index_sampler(self) -> Any:
-        # torch's iterators, with workers or without, take the indices of each batch from here.
+        # torch's iterators take the indices of each batch from here, with workers or without.
         indices = super()._index_sampler  # type: ignore[misc, unused-ignore]
         return _WithoutFirst(indices, self._skipped) if self._skipped else indices
 

@@ -32,9 +32,9 @@ class _Facts:
 
 
 # Mean and standard deviation over all pixels of the training images, as intensities in [0, 1]. Those of Fashion-MNIST
-# were computed from its original files; the others are the figures in common use, to four digits: MNIST's from
-# PyTorch's examples, CIFAR's and SVHN's from the many repositories that agree on them. (The CIFAR-10 deviations
-# 0.2023, 0.1994, 0.2010 that are seen as often are means of each image's own deviation, hence too small.)
+# were computed from its original files. The others are the usual numbers, to four digits: MNIST's from PyTorch's
+# examples, CIFAR's and SVHN's from the many repositories that agree on them. (The CIFAR-10 deviations 0.2023, 0.1994,
+# 0.2010, which are as common, are means of each image's own deviation and therefore too small.)
 _FACTS: dict[str, _Facts] = {
     "CIFAR10": _Facts(10, 32, True, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "CIFAR100": _Facts(100, 32, True, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
@@ -64,19 +64,19 @@ class TorchvisionDataModule(LightningDataModule):
             and validates on the *test* set, as both papers do: the best validation score is then no estimate of
             the accuracy on new images.
         num_workers: worker processes of each loader.
-        download: fetch missing files.
+        download: download missing files.
         seed: decides the held out images and, with ``seed_everything``'s seed and the epoch, order and augmentation of
             the training images.
-        normalize: ``"standard"`` by mean and standard deviation of the training set's pixels, for each channel;
-            ``"symmetric"`` from black at -1 to white at 1, as GANs take images.
+        normalize: ``"standard"``: by mean and standard deviation of the training set's pixels for each channel.
+            ``"symmetric"``: black is -1 and white is 1, as GANs take images.
         on_device: hold all images as uint8 on the Trainer's device, and normalize, shift and mirror whole batches
-            there. The batches are the same as without, order and augmentation included; under DDP each process holds
-            all images and reads its share of them. Without a Trainer the device is the CPU.
-        drop_last: leave out a smaller last batch of a training epoch. Other images are in it in the next one.
+            there. The batches are the same as without it, including order and augmentation. Under DDP each process
+            holds all images and reads its share of them. Without a Trainer the device is the CPU.
+        drop_last: leave out the last batch of a training epoch if it is smaller. Each epoch leaves out other images.
 
     Raises:
-        ValueError: if ``dataset`` or ``normalize`` is unknown, ``image_size`` too small, ``val_size`` or ``seed``
-            negative, or ``num_workers`` given with ``on_device``.
+        ValueError: if ``dataset`` or ``normalize`` is unknown, ``image_size`` is too small, ``val_size`` or ``seed`` is
+            negative, or ``num_workers`` is given with ``on_device``.
 
     Example:
         >>> data = TorchvisionDataModule("CIFAR10", on_device=True)
@@ -138,19 +138,19 @@ class TorchvisionDataModule(LightningDataModule):
         return self._facts.in_channels
 
     def prepare_data(self) -> None:
-        """Fetch missing files, if that is asked for.
+        """Download missing files, if ``download`` asks for it.
 
         Raises:
-            RuntimeError: if that fails, with the files to fetch by hand.
+            RuntimeError: if that fails; names the files to download by hand.
         """
         if self.download:
             download(self.dataset, self._folder)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read, split and pad, for every ``stage`` the same: a missing test file is noticed before the training.
+        """Read, split and pad, in the same way for every ``stage``: a missing test file is noticed before the training.
 
         Raises:
-            FileNotFoundError: if a file is missing or has another md5 sum, with the files to fetch.
+            FileNotFoundError: if a file is missing or has another md5 sum; names the files to download.
             ValueError: if ``val_size`` leaves no image to train on, or an idx file is damaged.
         """
         images, labels = self._load(train=True)
@@ -158,7 +158,7 @@ class TorchvisionDataModule(LightningDataModule):
             raise ValueError(
                 f"val_size is {self.val_size}; {self.dataset} has {len(labels)} training images, hold out fewer"
             )
-        # The third number keeps this draw apart from those of the shuffling and the augmentation.
+        # The third number makes this draw different from those of the shuffling and the augmentation.
         order = torch.from_numpy(np.random.default_rng((self.seed, 0, 2)).permutation(len(labels)))
         val, train = order[: self.val_size].sort().values, order[self.val_size :].sort().values
 
@@ -197,7 +197,7 @@ class TorchvisionDataModule(LightningDataModule):
 
     @property
     def _folder(self) -> Path:
-        return Path(self.root).expanduser()  # no shell has done that to a path in a configuration file
+        return Path(self.root).expanduser()  # a path in a configuration file has not been expanded by a shell
 
     @property
     def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -215,5 +215,5 @@ class TorchvisionDataModule(LightningDataModule):
         return v2.pad(images, [before, before, after, after]), labels
 
     def _in_order(self, images: Images) -> Loader:
-        # By keyword: Lightning replaces the batch size when it predicts, and cannot if it is positional.
+        # By keyword: Lightning replaces the batch size when it predicts, which it cannot do with a positional one.
         return DataLoader(images, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=as_it_is)

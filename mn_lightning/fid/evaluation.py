@@ -1,4 +1,4 @@
-"""How far a model's images are from the real ones: all work between two sets of images and the numbers to log."""
+"""Measure how far a model's images are from the real ones: from two sets of images to the numbers to log."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -21,21 +21,21 @@ METRICS = ("fid", "kid", "isc")
 """Fréchet distance, kernel distance, Inception score."""
 
 ProgressBar = Callable[[int, str], AbstractContextManager[Progress]]
-"""Makes, of a number of images and a title, what is told of the progress."""
+"""Called with a number of images and a title; gives, in a context, the function that reports progress."""
 
 
 @dataclass
 class Evaluation:
     """Measures generated images against real ones.
 
-    Under torch.distributed all processes share the work, and each has to call every method. The extractor is on the
-    model's device only while it is needed there.
+    Under torch.distributed all processes share the work, and each process has to call every method. The extractor is on
+    the model's device only while it is needed there.
 
     Attributes:
         extractor: maps uint8 images ``(N, C, H, W)`` to features ``(N, D)``, or to a tuple of features and logits.
-        names: of the values, by metric: ``"fid"`` and, where they are wanted, ``"kid"`` and ``"isc"``.
-        num_samples: images to generate, over all processes.
-        value_range: values of black and white in generated images of floating point.
+        names: names of the values in the logs, by metric: ``"fid"`` and, if wanted, ``"kid"`` and ``"isc"``.
+        num_samples: images to generate, over all processes together.
+        value_range: values of black and white in generated floating-point images.
         batch_size: images generated and extracted at a time.
         seed: of the generated images, and of the subsets for KID and Inception score.
         progress_bar: shows the progress.
@@ -58,25 +58,25 @@ class Evaluation:
         """Get the statistics of the real images, from the cache or by computing them.
 
         Args:
-            images: the real ones.
-            device: to extract on; random states of its type are put back.
-            cache_dir: folder of the cache, as :class:`~mn_lightning.fid.real_statistics.StatisticsCache` takes it.
-            first: take only the first so many images, and leave the cache alone.
+            images: the real images.
+            device: the device to extract on; random states of its type are restored.
+            cache_dir: folder of the cache, as in :class:`~mn_lightning.fid.real_statistics.StatisticsCache`.
+            first: take only this many of the first images, and do not use the cache.
         """
         with rng_untouched(device), self._extraction(device) as extraction:
             self.real = self._statistics(extraction, images, cache_dir, first)
             self._channels, _, _ = extraction.processes.together(images.shape)
 
     def measure(self, module: nn.Module, sample: Callable[[int], Any], device: torch.device) -> dict[str, float]:
-        """Generate images and return how far they are from the real ones, the same values in all processes.
+        """Generate images and return their distances from the real ones, the same values in all processes.
 
         Args:
-            module: the model, in the mode in which it shall generate.
+            module: the model, in the mode in which it will generate.
             sample: returns n images ``(n, C, H, W)``.
-            device: to extract on.
+            device: the device to extract on.
 
         Raises:
-            ValueError: what :meth:`~mn_lightning.fid.extraction.Extraction.generated` raises.
+            ValueError: where :meth:`~mn_lightning.fid.extraction.Extraction.generated` raises it.
         """
         processes = all_processes()
         total, title = self.num_samples, self.names["fid"]
@@ -89,20 +89,20 @@ class Evaluation:
         return all_processes().on_rank_zero(lambda: float(self._real_statistics.floor))
 
     def warn_of_bias(self) -> None:
-        """Warn where there are so few images that the distance is too large."""
+        """Warn if there are so few images that the distance is too large."""
         if all_processes().rank > 0:
             return
         real, features = int(self._real_statistics.sums.count), len(self._real_statistics.sums.total)
         if min(self.num_samples, real) <= features:
             warnings.warn(
                 f"{self.names['fid']} of {self.num_samples} generated and {real} real images in {features} features is "
-                "biased upwards, as their covariances have not full rank; take more images than features, or compare "
-                "values of equal numbers only",
+                "biased upwards, because their covariances do not have full rank; take more images than features, or "
+                "compare values of equal numbers only",
                 stacklevel=2,
             )
 
     def _checked(self, sample: Callable[[int], Any]) -> Callable[[int], Any]:
-        """Have ``sample`` refuse images with other channels than the real ones; gray images are compared with RGB."""
+        """Make ``sample`` refuse images with other channels than the real ones; gray and RGB can be compared."""
 
         def sample_and_check(n: int) -> Any:
             images = sample(n)
@@ -123,7 +123,7 @@ class Evaluation:
 
     @contextmanager
     def _extraction(self, device: torch.device) -> Iterator[Extraction]:
-        """Give what extracts on ``device``; elsewhere the extractor would take memory there (torchmetrics #1959)."""
+        """Yield an extraction on ``device``. Elsewhere, the extractor takes no memory there (torchmetrics #1959)."""
         try:
             extractor = self.extractor.to(device).eval()
             keep = "kid" in self.names
@@ -156,7 +156,7 @@ class Evaluation:
             fingerprint,
             lambda statistics: self._is_ours(extraction, images, statistics),
         )
-        # Process 0 alone looks and tells the others: each may see other files.
+        # Only process 0 looks, and tells the others, because each may see other files.
         statistics = processes.together(lambda: cache.load() if processes.rank == 0 else None)
         if not processes.on_rank_zero(lambda: statistics is not None):
             statistics = compute()
@@ -165,7 +165,7 @@ class Evaluation:
         return statistics
 
     def _is_ours(self, extraction: Extraction, images: RealImages, statistics: RealStatistics) -> bool:
-        """Whether statistics that are found by structure and weights alone are the extractor's, for all we know."""
+        """Whether structure and weights are enough to identify the extractor, as far as can be known."""
         if isinstance(self.extractor, FidelityFeatures) and self.extractor.is_torch_fidelitys:
             return True
         kept = statistics.kept
@@ -173,7 +173,7 @@ class Evaluation:
         return bool(indices) and are_features_of_one_extractor(kept[: len(indices)], extraction.at(images, indices))
 
     def _compute(self, generated: Generated) -> dict[str, float]:
-        """Return the values by name; process 0 only."""
+        """Return the values by name; called in process 0 only."""
         real, sums = self._real_statistics, generated.sums
         values = {self.names["fid"]: float(real.sums.to(sums.total.device).distance(sums))}
         if "kid" in self.names:

@@ -1,4 +1,4 @@
-"""From images to features: each process extracts its share, all have the sums."""
+"""Extract features from images: each process extracts its share, and all have the sums."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -22,12 +22,12 @@ Progress = Callable[[int], object]
 
 @dataclass
 class Generated:
-    """What is known of all generated images.
+    """The results for all generated images.
 
     Attributes:
-        sums: over their features.
+        sums: sums over their features.
         features: ``(N, D)``; N is 0 if they are not kept.
-        logits: ``(N, classes)``; N is 0 if the extractor gives none.
+        logits: ``(N, classes)``; N is 0 if the extractor has none.
     """
 
     sums: FeatureSums
@@ -41,11 +41,11 @@ class Extraction:
 
     Attributes:
         extractor: maps uint8 images ``(N, C, H, W)`` to features ``(N, D)``, or to a tuple of features and logits.
-        device: where the extractor is.
-        processes: that share the work.
+        device: the extractor's device.
+        processes: the processes that share the work.
         batch_size: images at a time.
-        seed: of the generated images, and of what the real data set draws.
-        keep_features: whether to keep features beside the sums.
+        seed: of the generated images, and of random numbers that the real data set draws.
+        keep_features: whether to keep features in addition to the sums.
     """
 
     extractor: nn.Module
@@ -62,13 +62,13 @@ class Extraction:
             The statistics, on the CPU, in process 0; None in the others.
         """
         share = self.processes.share(total)
-        # Data sets are often sorted by class: the halves are random.
+        # The halves are random, because data sets are often sorted by class.
         in_first_half = torch.from_numpy(np.random.default_rng(0).permutation(total) < total // 2)
         keep = torch.zeros(total, dtype=torch.bool)
-        keep[[index * total // kept for index in range(kept)]] = True  # Evaluation looks some of them up again
+        keep[[index * total // kept for index in range(kept)]] = True  # to be compared with later ones
 
         def extract() -> tuple[FeatureSums, FeatureSums, Tensor]:
-            # Every process reads an image, so that one without a share knows the number of features too.
+            # Every process reads an image, so that a process without a share knows the number of features too.
             seed_all(self.seed, 0)
             probe, _ = self._features(next(images.batches([0])))
             first, second = (FeatureSums.empty(probe.shape[1], self.device) for _ in range(2))
@@ -97,13 +97,13 @@ class Extraction:
         return self.processes.together(join)
 
     def at(self, images: RealImages, indices: list[int]) -> Tensor:
-        """Return the features ``(N, D)`` of the N real images at ``indices``, in this process alone."""
+        """Return the features ``(N, D)`` of the N real images at ``indices``, in this process only."""
         seed_all(self.seed, 0)
         return torch.cat([self._features(batch)[0].cpu() for batch in images.batches(indices)])
 
     @torch.no_grad()
     def fingerprint(self, shape: tuple[int, int, int]) -> Tensor:
-        """Return the features ``(4, D)`` of four fixed images of noise: what the extractor does, whatever it is.
+        """Return the features ``(4, D)`` of four fixed noise images, which show what the extractor computes.
 
         Args:
             shape: ``(C, H, W)`` of the images.
@@ -123,25 +123,24 @@ class Extraction:
     ) -> Generated:
         """Generate and extract exactly ``total`` images, the same ones in any number of processes.
 
-        The images are made in blocks of ``batch_size``. Block i depends on the seed, on i and on the weights alone: the
-        random states are seeded before it, and the buffers, which layers in training mode change, are put back after
-        it.
+        The images are made in blocks of ``batch_size``. Block i depends only on the seed, on i and on the weights: the
+        random states are seeded before it, and buffers, which layers in training mode change, are restored after it.
 
         Args:
-            module: the model, in the mode in which it shall generate.
+            module: the model, in the mode in which it will generate.
             sample: returns n images ``(n, C, H, W)``.
-            total: how many, over all processes.
-            value_range: values of black and white in images of floating point.
-            progress: is told of each block.
+            total: number of images, over all processes together.
+            value_range: values of black and white in floating-point images.
+            progress: called after each block with its number of images.
 
         Raises:
-            ValueError: if ``sample`` gives anything else, or the extractor no features.
+            ValueError: if ``sample`` returns anything else, or the extractor does not return features.
         """
         blocks = -(-total // self.batch_size)
         share = self.processes.share(blocks)
         training = any(child.training for child in module.modules())
         # A process without blocks generates one too, to know the number of features. In training mode, layers may
-        # talk to the other processes (SyncBatchNorm): all generate equally often.
+        # communicate with other processes (SyncBatchNorm), so all processes generate equally often.
         turns = self.processes.longest_share(blocks) if training else max(len(share), 1)
 
         def generate(block: int) -> tuple[Tensor, Tensor]:
@@ -152,7 +151,7 @@ class Extraction:
                 images = sample(size)
             features, logits = self._features(generated_bytes(images, size, value_range))
             if images.is_floating_point() and not images.isfinite().all():
-                features = torch.full_like(features, torch.nan)  # bytes cannot say so
+                features = torch.full_like(features, torch.nan)  # bytes cannot hold these values
             return features, features[:0] if logits is None else logits
 
         def extract() -> Generated:
@@ -187,7 +186,7 @@ class Extraction:
         return features.float(), rest[0] if rest else None
 
     def _of_all(self, sums: FeatureSums) -> FeatureSums:
-        """Add up the sums of all processes."""
+        """Add the sums of all processes."""
         total, outer = self.processes.sum(sums.total, sums.outer)
-        (count,) = self.processes.sum(sums.count)  # apart: a message has one dtype
+        (count,) = self.processes.sum(sums.count)  # sent separately, because a message has one dtype
         return FeatureSums(total, outer, count)

@@ -1,4 +1,4 @@
-"""torch-fidelity's feature extractors, with clear words where their weights are missing."""
+"""torch-fidelity's feature extractors, with a clear message if their weights are missing."""
 
 import os
 from collections.abc import Iterator
@@ -11,25 +11,25 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 INCEPTION = "inception-v3-compat"
-"""torch-fidelity's name for the Inception of the published FID values."""
+"""torch-fidelity's name for the Inception network of the published FID values."""
 
 
 class FidelityFeatures(nn.Module):
-    """A feature extractor of torch-fidelity, by the name that it is registered under, in evaluation mode for good.
+    """A feature extractor of torch-fidelity, by its registered name, which always stays in evaluation mode.
 
-    Images of one channel are repeated to three. Resizing to the extractor's input size is its own: Inception's is that
-    of the TensorFlow graph, without antialiasing, on which published values rest.
+    Images with one channel are repeated to three. Each extractor resizes images itself: Inception as in the TensorFlow
+    graph of the published values, without antialiasing.
 
     Args:
-        name: one of ``torch_fidelity.registry.FEATURE_EXTRACTORS_REGISTRY``, to which
-            ``torch_fidelity.register_feature_extractor`` adds.
-        weights_path: file of the weights; None downloads them once, to torch hub's folder. It is read as numbers: a
+        name: a key of ``torch_fidelity.registry.FEATURE_EXTRACTORS_REGISTRY``;
+            ``torch_fidelity.register_feature_extractor`` adds keys.
+        weights_path: file of the weights; None downloads them once, to torch hub's folder. Only numbers are read: a
             file that holds code is refused.
-        with_logits: give the class logits too, as the Inception score needs them; Inception only.
+        with_logits: also return class logits, which the Inception score needs; for Inception only.
 
     Raises:
         ValueError: if ``name`` is not registered, or has no logits.
-        RuntimeError: if the weights can be neither read nor downloaded; says what to put where.
+        RuntimeError: if the weights can be neither read nor downloaded; says which file to put where.
     """
 
     def __init__(self, name: str = INCEPTION, weights_path: str | None = None, with_logits: bool = False) -> None:
@@ -42,19 +42,19 @@ class FidelityFeatures(nn.Module):
         self.name = name
         extractor_class = FEATURE_EXTRACTORS_REGISTRY[name]
         layers = [_layer(name, extractor_class), *["logits_unbiased"] * with_logits]
-        # CLIP is downloaded as TorchScript, which torch runs in an interpreter of its own.
+        # CLIP is downloaded as TorchScript, which has an interpreter of its own in torch.
         as_numbers = weights_path is not None or name == INCEPTION
         try:
             with _numbers_only() if as_numbers else nullcontext():
                 self.extractor = extractor_class(name, layers, feature_extractor_weights_path=weights_path)
-        except Exception as error:  # network, file system, unpickling, keys: all mean that there are no weights
+        except Exception as error:  # of network, file system, unpickling or keys: no weights
             raise RuntimeError(_advice(name, weights_path, error)) from error
         self.requires_grad_(False)
         self.eval()
 
     @property
     def is_torch_fidelitys(self) -> bool:
-        """Whether torch-fidelity ships the extractor, and nobody has registered it."""
+        """Whether the extractor is torch-fidelity's own, and not one that a user registered."""
         return type(self.extractor).__module__.partition(".")[0] == "torch_fidelity"
 
     def train(self, mode: bool = True) -> "FidelityFeatures":
@@ -78,7 +78,7 @@ class FidelityFeatures(nn.Module):
 
 @contextmanager
 def _numbers_only() -> Iterator[None]:
-    """Have torch.load refuse whatever is no number, also where it is called with ``weights_only=False``."""
+    """Make torch.load refuse everything but numbers, even if it is called with ``weights_only=False``."""
     variable = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(variable)
     os.environ[variable] = "1"
@@ -92,7 +92,7 @@ def _numbers_only() -> Iterator[None]:
 
 
 def _layer(name: str, extractor_class: type) -> str:
-    """Name of the layer that the Fréchet distance is computed on."""
+    """Name of the layer whose features the Fréchet distance uses."""
     if name == INCEPTION:
         return "2048"
     try:

@@ -1,4 +1,4 @@
-"""What is kept of many features, and the distances that are computed from it."""
+"""Sums over many features, and the distances that are computed from them."""
 
 import warnings
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class FeatureSums:
         )
 
     def update(self, features: Tensor) -> None:
-        """Add features ``(N, D)``."""
+        """Add features ``(N, D)`` to the sums."""
         features = features.to(self.total)
         self.total += features.sum(0)
         self.outer += features.T @ features
@@ -58,7 +58,7 @@ class FeatureSums:
         return FeatureSums(self.total.to(device), self.outer.to(device), self.count.to(device))
 
     def distance(self, other: "FeatureSums") -> Tensor:
-        """Return the Fréchet distance of the normal distributions with both sets' moments, 0-d float64.
+        """Return the Fréchet distance between the normal distributions with the two sets' moments, 0-d float64.
 
         Raises:
             ValueError: if there are fewer than two features in one of the sets.

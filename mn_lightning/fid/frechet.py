@@ -10,9 +10,9 @@ def frechet_distance(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tenso
     .. math:: \|\mu_1 - \mu_2\|^2 + \mathrm{tr}(\Sigma_1) + \mathrm{tr}(\Sigma_2)
        - 2\,\mathrm{tr}\bigl((\Sigma_1^{1/2} \Sigma_2 \Sigma_1^{1/2})^{1/2}\bigr)
 
-    This is FID's formula (Heusel et al., arXiv:1706.08500, Eq. 6; Dowson & Landau, 1982): the matrix under the root has
-    the eigenvalues of :math:`\Sigma_1 \Sigma_2` and is symmetric, so that two eigendecompositions of symmetric matrices
-    do what a complex ``sqrtm`` of an asymmetric one does elsewhere. Covariances may be rank deficient.
+    This is FID's formula (Heusel et al., arXiv:1706.08500, Eq. 6; Dowson & Landau, 1982). The matrix under the root has
+    the eigenvalues of :math:`\Sigma_1 \Sigma_2` and is symmetric. So two eigendecompositions of symmetric matrices
+    replace the complex ``sqrtm`` of an asymmetric matrix that others use. Covariances may be rank deficient.
 
     Args:
         mean_1: ``(D,)``.
@@ -24,7 +24,7 @@ def frechet_distance(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tenso
         0-d float64, at least 0, in squared units of the features; NaN where an argument is not finite.
 
     Raises:
-        ValueError: if the shapes do not belong together.
+        ValueError: if the shapes do not match.
 
     Examples:
         >>> identity = torch.eye(3)
@@ -44,7 +44,7 @@ def frechet_distance(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tenso
         return torch.full_like(distance, torch.nan)
     values, vectors = torch.linalg.eigh(cov_1)
     positive = _above_rounding(values)
-    # Only the directions in which cov_1 extends: those of rounding errors alone would each add their square root.
+    # Only directions in which cov_1 has variance: directions of mere rounding errors would each add their square root.
     root = vectors[:, positive] * values[positive].sqrt()
     product = root.T @ cov_2 @ root
     values = torch.linalg.eigvalsh((product + product.T) / 2)
@@ -53,7 +53,7 @@ def frechet_distance(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tenso
 
 
 def mean_and_covariance(total: Tensor, outer: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Turn sums over samples into mean ``(D,)`` and unbiased covariance ``(D, D)``.
+    """Compute mean ``(D,)`` and unbiased covariance ``(D, D)`` from sums over samples.
 
     Args:
         total: sum of the features, float64 ``(D,)``.
@@ -79,7 +79,7 @@ def mean_and_covariance(total: Tensor, outer: Tensor, count: int) -> tuple[Tenso
 
 
 def _above_rounding(values: Tensor) -> Tensor:
-    """Mask of the ascending eigenvalues ``(D,)`` that are more than the rounding error of the largest."""
+    """Mask of those ascending eigenvalues ``(D,)`` that exceed the rounding error of the largest one."""
     if not len(values):
         return values > 0
     return values > values[-1].clamp(min=0) * len(values) * torch.finfo(values.dtype).eps

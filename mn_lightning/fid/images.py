@@ -1,4 +1,4 @@
-"""Real images of any source, as bytes."""
+"""Real images from any source, as bytes."""
 
 import hashlib
 import os
@@ -20,13 +20,13 @@ from mn_lightning.utils.image_files import SUFFIXES, list_images, read_rgb
 ValueRange = tuple[float, float]
 
 PIPELINE = 1
-"""Version of what happens between a source of images and their features; raise it with every change of values."""
+"""Version of the processing between a source of images and their features; increase it whenever values change."""
 
 
 def to_bytes(images: Tensor, value_range: ValueRange) -> Tensor:
     """Map images ``(N, C, H, W)`` from ``value_range`` to the nearest of 0..255; uint8 images stay as they are.
 
-    torchmetrics cuts the fraction off instead, which darkens images that were bytes before they were normalized.
+    torchmetrics truncates instead, which darkens images that were bytes before they were normalized.
     """
     if images.dtype == torch.uint8:
         return images
@@ -35,10 +35,11 @@ def to_bytes(images: Tensor, value_range: ValueRange) -> Tensor:
 
 
 def generated_bytes(images: Any, count: int, value_range: ValueRange) -> Tensor:
-    """Check what a model gave as ``count`` generated images, and return them as :func:`to_bytes` does.
+    """Check that a model returned ``count`` generated images, and return them as :func:`to_bytes` does.
 
-    A generator may overshoot ``value_range`` a little, and is then clamped; values that are further beyond it than
-    black is from white are of another range. NaN and infinity are let through, where a byte cannot say what they are.
+    A generator may exceed ``value_range`` a little; its values are then clamped. Values that are further outside than
+    the distance from black to white are refused as another range. NaN and infinity are accepted here, although bytes
+    cannot hold them: the caller has to check for them.
 
     Raises:
         ValueError: another shape, dtype or range.
@@ -50,7 +51,7 @@ def generated_bytes(images: Any, count: int, value_range: ValueRange) -> Tensor:
 
 
 def _check_values(images: Tensor, value_range: ValueRange, what: str, slack: float) -> None:
-    """Refuse dtypes that are no images, and finite values that are more than ``slack`` beyond ``value_range``."""
+    """Refuse dtypes that images cannot have, and finite values that are more than ``slack`` outside ``value_range``."""
     if images.dtype == torch.uint8:
         return
     if not images.is_floating_point():
@@ -71,14 +72,14 @@ def _check_values(images: Tensor, value_range: ValueRange, what: str, slack: flo
 
 
 class ImageFolder(Dataset[Tensor]):
-    """All images in a folder and the folders in it, in the order of their paths, as uint8 RGB ``(3, H, W)``.
+    """All images in a folder and its subfolders, in the order of their paths, as uint8 RGB ``(3, H, W)``.
 
     Args:
         folder: holds images of one size, as :func:`~mn_lightning.utils.image_files.list_images` finds them.
 
     Raises:
-        ValueError: if there are no images in ``folder``; when read, names an image that has another size than the
-            first, or that :func:`~mn_lightning.utils.image_files.read_rgb` refuses.
+        ValueError: if there are no images in ``folder``; when an image is read, if it has another size than the first
+            one or :func:`~mn_lightning.utils.image_files.read_rgb` refuses it; names the image.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -88,11 +89,12 @@ class ImageFolder(Dataset[Tensor]):
             raise ValueError(f"{root} holds no images; it takes a folder with {', '.join(SUFFIXES)} files")
         if left_out and all_processes().rank == 0:
             warnings.warn(
-                f"{root} holds {len(left_out)} files that are no images by their name, such as {left_out[0]}; they are "
-                "left out",
+                f"{root} holds {len(left_out)} files whose names are not those of images, such as {left_out[0]}; they "
+                "are left out",
                 stacklevel=2,
             )
-        # No list: worker processes would copy many strings one by one, as reading one changes its reference count.
+        # Not a list: worker processes would copy many strings one by one, because reading one changes its reference
+        # count.
         self.paths = np.array([os.fsencode(path) for path in paths])
         self.size = read_rgb(paths[0]).size
 
@@ -112,18 +114,19 @@ class ImageFolder(Dataset[Tensor]):
 
 
 class RealImages:
-    """The images of a DataLoader's dataset or of a folder, to be read in parts.
+    """The images of a DataLoader's dataset or of a folder, for reading in parts.
 
-    Every image of the dataset counts once, whatever sampler, batch size and ``drop_last`` the loader has for training.
+    Every image of the dataset counts once, whatever the loader's sampler, batch size and ``drop_last`` are.
 
     Args:
         source: a DataLoader over a dataset with a length, whose batches are images ``(N, C, H, W)`` or a tuple or list
             that starts with them, or the path of a folder of images.
-        value_range: values of black and white in images of floating point.
+        value_range: values of black and white in floating-point images.
         batch_size: images read at a time.
 
     Raises:
-        ValueError: if ``source`` is neither; when read, if a batch holds no images, or values beyond ``value_range``.
+        ValueError: if ``source`` is neither; when images are read, if a batch holds no images, or values outside
+            ``value_range``.
     """
 
     def __init__(self, source: DataLoader[Any] | str | Path, value_range: ValueRange, batch_size: int) -> None:
@@ -159,7 +162,7 @@ class RealImages:
             yield to_bytes(images, self.value_range).cpu()  # a data set can lie on a GPU
 
     def _read(self, indices: Sequence[int]) -> Iterator[Tensor]:
-        # Lightning and users give loaders random or distributed samplers; which image is read must not depend on them.
+        # Lightning and users give loaders random or distributed samplers. The choice of images must not depend on them.
         for batch in DataLoader(self._dataset, sampler=indices, **self._options):
             images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
             if not isinstance(images, Tensor) or images.dim() != 4:
@@ -186,14 +189,14 @@ class RealImages:
 
 
 def content_digest(batches: Iterable[Tensor], indices: Sequence[int]) -> Tensor:
-    """Hash images by content and position, so that the digests of parts add up to the digest of the whole.
+    """Hash images by content and position; the digests of parts add up to the digest of the whole.
 
     Args:
         batches: images as ``(N, C, H, W)`` in the order of ``indices``.
         indices: positions of the images in the whole.
 
     Returns:
-        int64 ``(4,)``, to be added with overflow.
+        int64 ``(4,)``; digests are added with overflow.
     """
     total = np.zeros(4, dtype=np.int64)
     positions = iter(indices)

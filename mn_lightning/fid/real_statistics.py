@@ -1,4 +1,4 @@
-"""What is kept of the real images: sums over their features, in memory and on disk."""
+"""Statistics of the real images: sums over their features, in memory and on disk."""
 
 import glob
 import hashlib
@@ -18,7 +18,7 @@ from mn_lightning.utils.files import replacing
 _FORMAT = "mn_lightning real statistics 2"
 _WITHOUT_FINGERPRINT = "mn_lightning real statistics 1"
 _TOLERANCE = 1e-3
-"""Relative difference of fingerprints between devices and precisions of matrix products, and no more."""
+"""Largest relative difference of fingerprints between devices and precisions of matrix products."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class RealStatistics:
 
 
 def cache_key(digest: Tensor, extractor: nn.Module, **settings: Any) -> str:
-    """Return a text that changes with the data, the extractor's structure, its weights, and the settings.
+    """Return a text that changes with the data, the extractor's structure and weights, and the settings.
 
-    What an extractor does can change without it: its code and plain attributes are not seen. That is what the
-    fingerprint in :class:`StatisticsCache` is for.
+    An extractor can change without changing this key, because its code and plain attributes are not hashed. The
+    fingerprint in :class:`StatisticsCache` covers that.
 
     Args:
         digest: of the images' content, int64.
         extractor: hashed as its ``repr`` and its state dict.
-        **settings: values with a stable ``repr``.
+        **settings: other values, with a stable ``repr``.
     """
     text = repr((_WITHOUT_FINGERPRINT, digest.tolist(), repr(extractor), sorted(settings.items())))
     key = hashlib.blake2b(text.encode())
@@ -59,16 +59,16 @@ def cache_key(digest: Tensor, extractor: nn.Module, **settings: Any) -> str:
 class StatisticsCache:
     """The files of the statistics of one data set in the features of one extractor.
 
-    A file is found by its key, and taken if its fingerprint agrees: extractors with one structure and the same weights
-    can still do different things.
+    A file is found by its key, and used if its fingerprint agrees, because extractors with the same structure and
+    weights can still compute different things.
 
     Args:
-        folder: where it is; None stands for a folder beside torch hub's weights, which follows ``TORCH_HOME`` and
+        folder: the cache's folder; None stands for one beside torch hub's weights, which follows ``TORCH_HOME`` and
             ``XDG_CACHE_HOME``.
-        name: for people who look into the folder.
-        key: of :func:`cache_key`.
+        name: part of the file's name, for people who look into the folder.
+        key: from :func:`cache_key`.
         fingerprint: ``(N, D)``, features of fixed images.
-        accepts_old: whether to take the statistics of a file of version 0.1, which has no fingerprint.
+        accepts_old: whether to use a file of version 0.1, which has no fingerprint.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class StatisticsCache:
         self._pattern = f"{glob.escape(f'{name}-{key}')}*.pt"
 
     def save(self, statistics: RealStatistics) -> None:
-        """Write the file in one step, so that no other run reads half of it; only warn where that is impossible."""
+        """Write the file in one step, so that no other run reads half of it; only warn if it cannot be written."""
         tensors = {**vars(statistics.sums), "floor": statistics.floor, "kept": statistics.kept}
         tensors["fingerprint"] = self.fingerprint
         content = {
@@ -105,9 +105,9 @@ class StatisticsCache:
             _warn(f"cannot keep the real statistics ({error}); give a cache_dir that can be written to")
 
     def load(self) -> RealStatistics | None:
-        """Return what a file with this key and fingerprint holds, None without one.
+        """Return the statistics from a file with this key and fingerprint; None if there is none.
 
-        A damaged file, or one of something else, is left out with a warning.
+        A damaged file, or one with other content, is ignored with a warning.
         """
         for path in sorted(self.path.parent.glob(self._pattern)):
             try:
@@ -119,7 +119,7 @@ class StatisticsCache:
                 statistics = RealStatistics(sums, tensors["floor"], tensors["kept"])
                 old = content["format"] == _WITHOUT_FINGERPRINT
                 agrees = not old and self._agrees(content)
-            except Exception as error:  # torch.load and a foreign content can fail in any way
+            except Exception as error:  # torch.load can fail in any way with foreign content
                 reason = str(error) if isinstance(error, ValueError) else type(error).__name__
                 _warn(f"{path} is damaged or foreign ({reason}); the real statistics are computed again")
                 continue
@@ -134,7 +134,7 @@ class StatisticsCache:
 
 
 def are_features_of_one_extractor(one: Tensor, other: Tensor) -> bool:
-    """Whether features ``(N, D)`` of the same images differ by rounding errors at most."""
+    """Whether features ``(N, D)`` of the same images differ at most by rounding errors."""
     if one.shape != other.shape:
         return False
     return bool((one - other).abs().max() <= _TOLERANCE * one.abs().max())
@@ -153,5 +153,5 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def _update(digest: "hashlib.blake2b", tensor: Tensor) -> None:
-    # As bytes: NumPy has no bfloat16, and a 0-d tensor no view of another width.
+    # As bytes, because NumPy has no bfloat16, and 0-d tensors have no views of another width.
     digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

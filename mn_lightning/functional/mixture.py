@@ -1,6 +1,6 @@
 """Mixture normalization: fit a mixture to an activation, and normalize the activation under it."""
 
-from typing import NamedTuple
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -19,14 +19,16 @@ from mn_lightning.functional.rows import (
 )
 from mn_lightning.gmm.fitting import fit
 from mn_lightning.gmm.seeding import subsample
+from mn_lightning.kernels import cpu
 from mn_lightning.kernels.density import log_joint, prune
 from mn_lightning.kernels.reference import batch_moments
-from mn_lightning.kernels.select import backend_for_rows, gpu_kernels
+from mn_lightning.kernels.select import backend_for_mixture, gpu_kernels
 from mn_lightning.kernels.types import (
     AFFINES,
     SCALES,
     Activation,
     Affine,
+    FitOptions,
     Mixture,
     NormOptions,
     Scale,
@@ -194,15 +196,6 @@ def mixture_norm(
     return normalize(input, mixture, weight, bias, options, granularity, processes)[0]
 
 
-class FitOptions(NamedTuple):
-    """How to fit a mixture: the arguments of :func:`fit_mixture` of these names."""
-
-    n_components: int
-    em_iters: int
-    step: Tensor
-    fit_rows: int | None
-
-
 def normalize(
     input: Tensor,
     mixture: Mixture | FitOptions,
@@ -211,20 +204,20 @@ def normalize(
     options: NormOptions,
     granularity: Granularity,
     processes: Processes,
-) -> tuple[Tensor, Mixture]:
+) -> tuple[Tensor, Tensor | bool]:
     """Normalize a checked input under a mixture, or under one that is fitted to it.
 
     Returns:
-        The normalized input, and the mixture in the shapes of :func:`fit_mixture`.
+        The normalized input; and where a mixture is fitted to it, whether all of it is finite, 0-d bool.
     """
     components = mixture.n_components if isinstance(mixture, FitOptions) else len(mixture.weights)
     gpu = gpu_kernels(input, components, processes) if granularity == "layer" else None
+    found: tuple[Tensor, Tensor | bool]
     if gpu is None or not gpu.takes_activation(options.activation):
-        return _normalize(input, mixture, weight, bias, options, granularity, processes)
-    if isinstance(mixture, FitOptions):
-        how = mixture
-        mixture = Mixture(*gpu.fit_mixture(input, how.n_components, how.em_iters, how.step, options.eps, how.fit_rows))
-    return gpu.mixture_norm(input, mixture, weight, bias, options), mixture
+        found = _normalize(input, mixture, weight, bias, options, granularity, processes)
+    else:
+        found = gpu.mixture_norm(input, mixture, weight, bias, options)
+    return found
 
 
 @full_precision
@@ -236,9 +229,13 @@ def _normalize(
     options: NormOptions,
     granularity: Granularity,
     processes: Processes,
-) -> tuple[Tensor, Mixture]:
-    """:func:`normalize`, one pass over the rows after the other."""
+) -> tuple[Tensor, Tensor | bool]:
+    """:func:`normalize` without the kernels for GPUs."""
     wide = upcast(input)  # of a slice, the copy has other strides
+    backend = backend_for_mixture(wide, granularity == "layer", options.activation, processes)
+    if backend is cpu:
+        y, fitted = backend.fit_and_normalize(wide, mixture, weight, bias, options)
+        return y.to(input.dtype), _is_finite(input, mixture, fitted, backend)
     x = to_rows(wide, granularity)
     if isinstance(mixture, FitOptions):
         packed = _fit(x.detach(), mixture, options.eps, processes)
@@ -246,10 +243,16 @@ def _normalize(
         packed = pack(mixture, granularity)
     gamma = None if weight is None else per_group(weight, granularity)
     beta = None if bias is None else per_group(bias, granularity)
-    backend = backend_for_rows(x, options.activation, processes)
-    y = backend.mixture_norm(x, packed, gamma, beta, options, processes)
-    y = backend.as_output(from_rows(y, wide, granularity))
-    return y.to(input.dtype), unpack(packed, granularity)
+    y = from_rows(backend.mixture_norm(x, packed, gamma, beta, options, processes), wide, granularity)
+    return y.to(input.dtype), _is_finite(input, mixture, packed, backend)
+
+
+def _is_finite(input: Tensor, mixture: Mixture | FitOptions, fitted: Mixture, backend: ModuleType) -> Tensor | bool:
+    if not isinstance(mixture, FitOptions):
+        return True
+    # A value that is not finite anywhere in the batch has reached the means, if all of it is fitted to.
+    finite: Tensor | bool = backend.all_finite(fitted)
+    return finite if mixture.fit_rows is None else input.detach().sum().isfinite() & finite
 
 
 @torch.no_grad()

@@ -105,5 +105,8 @@ def mode_norm(
                 between = (1 - momentum) * (mean - running_mean.to(x.dtype)).square()
                 var = var * (1 - 1 / rows) + between
             for tracked_moment, new in ((running_mean, mean), (running_var, var)):
-                tracked_moment.copy_(tracked_moment.to(x.dtype).lerp(new, momentum))
+                if tracked_moment.dtype == new.dtype:
+                    tracked_moment.lerp_(new, momentum)
+                else:
+                    tracked_moment.copy_(tracked_moment.to(new.dtype).lerp(new, momentum))
     return y.to(input.dtype)

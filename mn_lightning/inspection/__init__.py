@@ -1,1 +1,1 @@
-"""The ``inspect`` command: what the swapped layers of a checkpoint do, as a page of pictures and numbers."""
+"""The ``inspect`` command: a page with pictures and numbers about the swapped layers of a checkpoint."""

@@ -1,4 +1,4 @@
-"""Run a checkpoint's model on validation data, or have it generate, and record what its layers are given."""
+"""Run a checkpoint's model on validation data, or let it generate, and record the inputs of its layers."""
 
 import warnings
 from collections.abc import Iterator
@@ -30,24 +30,24 @@ def collect(
     layer: str | None,
     samples: int,
 ) -> Recorder:
-    """Record what the layers are given.
+    """Record the inputs of the layers.
 
-    The layers are swapped as the checkpoint says. Only where it does not say it completely, as with an activation that
-    was given as a function, the trainer's NormSwapCallbacks swap them.
+    The layers are swapped as the checkpoint has recorded. If its record is incomplete, for example because an
+    activation was given as a function, the trainer's NormSwapCallbacks swap them.
 
     Args:
-        trainer: logs and saves nothing.
+        trainer: runs the validation; it logs and saves nothing.
         model: as it was at the start of the training.
-        datamodule: whose validation data.
+        datamodule: its validation data are used.
         ckpt_path: file of the checkpoint.
-        content: what the file holds.
+        content: content of that file.
         layer: which layers, as under ``layers`` of NormSwapCallback; None for all.
-        samples: how many.
+        samples: number of samples.
 
     Raises:
-        InspectionError: the model has no such layers, or can neither be validated nor generate.
+        InspectionError: the model has no such layers, or has neither a validation step nor a method that generates.
     """
-    # Nothing of this is a run whose results somebody keeps.
+    # This is not a run whose results anybody keeps.
     _leave_out(trainer, SaveConfigCallback, Checkpoint)
     trainer.logger = None
     if _swap_as_in(content, model):
@@ -56,7 +56,7 @@ def collect(
         listener = _ValidationListener(layer, samples)
         trainer.callbacks.append(listener)  # type: ignore[attr-defined]
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`")  # of the callbacks left out
+            warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`")  # callbacks are left out
             trainer.validate(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True)
         return listener.recorder
     if callable(getattr(model, "sample", None)):
@@ -72,19 +72,19 @@ def _leave_out(trainer: Trainer, *kinds: type[Callback]) -> None:
 
 
 def _swap_as_in(content: dict[str, Any], model: LightningModule) -> bool:
-    """Swap the layers as they were when the checkpoint was saved, if it says how they were."""
+    """Swap the layers as they were when the checkpoint was saved, if it has recorded that."""
     recorded = settings_in_checkpoint(content)
     if not recorded or any(unsaved(settings) for settings in recorded.values()):
         return False
     try:
         swap_as_recorded(model, recorded)
     except ValueError as error:
-        raise InspectionError(f"the checkpoint is of another model: {error}") from error
+        raise InspectionError(f"the checkpoint belongs to another model: {error}") from error
     return True
 
 
 class _ValidationListener(Callback):
-    """Records in a validation, and ends it when there are samples enough."""
+    """Records during a validation, and ends it when there are enough samples."""
 
     def __init__(self, layer: str | None, samples: int) -> None:
         self.layer = layer
@@ -92,7 +92,7 @@ class _ValidationListener(Callback):
         self._listening = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Other callbacks have swapped the layers by now.
+        # By now, other callbacks have swapped the layers.
         self.recorder = Recorder(choose_layers(pl_module, self.layer), self.recorder.samples)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -100,7 +100,7 @@ class _ValidationListener(Callback):
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         if self.recorder.seen >= self.recorder.samples:
-            raise StopIteration  # Lightning then ends the validation
+            raise StopIteration  # Lightning ends the validation then
         self.recorder.begin_batch()
 
     def on_validation_batch_end(
@@ -130,16 +130,16 @@ def _generate(
 def load_content(trainer: Trainer, model: LightningModule, content: dict[str, Any]) -> None:
     """Load a checkpoint into a model whose layers are as they were at the start of the training.
 
-    They are swapped as :func:`collect` says. The model is on the trainer's device then, in evaluation mode.
+    They are swapped as in :func:`collect`. Afterwards the model is on the trainer's device, in evaluation mode.
 
     Args:
-        trainer: whose NormSwapCallbacks swap where the checkpoint does not say how.
-        model: is changed.
-        content: what the checkpoint's file holds.
+        trainer: its NormSwapCallbacks swap layers if the checkpoint has no complete record.
+        model: is changed in place.
+        content: content of the checkpoint's file.
 
     Raises:
         InspectionError: the model has no such layers.
-        RuntimeError: the weights are of another model.
+        RuntimeError: the weights belong to another model.
     """
     if not _swap_as_in(content, model):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -151,7 +151,7 @@ def load_content(trainer: Trainer, model: LightningModule, content: dict[str, An
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
-    """Return the tensors of a batch: itself, or those in its lists, tuples and dicts, in order."""
+    """Return the tensors of a batch, in order: the batch itself, or those in its lists, tuples and dicts."""
     if isinstance(batch, Tensor):
         yield batch
     elif isinstance(batch, dict):

@@ -2,4 +2,4 @@
 
 
 class InspectionError(ValueError):
-    """What a user has to change before a checkpoint can be inspected, in one line."""
+    """A line that says what a user has to change before the checkpoint can be inspected."""

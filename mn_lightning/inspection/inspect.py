@@ -1,4 +1,4 @@
-"""From a checkpoint to a folder of pictures with a page around them."""
+"""Write a folder with pictures of a checkpoint's layers, and a page around them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,24 +31,26 @@ def inspect(
 ) -> Path:
     """Write PNGs and ``index.html`` about the MixtureNorm and ModeNorm layers of a checkpoint into ``folder``.
 
-    The layers are swapped as they were when the checkpoint was saved. The data are the first batches of the validation;
-    of a module without ``validation_step``, what its method ``sample(n)`` generates.
+    The layers are swapped as they were when the checkpoint was saved. The data are the first batches of the validation.
+    A module without ``validation_step`` generates its own data with its method ``sample(n)``.
 
     Args:
         trainer: runs the validation; it logs nothing.
         model: as it was at the start of the training.
-        datamodule: whose validation data.
+        datamodule: its validation data are used.
         ckpt_path: file of the checkpoint.
         layer: which layers, as under ``layers`` of NormSwapCallback; all by default.
         channels: which channels to draw; by default four for each layer.
-        folder: where to write. If it exists, it must be empty or an earlier inspection, whose files are replaced.
+        folder: the folder to write to. If it exists, it must be empty or an earlier inspection, whose files are
+            replaced.
         samples: how many images to look at.
 
     Returns:
         The page's path.
 
     Raises:
-        InspectionError: no checkpoint, no such layer or channel, no data, or a folder with something else in it.
+        InspectionError: there is no checkpoint, no such layer or channel, or no data; or the folder holds something
+            else.
     """
     target = Path(folder)
     try:
@@ -83,7 +85,7 @@ def inspect(
 
 
 def _check_folder(folder: Path) -> None:
-    """Leave alone what is not ours."""
+    """Refuse a folder with files that are not ours."""
     if folder.exists() and not folder.is_dir():
         raise InspectionError(f"folder {str(folder)!r} is a file; give another with --folder")
     if not folder.exists() or not any(folder.iterdir()):

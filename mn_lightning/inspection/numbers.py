@@ -1,4 +1,4 @@
-"""The numbers of one layer, as lines of text."""
+"""The numbers about one layer, as lines of text."""
 
 import warnings
 from typing import NamedTuple
@@ -25,27 +25,27 @@ SHARES = ("confident", "share_")
 
 
 class Number(NamedTuple):
-    """A line of a table."""
+    """One line of a table."""
 
     name: str
     value: str
 
 
 def layer_numbers(data: Recorded) -> list[Number]:
-    """Return what :mod:`mn_lightning.analysis.mixtures` finds for the layer's input."""
+    """Return the numbers from :mod:`mn_lightning.analysis.mixtures` for the layer's input."""
     layer, input = data.layer, data.input
     if isinstance(layer, MixtureNorm):
         options = (layer.mixture, layer.eps, layer.granularity)
         found = mixture_statistics(*options) | row_statistics(row_sums(input, *options))
     else:
-        # The gates of all samples, where they could be kept; of the input there are only the first.
+        # The gates of all samples if they were kept; the input was kept for the first samples only.
         found = gate_statistics(gate_sums(data.posteriors if len(data.posteriors) else gates(input, layer)))
     numbers = [Number("kind", f"{type(layer).__name__}, {layer.num_features} channels, K = {layer.n_components}")]
     return numbers + [Number(_name(key), _text(key, float(value))) for key, value in found.items()]
 
 
 def shape_numbers(data: Recorded) -> list[Number]:
-    """Return medians over channels of what the normalization does to the distributions' shape."""
+    """Return how the normalization changes the distributions' shape, as medians over channels."""
     name = type(data.layer).__name__
     before = shape(flat_rows(data.input))
     after = shape(flat_rows(normalized(data.input, data.layer)))

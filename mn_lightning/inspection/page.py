@@ -1,4 +1,4 @@
-"""A page that is read without a network: no script, no style sheet, no font from elsewhere."""
+"""A page that can be read without a network: no scripts, style sheets or fonts from elsewhere."""
 
 from collections.abc import Sequence
 from html import escape
@@ -30,7 +30,7 @@ class Picture(NamedTuple):
 
 
 class Section(NamedTuple):
-    """What there is on one layer, or on all of them."""
+    """The part of the page about one layer, or about all of them."""
 
     title: str
     numbers: Sequence[Number]
@@ -39,7 +39,7 @@ class Section(NamedTuple):
 
 
 def html_page(title: str, lines: Sequence[str], sections: Sequence[Section]) -> str:
-    """Return the page's text; everything given is escaped."""
+    """Return the page's HTML; all arguments are escaped."""
     body = [f'<h1 id="top">{escape(title)}</h1>', *(f"<p>{escape(line)}</p>" for line in lines)]
     body += ["<nav><ul>", *_contents(sections), "</ul></nav>"]
     for number, section in enumerate(sections):
@@ -68,7 +68,7 @@ def html_page(title: str, lines: Sequence[str], sections: Sequence[Section]) -> 
 
 
 def _contents(sections: Sequence[Section]) -> list[str]:
-    """Return a list's items: the sections, and their pictures."""
+    """Return the items of a list: the sections, and their pictures."""
     items = []
     for number, section in enumerate(sections):
         pictures = [

@@ -1,4 +1,4 @@
-"""Keep what MixtureNorm and ModeNorm layers are given while a model is evaluated."""
+"""Keep the inputs of MixtureNorm and ModeNorm layers while a model is evaluated."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,18 +17,18 @@ from mn_lightning.swap.candidates import layer_aliases
 from mn_lightning.swap.selection import select
 
 MAX_BYTES = 16 * 2**20
-"""Of one layer's input that is kept: tens of thousands of values for each channel, and a gigabyte for 64 layers."""
+"""Bytes that are kept of each layer's input: tens of thousands of values for each channel, 1 GB for 64 layers."""
 
 
 @dataclass
 class Recorded:
-    """What one layer was given.
+    """The input of one layer.
 
     Attributes:
-        layer: in the checkpoint's state.
+        layer: the layer, in the checkpoint's state.
         posteriors: of every sample, ``(N, K)``: the gates of a ModeNorm; the posteriors of a MixtureNorm, as means over
-            an image's positions. Empty for mixtures of single channels, whose components have nothing to do with each
-            other, and where the layer is not called once for each batch.
+            an image's positions. Empty if each channel has a mixture of its own, whose components are unrelated, and if
+            the layer is not called once for each batch.
         input: of the first samples, ``(n, C, *)``.
     """
 
@@ -45,7 +45,7 @@ class _Parts:
 
 
 class Recorder:
-    """Keep the inputs of layers, until so many samples have passed.
+    """Keep the inputs of layers until enough samples have passed.
 
     Args:
         layers: by name.
@@ -65,7 +65,7 @@ class Recorder:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Record what the layers are given inside."""
+        """Record the inputs of the layers within the context."""
         handles = [layer.register_forward_pre_hook(self._hook(name)) for name, layer in self._layers.items()]
         try:
             yield
@@ -74,15 +74,15 @@ class Recorder:
                 handle.remove()
 
     def begin_batch(self) -> None:
-        """Be ready for the next call of each layer; further calls of a layer with the same batch are left out."""
+        """Prepare for the next call of each layer. Further calls of a layer with the same batch are not recorded."""
         self._called.clear()
 
     def end_batch(self, samples: int, images: Tensor | None) -> None:
         """Count a batch.
 
         Args:
-            samples: how many it has.
-            images: the samples, ``(n, C, H, W)``; None if they are no images.
+            samples: number of samples in it.
+            images: the samples, ``(n, C, H, W)``; None if they are not images.
         """
         self.seen += samples
         if images is not None:
@@ -90,12 +90,12 @@ class Recorder:
 
     @property
     def images(self) -> Tensor:
-        """The samples, ``(N, C, H, W)``; empty if they are no images of one size."""
+        """The samples, ``(N, C, H, W)``; empty if they are not images of one size."""
         sizes = {image.shape[1:] for image in self._images}
         return torch.cat(self._images) if len(sizes) == 1 else torch.empty(0)
 
     def recorded(self) -> dict[str, Recorded]:
-        """Return what was recorded of the layers that were called, by name."""
+        """Return the records of the layers that were called, by name."""
         found = {}
         for name, parts in self._parts.items():
             if parts.inputs:
@@ -106,7 +106,7 @@ class Recorder:
 
     def _hook(self, name: str) -> Any:
         def hook(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-            if name in self._called:  # a layer that stands in several places is looked at in the first
+            if name in self._called:  # a layer that stands in several places is recorded in the first
                 return
             self._called.add(name)
             parts, input = self._parts[name], args[0].detach()
@@ -125,11 +125,11 @@ def choose_layers(model: nn.Module, pattern: str | None) -> dict[str, MixtureNor
     """Return the layers that can be inspected, by name.
 
     Args:
-        model: whose layers.
+        model: the model with the layers.
         pattern: which layers, as in :func:`~mn_lightning.swap.swap_norms`; None for all.
 
     Raises:
-        InspectionError: there are none, or none that ``pattern`` selects.
+        InspectionError: there are no such layers, or ``pattern`` selects none of them.
     """
     there = {name: layer for name, layer in model.named_modules() if isinstance(layer, (MixtureNorm, ModeNorm))}
     if not there:
@@ -144,7 +144,9 @@ def choose_layers(model: nn.Module, pattern: str | None) -> dict[str, MixtureNor
     try:
         return {name: there[name] for name in select(pattern, there, aliases)}
     except ValueError as error:
-        raise InspectionError(f"layer {pattern!r} is none of those swapped; there are {', '.join(names)}") from error
+        raise InspectionError(
+            f"layer {pattern!r} is not among the swapped layers; these are {', '.join(names)}"
+        ) from error
 
 
 def _posteriors(input: Tensor, layer: nn.Module) -> Tensor | None:

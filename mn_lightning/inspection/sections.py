@@ -1,4 +1,4 @@
-"""What the page shows of one layer: its numbers, and pictures with a caption that says how to read them."""
+"""The page's section about one layer: its numbers, and pictures with captions that say how to read them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -68,10 +68,10 @@ _NO_IMAGES = "No images are shown: the samples are none, or the layer's input ha
 
 
 def overview_sections(folder: Path, histories: Mapping[str, History]) -> list[Section]:
-    """Draw the components in use of all layers, where a training recorded them.
+    """Draw the components in use of all layers for which a training recorded them.
 
     Args:
-        folder: where to write the picture.
+        folder: the folder to write the picture to.
         histories: by layer's name.
     """
     mixtures = {name: history for name, history in histories.items() if "components" in history.values}
@@ -92,12 +92,12 @@ def layer_section(
     """Draw one layer.
 
     Args:
-        folder: where to write the pictures.
-        name: of the layer.
-        data: what it was given.
+        folder: the folder to write the pictures to.
+        name: name of the layer.
+        data: the layer and its recorded input.
         images: the samples, ``(N, C, H, W)``, or empty.
         history: of its training, if that was recorded.
-        channels: to draw; None for four typical ones.
+        channels: channels to draw; None for four typical ones.
     """
     layer, stem = data.layer, re.sub(r"[^\w.-]", "_", name)
     notes, pictures = [], []
@@ -125,14 +125,14 @@ def layer_section(
 
 
 def _typical(data: Recorded, history: History | None) -> list[int]:
-    """Choose the same channels for all pictures, hence from those whose past is known."""
+    """Choose the same channels for all pictures, and therefore from those whose history is known."""
     known = list(range(data.layer.num_features)) if history is None or not history.channels else history.channels
     gains = log_likelihood_gains(flat_rows(data.input), layer_mixture(data.input, data.layer), data.layer.eps)
     return [known[i] for i in typical_channels(gains[known])]
 
 
 def _maps(data: Recorded) -> torch.Tensor | None:
-    """Return where in an image each component of a mixture lies, ``(K, h, w)``."""
+    """Return where in an image each component of a mixture is found, ``(K, h, w)``."""
     if not isinstance(data.layer, MixtureNorm) or data.input.dim() != 4 or data.input.shape[2:].numel() == 1:
         return None
     return posteriors(data.input, data.layer.mixture, data.layer.eps).mean(0)

@@ -133,27 +133,6 @@ class _PiecewiseAffine(torch.autograd.Function):
         return dx, None, d_slope, d_intercept, d_bias
 
 
-class _Base(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, view: Tensor) -> Tensor:
-        base = torch.empty(0, dtype=view.dtype, device=view.device)
-        return base.set_(view.untyped_storage(), view.storage_offset(), view.shape, view.stride())
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0]
-
-
-def as_base(view: Tensor) -> Tensor:
-    """The same memory as a tensor that is no view.
-
-    Where an operation writes into a view in place, as ReLU often does, autograd goes back through ``as_strided``, which
-    loses the gradient's memory format: everything before it then computes on mixed strides, several times slower.
-    """
-    base: Tensor = _Base.apply(view)
-    return base
-
-
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """Product of two matrices."""
     product: Tensor = a @ b if _by_formula() else _MatMul.apply(a, b)

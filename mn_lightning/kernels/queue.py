@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mn_lightning.kernels.types import Mixture
+from mn_lightning.kernels.types import Mixture, Ring
 from mn_lightning.utils.random import Stream, stratified
 
 
@@ -12,8 +12,8 @@ def all_finite(of: Mixture) -> Tensor:
     return of.means.isfinite().all() & of.variances.isfinite().all()
 
 
-def enqueue(x: Tensor, step: Tensor, finite: Tensor, pushes: Tensor, rows: Tensor, counts: Tensor) -> None:
-    """Copy rows of an activation into a slot of a ring.
+def enqueue(x: Tensor, step: Tensor, finite: Tensor | bool, ring: Ring) -> None:
+    """Copy rows of an activation into the next slot of a ring.
 
     Nothing here waits for the device or branches on data: where the batch is not finite, the slot's old content is
     written back.
@@ -21,11 +21,11 @@ def enqueue(x: Tensor, step: Tensor, finite: Tensor, pushes: Tensor, rows: Tenso
     Args:
         x: ``(N, C, *)``; as many of its rows as the ring has place for are drawn at random, without replacement.
         step: int64 tensor with one element, of which the choice of rows is a function.
-        finite: 0-d bool; where it is false, the ring stays as it is.
-        pushes: 0-d; slot ``pushes % size`` is written to.
-        rows: the ring, ``(size, capacity, C)``.
-        counts: how many rows are in each slot, ``(size,)``.
+        finite: 0-d bool; where it is false, the ring stays as it is. True or False where that is known at once.
+        ring: written to.
     """
+    pushes, rows, counts, totals = ring
+    finite = torch.as_tensor(finite, device=x.device)
     batch = x.movedim(1, -1)
     total, capacity = batch.shape[:-1].numel(), rows.shape[1]
     count = min(total, capacity)
@@ -37,8 +37,10 @@ def enqueue(x: Tensor, step: Tensor, finite: Tensor, pushes: Tensor, rows: Tenso
     old = rows.index_select(0, slot)
     new = torch.cat([chosen.to(old.dtype), old[0, count:]])[None]
     rows.index_copy_(0, slot, torch.where(finite, new, old))
-    old_count = counts.index_select(0, slot)
-    counts.index_copy_(0, slot, torch.where(finite, torch.full_like(old_count, count), old_count))
+    for state, value in ((counts, count), (totals, total)):
+        before = state.index_select(0, slot)
+        state.index_copy_(0, slot, torch.where(finite, torch.full_like(before, value), before))
+    pushes.add_(finite)
 
 
 def _take_rows(batch: Tensor, index: Tensor) -> Tensor:

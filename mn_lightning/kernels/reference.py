@@ -13,7 +13,7 @@ from mn_lightning.kernels.queue import all_finite, enqueue
 from mn_lightning.kernels.types import Activation, Head, Mixture, NormOptions, mean_of, weights_of
 from mn_lightning.utils.distributed import ALONE, Processes
 
-__all__ = ["all_finite", "as_output", "em", "enqueue", "fit", "lloyd", "mixture_norm", "sample_affine"]
+__all__ = ["all_finite", "em", "enqueue", "fit", "lloyd", "mixture_norm", "sample_affine"]
 
 
 def mixture_norm(
@@ -106,8 +106,3 @@ def sample_affine(x: Tensor, centred: bool, head: Head, parameters: tuple[Tensor
     slope, offset, *others = head(*moments, *parameters)
     shape = (*x.shape[:2], *(1 for _ in range(x.dim() - 2)))
     return torch.addcmul(offset.reshape(shape), x, slope.reshape(shape)), *others
-
-
-def as_output(view: Tensor) -> Tensor:
-    """Make of a view of :func:`mixture_norm`'s rows what a layer returns."""
-    return view

@@ -2,10 +2,10 @@
 
 ``reference`` takes everything. The other backends take what they are made for: tensors of their device that are
 computed with here and now. Compilers, exports, functorch's transforms and meta tensors get ``reference``: they make
-their own plan of it, and cannot look into other kernels.
+their own plan of it, and cannot look into other kernels. On a GPU, torch.compile takes ``triton``'s as operations.
 
 On a GPU it is the number of launches that costs, more than what they compute. ``triton`` therefore takes a norm as a
-whole, with the activation as it is, where the others take one pass over its rows; see :func:`gpu_kernels`.
+whole, in one launch; see :func:`gpu_kernels`.
 """
 
 import os
@@ -32,7 +32,7 @@ BackendName = Literal["reference", "cpu", "triton"]
 TRITON_BY_DEFAULT = True
 """Whether activations on a GPU are computed with ``triton`` unless told otherwise.
 
-On an H100 it takes between a quarter and two thirds of the reference's time for every layer and input measured.
+On an H200 it takes between a twentieth and a half of the reference's time for every layer and input measured.
 """
 
 LEAST_CAPABILITY = (8, 0)
@@ -67,17 +67,24 @@ def use(name: BackendName) -> Iterator[None]:
         _named.reset(before)
 
 
-def backend_for_rows(x: Tensor, activation: Activation | None = None, processes: Processes = ALONE) -> ModuleType:
-    """Pick the backend for passes over rows ``(G, B, M, D)``.
+def backend_for_rows(x: Tensor) -> ModuleType:
+    """Pick the backend for a fit to rows ``(G, B, M, D)``."""
+    return _chosen() if _is_eager(x) and x.shape[0] == 1 else reference
+
+
+def backend_for_mixture(
+    x: Tensor, one_mixture: bool = True, activation: Activation | None = None, processes: Processes = ALONE
+) -> ModuleType:
+    """Pick the backend for MixtureNorm of ``(N, C, *)``: ``cpu``, which takes it as it is, or ``reference``.
 
     Args:
-        x: the rows.
+        x: the activation.
+        one_mixture: whether there is one over its C-vectors, and not one for each channel.
         activation: applied inside the normalization.
-        processes: those that hold the rows between them.
+        processes: those that hold the batch between them.
     """
-    if not _is_eager(x) or x.shape[0] != 1 or processes.size > 1 or not cpu.knows(activation):
-        return reference
-    return _chosen()
+    taken = one_mixture and processes.size == 1 and _is_eager(x) and cpu.knows(activation)
+    return _chosen() if taken else reference
 
 
 def backend_for_samples(x: Tensor) -> ModuleType:
@@ -107,17 +114,38 @@ def gpu_kernels(
         x: an activation ``(N, C, *)``, or something else that has its rows.
         components: number of components or modes.
         processes: those that hold the batch between them.
-        features: length of a row, C by default.
+        features: length of a row, C by default; of rows alone, which no compiler is given the kernels for.
     """
-    if torch.compiler.is_compiling() or (x.device.type != "cuda" and not _interpreting()):
+    if processes.size > 1:
         return None
-    named = _named.get()
-    if not (TRITON_BY_DEFAULT if named is None else named == "triton"):
+    if torch.compiler.is_compiling():
+        if features is not None or torch.compiler.is_exporting() or not _compiles_with_triton(x.device):
+            return None
+        from mn_lightning.kernels.triton import norms
+
+        kernels: ModuleType | None = norms
+    elif not _takes_triton(x.device) or not _is_here_and_now(x):
         return None
-    if processes.size > 1 or not _is_here_and_now(x):
-        return None
-    kernels = _triton(x.device)
+    else:
+        kernels = _triton(x.device)
     return kernels if kernels is not None and kernels.takes(x, features or x.shape[1], components) else None
+
+
+def _takes_triton(device: torch.device) -> bool:
+    """Whether activations on a device are computed with ``triton``, as far as has been said."""
+    if device.type != "cuda" and not _interpreting():
+        return False
+    named = _named.get()
+    return TRITON_BY_DEFAULT if named is None else named == "triton"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _compiles_with_triton(device: torch.device) -> bool:
+    """Whether torch.compile takes the kernels as they are, each as one operation; it sticks to what is found here.
+
+    What is exported may be run where this package is not: it gets torch's operations.
+    """
+    return _takes_triton(device) and _triton(device) is not None
 
 
 @lru_cache
@@ -143,7 +171,7 @@ def _fault(device: torch.device) -> str:
 
     ones = torch.ones(1, 1, device=device)
     try:  # one may be without a C compiler, for example, which Triton needs to start its first kernel
-        norms.all_finite(Mixture(ones[0], ones, ones))
+        norms.try_out(Mixture(ones[0], ones, ones))
     except Exception as error:
         return f"Triton does not work here ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
     return ""

@@ -79,6 +79,31 @@ class NormOptions(NamedTuple):
         return torch.where(weights > 0, weights, 1).rsqrt() if self.scale == "sqrt" else torch.ones_like(weights)
 
 
+class Ring(NamedTuple):
+    """What is kept of the last batches, a slot for each.
+
+    Attributes:
+        pushes: how many batches have come, 0-d int64; the next one goes into slot ``pushes % size``.
+        rows: ``(size, capacity, C)``.
+        counts: how many rows are in each slot, ``(size,)``.
+        totals: how many rows the batch of each slot had, ``(size,)``.
+    """
+
+    pushes: Tensor
+    rows: Tensor
+    counts: Tensor
+    totals: Tensor
+
+
+class FitOptions(NamedTuple):
+    """How to fit a mixture: the arguments of ``functional.fit_mixture`` of these names."""
+
+    n_components: int
+    em_iters: int
+    step: Tensor
+    fit_rows: int | None
+
+
 def mean_of(mixture: Mixture) -> Tensor:
     """Mean of a mixture, ``(G, 1, D)``: relative to it, a large common offset of the rows costs no digits."""
     return (mixture.weights.unsqueeze(-1) * mixture.means).sum(1, keepdim=True)

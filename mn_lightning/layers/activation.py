@@ -25,7 +25,7 @@ def out_of_place(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], T
     if _changes_its_input(activation):
         raise ValueError(
             f"MixtureNorm got activation={activation!r}, which changes its input in place; give one that returns a new "
-            "tensor, as torch.nn.functional.relu"
+            "tensor, such as torch.nn.functional.relu"
         )
     return activation
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mn_lightning.functional.mixture import FitOptions, fit_mixture, mixture_moments, normalize
+from mn_lightning.functional.mixture import fit_mixture, mixture_moments, normalize
 from mn_lightning.functional.rows import (
     GRANULARITIES,
     Granularity,
@@ -18,8 +18,7 @@ from mn_lightning.functional.rows import (
     is_empty,
     unchanged,
 )
-from mn_lightning.kernels.select import backend_for_queue
-from mn_lightning.kernels.types import AFFINES, SCALES, Affine, Mixture, NormOptions, Scale
+from mn_lightning.kernels.types import AFFINES, SCALES, Affine, FitOptions, Mixture, NormOptions, Scale
 from mn_lightning.layers.activation import out_of_place
 from mn_lightning.layers.alignment import aligned
 from mn_lightning.layers.batch_norm import device_and_dtype, is_synchronized
@@ -281,12 +280,8 @@ class MixtureNorm(KeepsStatistics):
         weight = self.weight if self.log_weight is None else self.log_weight.exp()
         affine = self.affine or "output"
         options = NormOptions(self.training, self.eps, affine, self.scale, self.activation, self.min_weight)
-        y, fitted = normalize(input, mixture, weight, self.bias, options, self.granularity, processes)
+        y, finite = normalize(input, mixture, weight, self.bias, options, self.granularity, processes)
         if tracked:
-            # A value that is not finite anywhere in the batch has reached the means, if all of it is fitted to.
-            finite = backend_for_queue(input).all_finite(fitted)
-            if self.fit_rows is not None:
-                finite = finite & input.detach().sum().isfinite()
             self.queue.push(input, step, finite)
         return y
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mn_lightning.kernels.select import backend_for_queue
+from mn_lightning.kernels.types import Ring
 from mn_lightning.utils.checks import check_at_least
 from mn_lightning.utils.random import Stream, uniform
 
@@ -82,13 +83,13 @@ class BatchQueue(nn.Module):
             buffer.zero_()
 
     @torch.no_grad()
-    def push(self, input: Tensor, step: Tensor, finite: Tensor) -> None:
+    def push(self, input: Tensor, step: Tensor, finite: Tensor | bool) -> None:
         """Enqueue rows of an activation.
 
         Args:
             input: ``(N, C, *)``.
             step: int64 tensor with one element, of which the choice of rows is a function.
-            finite: 0-d bool; where it is false, the queue stays as it is.
+            finite: 0-d bool; where it is false, the queue stays as it is. True or False where that is known at once.
         """
         input = input.detach()
         total = input.numel() // input.shape[1]
@@ -96,11 +97,8 @@ class BatchQueue(nn.Module):
             grown = self.rows.new_zeros(self.size, total, self.rows.shape[2])
             grown[:, : self.rows.shape[1]] = self.rows
             self.rows = grown
-        slot = (self.pushes % self.size).reshape(1)
-        old_total = self.totals.index_select(0, slot)
-        self.totals.index_copy_(0, slot, torch.where(finite, torch.full_like(old_total, total), old_total))
-        backend_for_queue(input).enqueue(input, step, finite, self.pushes, self.rows, self.counts)
-        self.pushes.add_(finite)
+        ring = Ring(self.pushes, self.rows, self.counts, self.totals)
+        backend_for_queue(input).enqueue(input, step, finite, ring)
 
     def draw(self, decay: float, step: Tensor) -> Tensor:
         """Draw ``decay ** age`` of each batch's kept rows, age 0 being the newest.

@@ -1,4 +1,4 @@
-"""LightningModules and the networks they take."""
+"""LightningModules, and networks for them."""
 
 from mn_lightning.models.classifier import ImageClassifier
 from mn_lightning.models.classifier_features import ClassifierFeatures

@@ -1,4 +1,4 @@
-"""What the LightningModules of this package share: what they do with a checkpoint beside what Lightning does."""
+"""What the LightningModules of this package share: how they load checkpoints."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class SwappableModule(LightningModule):
-    """A LightningModule that refuses the weights of other norm layers in one line, with or without callbacks.
+    """A LightningModule that refuses weights of other norm layers in one line, with or without callbacks.
 
-    A checkpoint brings it numbers only: ``load_from_checkpoint`` reads it in a way that cannot run code, and builds
-    nothing that it names.
+    Only numbers are taken from a checkpoint: ``load_from_checkpoint`` reads the file in a way that cannot run code, and
+    builds no class that the file names.
 
-    A run that is resumed in the middle of an epoch goes on with the next batch, as
-    :func:`~mn_lightning.utils.loaders.restore_place` sees to.
+    A run that is resumed in the middle of an epoch continues with the next batch, see
+    :func:`~mn_lightning.utils.loaders.restore_place`.
     """
 
     @classmethod
@@ -34,26 +34,26 @@ class SwappableModule(LightningModule):
         weights_only: bool | None = None,
         **kwargs: Any,
     ) -> "Self":
-        """Load as Lightning does, but build nothing that the file names.
+        """Load as Lightning does, but build no class that the file names.
 
         :func:`mn_lightning.checkpoints.load_from_checkpoint` does so too, and swaps the layers first.
 
         Args:
-            checkpoint_path: of a file, an address, or an open file.
-            map_location: as ``torch.load`` takes it.
-            hparams_file: a file of hyperparameters in place of those in the checkpoint.
+            checkpoint_path: path or web address of a file, or an open file.
+            map_location: as for ``torch.load``.
+            hparams_file: a file with hyperparameters to use instead of the checkpoint's.
             strict: as in :meth:`load_state_dict`.
-            weights_only: False trusts the file, and does what Lightning does.
+            weights_only: False only for a file that you trust: it is then loaded as Lightning does.
             **kwargs: arguments of the class.
 
         Raises:
-            ValueError: the file is no checkpoint, or names classes for arguments that are not given.
+            ValueError: the file is not a checkpoint, or names classes for arguments that are not given.
         """
         arguments = arguments_for_loading(checkpoint_path, kwargs, weights_only)
         return super().load_from_checkpoint(checkpoint_path, map_location, hparams_file, strict, **arguments)
 
     def on_train_start(self) -> None:
-        """Go on in the training data where the checkpoint was saved."""
+        """Continue in the training data where the checkpoint was saved."""
         restore_place(self.trainer)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

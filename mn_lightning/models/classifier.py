@@ -20,8 +20,8 @@ SchedulerInterval = Literal["epoch", "step"]
 class ImageClassifier(SwappableModule):
     """Trains a network with cross entropy and logs loss and top-1 accuracy.
 
-    Logged are ``train_loss`` (every step), ``train_acc``, ``val_loss``, ``val_acc``, ``test_loss`` and ``test_acc``
-    (every epoch, as means over images), and with ``top_k=5`` also ``val_top5_acc`` and ``test_top5_acc``.
+    It logs ``train_loss`` (every step), ``train_acc``, ``val_loss``, ``val_acc``, ``test_loss`` and ``test_acc`` (every
+    epoch, as means over images), and with ``top_k=5`` also ``val_top5_acc`` and ``test_top5_acc``.
 
     Hyperparameters are not saved in the checkpoint, because a network among them could not be read with
     ``weights_only=True``; give the network again to ``ImageClassifier.load_from_checkpoint(path, network=...)``.
@@ -29,17 +29,17 @@ class ImageClassifier(SwappableModule):
     Args:
         network: maps a batch of images to logits of shape ``(N, num_classes)``.
         num_classes: number of classes.
-        optimizer: makes the optimizer from the parameters; by default Adam with learning rate 0.001. The papers' are in
-            :mod:`mn_lightning.models.recipes`.
+        optimizer: makes the optimizer from the parameters; by default Adam with learning rate 0.001. The papers'
+            optimizers are in :mod:`mn_lightning.models.recipes`.
         lr_scheduler: makes the learning rate scheduler from the optimizer; none by default. A ``ReduceLROnPlateau``
             watches ``val_loss``.
         lr_scheduler_interval: ``"epoch"`` steps the scheduler once an epoch, ``"step"`` after each optimizer step, as
             Deecke et al. count in Section 4.1.
-        top_k: also log how often the label is among this many most probable classes, in validation and test.
+        top_k: in validation and test, also log how often the label is among the ``top_k`` most probable classes.
 
     Raises:
-        ValueError: a ``top_k`` that is not between 1 and ``num_classes``; another ``lr_scheduler_interval``; in
-            training, logits of another shape.
+        ValueError: ``top_k`` is not between 1 and ``num_classes``; ``lr_scheduler_interval`` is neither of the two; in
+            training, the logits have another shape.
     """
 
     def __init__(
@@ -116,7 +116,8 @@ class ImageClassifier(SwappableModule):
         accuracy = getattr(self, f"{stage}_acc")
         accuracy(logits, labels)
         each_step = stage == "train"
-        # The last batch can be smaller: Lightning weights the means of an epoch with the batch size that it is told.
+        # The last batch can be smaller. Lightning weights the means of an epoch by the batch size that it is given
+        # here.
         self.log(
             f"{stage}_loss",
             loss,

@@ -1,4 +1,4 @@
-"""A trained classifier as feature extractor."""
+"""A trained classifier as a feature extractor."""
 
 import pickle
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ _PREFIX = "network."
 class ClassifierFeatures(nn.Module):
     """The penultimate activations of a trained :class:`~mn_lightning.models.ImageClassifier`.
 
-    For images where Inception says little, as digits or clothes, ``FIDCallback(feature_extractor=ClassifierFeatures(
-    ...))`` logs a Fréchet distance in the features of a classifier of such images, as ``fd_classifier``. Values can
-    only be compared with values of the same checkpoint.
+    Inception's features say little about images such as digits or clothes. For these,
+    ``FIDCallback(feature_extractor=ClassifierFeatures(...))`` logs a Fréchet distance in the features of a classifier
+    of such images, as ``fd_classifier``. Values can only be compared with values from the same checkpoint.
 
     Args:
-        checkpoint: file that the Trainer has saved of an ``ImageClassifier``.
+        checkpoint: file that a Trainer saved for an ``ImageClassifier``.
         network: the network that the classifier was trained with, which the checkpoint does not hold. Its last
             ``nn.Linear`` takes the features.
-        mean: of intensities in [0, 1], one for each channel of the images that the classifier was trained on.
-        std: likewise.
+        mean: mean of the intensities in [0, 1], one for each channel of the images that the classifier was trained on.
+        std: their standard deviation, likewise.
         image_size: height and width to which images are resized bilinearly; None leaves them as they are.
 
     Attributes:
-        name: ``"classifier"``, which FIDCallback logs by.
+        name: ``"classifier"``, for the names under which FIDCallback logs.
         num_features: number D of features.
 
     Raises:
@@ -71,7 +71,7 @@ class ClassifierFeatures(nn.Module):
         return super().train(False)
 
     def extra_repr(self) -> str:
-        """Return what is done to the images, in torch's form."""
+        """Return the settings, as they are shown in the module's ``repr``."""
         return f"mean={self.mean}, std={self.std}, image_size={self.image_size}"
 
     @torch.no_grad()
@@ -96,7 +96,7 @@ class ClassifierFeatures(nn.Module):
     def _penultimate(self, pixels: Tensor) -> Tensor:
         seen: list[Tensor] = []
         last = [module for module in self.network.modules() if isinstance(module, nn.Linear)][-1]
-        # Removed again at once: a hook on a module would be copied and pickled with it.
+        # Removed at once, because a hook on a module would be copied and pickled with it.
         handle = last.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
         try:
             self.network(pixels)

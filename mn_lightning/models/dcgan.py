@@ -20,21 +20,21 @@ class DCGAN(SwappableModule):
     """Trains a generator of images against a discriminator (Kalayeh & Shah, Section 5.3; Radford et al., 1511.06434).
 
     One training step is one update of the discriminator and then one of the generator, each on latents of its own, with
-    the non-saturating loss; with ``as_published`` it is another. Logged in every step are ``discriminator_loss``, the
-    sum of the cross entropies of a real and of a generated batch, and ``generator_loss``. There is nothing to validate:
-    a callback measures the samples.
+    the non-saturating loss; ``as_published`` changes this. Every step logs ``discriminator_loss``, which is the sum of
+    the cross entropies of a real and of a generated batch, and ``generator_loss``. There is no validation step: a
+    callback measures the samples.
 
-    In each step the generator's norms see two training batches, one for each update, both made by the same weights.
-    BatchNorm's running statistics count both. So does MixtureNorm's queue: its 20 batches are those of the last 10
-    steps. With ``as_published`` it is one batch, and the queue holds 20 steps.
+    In each step the generator's norms see two training batches, one for each update, both made with the same weights.
+    BatchNorm's running statistics include both. So does MixtureNorm's queue: its 20 batches come from the last 10
+    steps. With ``as_published`` there is one batch in a step, and the queue holds 20 steps.
 
-    Latents are uniform in [-1, 1) and drawn from torch's random state, on the module's device. A resumed run repeats
-    the uninterrupted one, bit for bit, with a ``RandomStateCallback``, which puts that state into checkpoints; the
-    command line adds it. In several processes each draws the latents of all and takes its share, because
-    ``seed_everything`` leaves them all with the same random state.
+    Latents are uniform in [-1, 1) and drawn from torch's random state, on the module's device. With a
+    ``RandomStateCallback``, which puts that state into checkpoints, a resumed run repeats the uninterrupted one bit for
+    bit; the command line adds this callback. With several processes, each draws the latents of all and takes its share,
+    because ``seed_everything`` gives them all the same random state.
 
-    The gradients are averaged over processes after each of the two backward passes, so that the plain ``ddp`` strategy
-    does; sharded strategies are not supported. Automatic gradient accumulation and clipping are refused by Lightning.
+    The gradients are averaged over processes after each of the two backward passes, so the plain ``ddp`` strategy is
+    enough; sharded strategies are not supported. Lightning refuses automatic gradient accumulation and clipping.
 
     Optimizers and sizes are not saved in the checkpoint; give them again to ``DCGAN.load_from_checkpoint``.
 
@@ -42,22 +42,24 @@ class DCGAN(SwappableModule):
         channels: channels of the images.
         image_size: height and width of the images in pixels, 32 or 64.
         latent_features: length of a latent vector.
-        base_channels: number of channels at the image's end of both networks; they have up to eight times as many.
-        discriminator_norm: ``"batch"``, or ``"spectral"`` for spectral normalization in BatchNorm's place.
+        base_channels: number of channels next to the image in both networks; other layers have up to eight times as
+            many.
+        discriminator_norm: ``"batch"``, or ``"spectral"`` for spectral normalization instead of BatchNorm.
         generator_optimizer: makes the generator's optimizer from its parameters; by default the paper's, Adam with
             learning rate 2e-4 and betas (0, 0.9).
         discriminator_optimizer: likewise.
-        max_generator_steps: stop the training after so many updates of the generator; None leaves that to the Trainer.
-        as_published: train as the library does from which Kalayeh & Shah have their recipe
-            (github.com/pfnet-research/chainer-gan-lib): one generated batch a step for both losses, the generator is
-            updated first, and the projected latents are normalized over all their features.
+        max_generator_steps: number of generator updates after which the training stops; None leaves that to the
+            Trainer.
+        as_published: train as the library from which Kalayeh & Shah took their recipe
+            (github.com/pfnet-research/chainer-gan-lib): each step makes one generated batch for both losses, the
+            generator is updated first, and the projected latents are normalized over all their features.
 
     Attributes:
         generator: ``(N, latent_features)`` to images in [-1, 1].
         discriminator: images to logits ``(N,)``.
 
     Raises:
-        ValueError: an argument out of range; in training, images of another shape or beyond [-1, 1].
+        ValueError: an argument is out of range; in training, images have another shape or values beyond [-1, 1].
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class DCGAN(SwappableModule):
 
     @property
     def generator_steps(self) -> int:
-        """Updates of the generator so far, which papers count; ``trainer.global_step`` counts both optimizers'."""
+        """Updates of the generator so far, as papers count; ``trainer.global_step`` counts those of both optimizers."""
         return self._generator_steps
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -107,11 +109,11 @@ class DCGAN(SwappableModule):
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Make ``n`` images in whatever mode, training or evaluation, the module is in.
+        """Make ``n`` images in the module's current mode, training or evaluation.
 
         Args:
-            n: how many.
-            generator: where the latents are drawn from, on any device; by default torch's random state.
+            n: number of images.
+            generator: source of the latents, on any device; by default torch's random state.
 
         Returns:
             ``(n, channels, image_size, image_size)`` in [-1, 1], on the module's device.
@@ -138,12 +140,13 @@ class DCGAN(SwappableModule):
     def _update_in_turn(self, images: Tensor) -> None:
         generator_optimizer, discriminator_optimizer = cast(list[LightningOptimizer], self.optimizers())
 
-        # Each optimizer freezes the other's network. Autocast depends on it: a weight that it casts without gradients
-        # it would keep for the second pass, were it not frozen. DDP's own averaging is off: it waits for both networks.
+        # Each optimizer freezes the other's network. Autocast needs that: it keeps its cast copies of weights, and
+        # would use a copy that was made without gradients in the second pass. DDP's own averaging is off, because it
+        # waits for both networks.
         with discriminator_optimizer.toggle_model(sync_grad=False):
             with torch.no_grad():
                 fakes = self(self._training_latents(len(images)))
-            # Separate batches, as in DCGAN: the norms see real or generated images, never both.
+            # Separate batches, as in DCGAN, so that the norms never see real and generated images together.
             loss = discriminator_loss(self.discriminator(images), self.discriminator(fakes))
             self._update(loss, discriminator_optimizer)
         self._log_loss("discriminator_loss", loss, len(images))
@@ -162,14 +165,14 @@ class DCGAN(SwappableModule):
             real_logits, fake_logits = self.discriminator(images), self.discriminator(fakes)
             of_generator = generator_loss(fake_logits)
             of_discriminator = discriminator_loss(real_logits, fake_logits)
-            # Each backward pass goes to the weights of one network only.
+            # Each backward pass computes gradients of one network only.
             self._update(of_generator, generator_optimizer, inputs=_trained(self.generator), retain_graph=True)
             self._update(of_discriminator, discriminator_optimizer, inputs=_trained(self.discriminator))
         self._log_loss("discriminator_loss", of_discriminator, len(images))
         self._log_loss("generator_loss", of_generator, len(images))
 
     def statistics_step(self, batch: Tensor | list[Tensor] | tuple[Tensor, ...]) -> None:
-        """Make the passes of a training step, for ``UpdateNormsCallback``.
+        """Run the forward passes of a training step, for ``UpdateNormsCallback``.
 
         Args:
             batch: as in :meth:`training_step`.
@@ -187,7 +190,7 @@ class DCGAN(SwappableModule):
         ]
 
     def on_train_start(self) -> None:
-        """Go on where the checkpoint was saved; do no further step if it has them all."""
+        """Go on where the checkpoint was saved; stop at once if all generator steps were done."""
         super().on_train_start()
         self._stop_if_done()
 
@@ -231,7 +234,7 @@ class DCGAN(SwappableModule):
                 f"DCGAN got images of shape {tuple(images.shape)}; it takes (N, {', '.join(map(str, expected))}), "
                 "change its channels or image_size, or those of the data"
             )
-        # Only once, because it waits for the device.
+        # Checked only once, because the check waits for the device.
         if self._generator_steps == 0 and (furthest := images.abs().max().item()) > 1.001:
             raise ValueError(
                 f"DCGAN got images with values up to {furthest:.3g} away from 0; its own are in [-1, 1], scale the "
@@ -244,7 +247,7 @@ def _trained(network: nn.Module) -> list[nn.Parameter]:
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Return the cross entropy of calling real images real plus that of calling generated ones generated, in float32.
+    """Return the cross entropy for real images with label real plus that for generated ones with label generated.
 
     Args:
         real_logits: ``(N,)``.

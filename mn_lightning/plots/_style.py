@@ -1,4 +1,4 @@
-"""What the pictures have in common: line styles, densities, ticks."""
+"""What the pictures share: line styles, densities, ticks."""
 
 import textwrap
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = (palette.BLUE, palette.ORANGE, palette.GREEN, palette.PURPLE, palette.SKY_BLUE)
-"""Of components, modes and layers; black is for the whole, and vermilion for the reference."""
+"""Colours of components, modes and layers. Black is for the whole, and vermilion for the reference."""
 DASHES: tuple[Any, ...] = (
     "-",
     "--",
@@ -30,19 +30,19 @@ REFERENCE: dict[str, Any] = {"color": palette.VERMILION, "linestyle": ":", "line
 DATA = palette.LIGHT_GREY
 
 WIDTH = 5.6
-"""Inches, of every picture: print of 9 points is then 9 pixels high where the picture is 400 pixels wide."""
+"""Width of every picture in inches. Text of 9 points is then 9 pixels high if the picture is shown 400 pixels wide."""
 PRINT: dict[str, Any] = {"fontsize": 9}
 SMALL: dict[str, Any] = {"fontsize": 8}
 LETTERS_IN_A_LINE = 60
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Colour and dashes of the line of this index, from 0; the first 45 differ."""
+    """Colour and dashes of the line with this index, from 0; the first 45 are different."""
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
 
 
 def title_above(figure: "Figure", title: str) -> None:
-    """Write ``title`` above all; a long one, as the name of a layer deep in a network can be, on several lines."""
+    """Write ``title`` above the picture; a long one, such as the name of a deep layer, on several lines."""
     if title:
         figure.suptitle("\n".join(textwrap.wrap(title, LETTERS_IN_A_LINE)), fontsize=10)
 
@@ -55,12 +55,12 @@ def densities(x: np.ndarray, weights: np.ndarray, means: np.ndarray, variances: 
 
 
 def as_numpy(values: Tensor) -> np.ndarray:
-    """Return float64 on the CPU."""
+    """Return the values as float64 on the CPU."""
     return np.asarray(values.detach().double().cpu())
 
 
 def few_ticks(axes: "Axes", steps: int = 3) -> None:
-    """Label few ticks, as small panels need: those of at most ``steps`` equal steps along x."""
+    """Label few ticks, for small panels: at most ``steps`` equal steps along x."""
     axes.tick_params(labelsize=8, length=2)
     axes.locator_params(axis="x", nbins=steps, steps=[1, 2, 3, 4, 5, 6, 8, 10])
     axes.locator_params(axis="y", nbins=4)

@@ -1,4 +1,4 @@
-"""Activations before and after their normalization, Figure 1 of Kalayeh & Shah."""
+"""Draw activations before and after their normalization, Figure 1 of Kalayeh & Shah."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 BINS = 60
 TAIL = 0.001
-"""Share of the values beyond either end of a panel: one far outlier would press all others into a single bin."""
+"""Share of the values that are left out at each end of a panel: one far outlier would press all others into one bin."""
 TALLEST = 2.5
-"""Height of a panel with a bar that is cut, in units of the highest density drawn over the bars."""
+"""Height of a panel in which a bar is cut, in units of the highest density that is drawn over the bars."""
 SHOWN_IN_LEGEND = 12
 LEGEND_COLUMNS = 3
 
@@ -46,25 +46,25 @@ LEGEND_COLUMNS = 3
 def plot_activations(
     input: Tensor, layer: MixtureNorm | ModeNorm, channels: Sequence[int] | None = None, title: str = ""
 ) -> "Figure":
-    """Draw histograms of a layer's input, of what BatchNorm makes of it, and of what the layer makes of it.
+    """Draw histograms of a layer's input, of its normalization by BatchNorm, and of its normalization by the layer.
 
-    There is a row for each channel. On the left is the input. Over it are the mixture that the layer assumes, its
-    components, and the Gaussian that BatchNorm assumes. In the middle and on the right are the values after each
-    normalization, without the affine map, with a Gaussian of the same mean and variance. The outermost 0.1% at each
-    side are not shown. Where a bar is cut, a number says how many times as high as the panel it is.
+    There is a row for each channel. On the left is the input. Lines over it show the mixture that the layer assumes,
+    its components, and the Gaussian that BatchNorm assumes. In the middle and on the right are the values after each
+    normalization, without the affine map, and a Gaussian of the same mean and variance. The outermost 0.1% at each side
+    are not shown. If a bar is cut, a number says how many times as high as the panel it is.
 
     Args:
-        input: what the layer is given, ``(N, C, *)``.
+        input: the layer's input, ``(N, C, *)``.
         layer: in the state in which evaluation uses it.
-        channels: which to draw; by default four, from the one that a single Gaussian describes best to the one for
-            which the mixture gains most.
-        title: above all, such as the layer's name.
+        channels: the channels to draw; by default four, from the one that a single Gaussian describes best to the one
+            for which the mixture improves most on it.
+        title: text above the picture, such as the layer's name.
 
     Returns:
         A figure with a row of three panels for each channel.
 
     Raises:
-        ValueError: a channel that the layer does not have, or none.
+        ValueError: a channel is given that the layer does not have, or no channel at all.
 
     Examples:
         >>> layer = MixtureNorm(8, n_components=2)
@@ -95,7 +95,7 @@ def plot_activations(
         weight = weights[:, channel] if weights.ndim == 2 else weights
         parts = densities(x, weight, means[:, channel], variances[:, channel] + layer.eps)
         for k in np.flatnonzero(weight > 0):
-            label = f"{part} {k + 1}" if k < SHOWN_IN_LEGEND else "_"  # matplotlib leaves names with _ out
+            label = f"{part} {k + 1}" if k < SHOWN_IN_LEGEND else "_"  # matplotlib hides names that start with _
             left.plot(x, parts[k], linewidth=1.3, label=label, **line_style(int(k)))
         left.plot(x, parts.sum(0), color=WHOLE, linewidth=1.6, label=f"{whole} (their sum)")
         left.plot(x, _gaussian(x, before[:, row]), label="Gaussian (BatchNorm)", **REFERENCE)
@@ -120,30 +120,30 @@ def check_channels_exist(channels: Sequence[int], count: int) -> None:
     """Refuse channels that a layer of ``count`` channels does not have.
 
     Raises:
-        ValueError: one of those, or no channel at all.
+        ValueError: there is such a channel, or no channel at all.
     """
     if not channels or not all(0 <= channel < count for channel in channels):
         raise ValueError(f"channels got {list(channels)}; the layer has 0 to {count - 1}, give one or more of them")
 
 
 def _histogram(axes: "Axes", values: np.ndarray) -> np.ndarray:
-    """Draw the histogram of ``values``, and return where to draw densities over it."""
+    """Draw the histogram of ``values``, and return the points at which to draw densities over it."""
     low, high = np.quantile(values, (TAIL, 1 - TAIL))
-    margin = 0.05 * (high - low) or 0.5  # all values may be the same
+    margin = 0.05 * (high - low) or 0.5  # all values may be equal
     low, high = low - margin, high + margin
     counts, edges = np.histogram(values, bins=BINS, range=(low, high))
-    # A share of all values, also of those beyond the panel: the densities over it are of all, too.
+    # A share of all values, including those beyond the panel, because the densities over it describe all of them.
     axes.stairs(counts / (len(values) * np.diff(edges)), edges, fill=True, color=DATA, label="activations")
     axes.set_xlim(low, high)
     few_ticks(axes)
-    axes.set_yticks([])  # a density says nothing that its shape does not
+    axes.set_yticks([])  # its shape says everything about a density
     return np.linspace(low, high, 400)
 
 
 def _limit_height(axes: "Axes") -> None:
-    """Keep densities readable beside a spike, such as that of a constant background; say how far it is cut."""
+    """Keep densities readable beside a spike, such as that of a constant background; write how much of it is cut."""
     heights, edges, _ = axes.patches[0].get_data()  # type: ignore[attr-defined]
-    # Densities of constant activations may all lie outside the panel.
+    # All densities of constant activations may lie outside the panel.
     curves = max(float(np.max(line.get_ydata())) for line in axes.lines) or float(heights.max())
     whole = 1.1 * float(heights.max())
     # A bar that is hardly higher than that is shown whole: "cut at 1.0 times its height" says nothing.

@@ -1,4 +1,4 @@
-"""How many components stay in use, Figure 6 of Kalayeh & Shah."""
+"""Draw how many components stay in use, Figure 6 of Kalayeh & Shah."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -15,26 +15,26 @@ NUMBER = "components"
 IN_TRAINING = "training_components"
 FEW = 8
 LETTERS_IN_A_LEGEND = 84
-"""Of one line below the picture."""
+"""Letters in one line below the picture."""
 COLOURS = "cividis"
-"""From the first layer to the last: the colours of the other pictures are those of components."""
+"""Colours from the first layer to the last. The colours of the other pictures stand for components."""
 SHIFT = 0.05
-"""Lines are drawn so far from each other, of equal numbers all but one would be hidden; at most MAX_SHIFT in all."""
+"""Distance between lines of equal numbers, which would hide each other; at most MAX_SHIFT in all."""
 MAX_SHIFT = 0.6
 
 
 def plot_components(histories: Mapping[str, History]) -> "Figure":
-    """Draw how many components each mixture used in the training, or, where that was not recorded, after each epoch.
+    """Draw how many components each mixture used in training or, if that was not recorded, after each epoch.
 
     Args:
-        histories: by layer's name, as MixtureMonitor recorded them; layers without either number are left out.
+        histories: by layer's name, from MixtureMonitor; layers without either number are left out.
 
     Returns:
         A figure with a line for each layer, dark for the first and light for the last. Lines of several layers are
         shifted a little, by up to 0.3.
 
     Raises:
-        ValueError: no layer has the number.
+        ValueError: no layer has such numbers.
 
     Examples:
         >>> history = History()
@@ -58,7 +58,7 @@ def plot_components(histories: Mapping[str, History]) -> "Figure":
     shifts = np.linspace(reach, -reach, len(drawn))
     for index, (name, history) in enumerate(drawn.items()):
         values = np.asarray(history.values[numbers[name]]) + shifts[index]
-        # Points of many lines hide their dashes; a line of one epoch is nothing but a point.
+        # Points would hide the dashes of many lines, but a line of one epoch is only a point.
         marker = "o" if len(drawn) <= FEW or len(history.steps) == 1 else ""
         width = 1.5 if len(drawn) <= FEW else 1.0
         style = {"color": colours[index], "linestyle": DASHES[index % len(DASHES)]}

@@ -1,4 +1,4 @@
-"""A mixture in the course of its training, Figure 5 of Kalayeh & Shah."""
+"""Draw a mixture at several moments of the training, Figure 5 of Kalayeh & Shah."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -31,21 +31,21 @@ def plot_evolution(
 ) -> "Figure":
     """Draw a layer's mixture at about 20, 40, 60, 80 and 100% of the training: weights, and densities by channel.
 
-    A component has the number and the colour that it has in the layer, as in the other pictures. Each refit keeps the
-    order of the components of the one before, by the distances of their means. So a colour is the same component from
-    one moment to the next, as far as there is such a thing. (The paper numbers them by weight at each moment.)
+    A component has the number and colour that it has in the layer, as in the other pictures. Each refit keeps the order
+    of the components from the refit before, by the distances between their means. So a colour is the same component at
+    all moments, as far as components can be followed. (The paper numbers them by weight at each moment.)
 
     Args:
-        history: as MixtureMonitor recorded it, with at least one mixture.
-        channels: which to draw, of those that ``history`` holds; by default four, spread evenly over them.
-        title: above all, such as the layer's name.
-        what: ``"component"``, or ``"mode"`` for the history of a ModeNorm.
+        history: from MixtureMonitor, with at least one mixture.
+        channels: the channels to draw, out of those that ``history`` holds; by default four of them, evenly spread.
+        title: text above the picture, such as the layer's name.
+        what: the word for one of them: ``"component"``, or ``"mode"`` for the history of a ModeNorm.
 
     Returns:
-        A figure with a column for each moment and a row for each channel, under one for the weights.
+        A figure with a column for each moment. The first row shows the weights; below is a row for each channel.
 
     Raises:
-        ValueError: ``history`` holds no mixture, or not those of a channel.
+        ValueError: ``history`` holds no mixture, or does not hold one of the channels.
 
     Examples:
         >>> import torch
@@ -76,7 +76,7 @@ def plot_evolution(
     for panel, snapshot, (weights, _, _) in zip(panels[0], moments, mixtures, strict=True):
         share = f"\n{snapshot.step / end:.0%}" if end else ""
         panel.set_title(f"epoch {snapshot.epoch}{share}", **PRINT)
-        # The components of one channel's mixture have nothing to do with those of another's.
+        # The components of one channel's mixture are unrelated to those of another channel's.
         heights = np.sort(weights, axis=0)[::-1].mean(1) if own_mixtures else weights[:, 0]
         for k, height in enumerate(heights):
             panel.bar(k + 1, height, color=DATA if own_mixtures else line_style(k)["color"])
@@ -108,14 +108,14 @@ def plot_evolution(
 
 
 def at_fractions(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
-    """Choose those nearest to the fifths of the training that ends with the last of them; each once."""
+    """Choose the snapshots nearest to each fifth of the training, which ends with the last snapshot; each only once."""
     end = snapshots[-1].step
     nearest = [min(snapshots, key=lambda snapshot: abs(snapshot.step - share * end)) for share in FRACTIONS]
     return list({snapshot.step: snapshot for snapshot in nearest}.values())
 
 
 def _by_channel(mixture: Mixture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights, means and variances, all ``(K, c)``."""
+    """Return weights, means and variances, all ``(K, c)``."""
     weights, means, variances = (as_numpy(part) for part in mixture)
     weights = np.broadcast_to(weights[:, None] if weights.ndim == 1 else weights, means.shape)
     return weights, means, np.maximum(variances, 1e-12)

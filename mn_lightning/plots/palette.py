@@ -1,4 +1,4 @@
-"""The colours of all pictures: Okabe & Ito's, which people with any colour vision can tell apart.
+"""The colours of all pictures, from Okabe & Ito: people with any colour vision can tell them apart.
 
 Their yellow is left out: it is too pale for a line.
 """

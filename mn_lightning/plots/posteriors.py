@@ -1,4 +1,4 @@
-"""The images that a layer puts together, Figure 2 of Deecke et al."""
+"""Draw the images that a layer puts together, Figure 2 of Deecke et al."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 IMAGES = 12
 _IN_A_LINE = 6
 _COLUMN, _LINE, _HEADING = 1.1, 1.3, 0.45
-"""Width of a column, and heights of a line of images and of the text above them, in units of an image's."""
+"""Width of a column, height of a row of images, and height of the text above it, in units of an image."""
 
 
 def plot_posteriors(
@@ -23,20 +23,21 @@ def plot_posteriors(
     """Show the images with the highest gates of a ModeNorm, or the highest posteriors of a MixtureNorm.
 
     Args:
-        images: ``(N, 1 or 3, H, W)`` in any range; with another number of channels, their mean is shown.
+        images: ``(N, C, H, W)`` in any range. If C is neither 1 nor 3, the mean over channels is shown.
         posteriors: ``(N, K)``: :func:`~mn_lightning.analysis.gates.gates`, or the means of
             :func:`~mn_lightning.analysis.mixtures.posteriors` over an image's positions.
         what: ``"mode"`` or ``"component"``.
-        maps: means of posteriors over images, ``(K, h, w)``. They are drawn before the images, and the text says
-            positions: a component of a mixture is made of positions in images, not of images.
-        title: above all, such as the layer's name.
+        maps: means of posteriors over images, ``(K, h, w)``. They are drawn before the images, and the text then speaks
+            of positions: a component of a mixture consists of positions in images, not of whole images.
+        title: text above the picture, such as the layer's name.
 
     Returns:
-        A figure with up to 12 images for each mode or component, the highest posterior first, and the posterior above
-        each.
+        A figure with up to 12 images for each mode or component, the highest posterior first. The posterior stands
+        above each image.
 
     Raises:
-        ValueError: there are no images, not as many as posteriors, or maps of another number of components.
+        ValueError: there are no images, their number differs from that of the posteriors, or the maps are of another
+            number of components.
 
     Examples:
         >>> import torch
@@ -85,7 +86,7 @@ def plot_posteriors(
             above = top - _LINE * (place // _IN_A_LINE)
             _show(axes, pictures[index], left, above, 1, "gray")
             axes.text(left + 0.5, above + 0.03, f"{values[index, k]:.2f}", ha="center", va="bottom", **SMALL)
-    # One panel for all: a layout of some hundred panels would take a minute.
+    # One panel for all images: a layout of hundreds of panels would take a minute.
     axes.set_axis_off()
     axes.set_xlim(0, _COLUMN * columns)
     axes.set_ylim(-block * components, 0.3)
@@ -99,11 +100,11 @@ def plot_claims(
     """Call :func:`plot_posteriors` by its earlier name, with the earlier names of its arguments.
 
     Args:
-        images: as there.
-        claims: what is ``posteriors`` there.
-        what: as there.
-        places: what is ``maps`` there.
-        title: as there.
+        images: as in the new function.
+        claims: now ``posteriors``.
+        what: as in the new function.
+        places: now ``maps``.
+        title: as in the new function.
 
     Returns:
         The same figure.
@@ -124,7 +125,7 @@ def _show(axes: "Axes", picture: np.ndarray, left: float, top: float, side: floa
 
 
 def _displayable(images: np.ndarray) -> np.ndarray:
-    """Bring images into [0, 1] together, and channels last."""
+    """Scale images to [0, 1] together, and move channels to the last dimension."""
     if images.shape[1] not in (1, 3):
         images = images.mean(1, keepdims=True)
     low, high = images.min(), images.max()

@@ -1,4 +1,4 @@
-"""The norms by name and their arguments, as types: for editors and type checkers."""
+"""Types for the norms' names and arguments, for editors and type checkers."""
 
 from collections.abc import Callable
 from typing import NewType, TypedDict
@@ -11,9 +11,9 @@ from mn_lightning.kernels.types import Affine, Scale
 from mn_lightning.layers.queue import RowsPerBatch
 
 NormName = NewType("NormName", str)
-"""A norm that types do not know: one of ``register_norm``, or a class by its import path.
+"""A norm that the types do not list: one from ``register_norm``, or a class by its import path.
 
-``swap_norms(model, norm=NormName("timm.layers.FilterResponseNormTlu2d"))``; at run time, it is a text.
+``swap_norms(model, norm=NormName("timm.layers.FilterResponseNormTlu2d"))``; at run time, it is a string.
 """
 
 
@@ -72,7 +72,7 @@ class BatchArguments(TypedDict, total=False):
 
 
 class GroupArguments(TypedDict, total=False):
-    """Arguments of the norm ``group``; one of them."""
+    """Arguments of the norm ``group``; give one of them."""
 
     num_groups: int
     channels_per_group: int

@@ -1,4 +1,4 @@
-"""Which layers of a model can be swapped, and which names stand for them."""
+"""Find the layers of a model that can be swapped, and the names that stand for them."""
 
 from collections import Counter
 
@@ -10,9 +10,9 @@ from mn_lightning.swap.sources import is_frozen_batch_norm
 
 
 def norm_candidates(model: nn.Module) -> dict[str, nn.Module]:
-    """Layers of ``model`` that can be swapped or have been, by their first qualified name.
+    """Layers of ``model`` that can be swapped or have been swapped, by their first qualified name.
 
-    The layers of a network that only measures, inside a ``torchmetrics.Metric``, are not among them.
+    Layers inside a ``torchmetrics.Metric`` are left out: that network only measures.
 
     Examples:
         >>> list(norm_candidates(nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.LayerNorm(4))))
@@ -28,7 +28,7 @@ def norm_candidates(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def other_norms(model: nn.Module) -> str:
-    """Name the norm layers of ``model`` that cannot be swapped: ``GroupNorm (12), LayerNorm (2)``; empty if none."""
+    """Name the norm layers of ``model`` that cannot be swapped, as ``GroupNorm (12), LayerNorm (2)``."""
     candidates = set(norm_candidates(model).values())
     kinds = (type(module).__name__ for module in model.modules() if module not in candidates)
     counts = Counter(kind for kind in kinds if "norm" in kind.lower())
@@ -36,7 +36,7 @@ def other_norms(model: nn.Module) -> str:
 
 
 def _is_metric(module: nn.Module) -> bool:
-    """Whether it is a ``torchmetrics.Metric``, found by name: this package's swaps need torch alone."""
+    """Whether it is a ``torchmetrics.Metric``; told by the class's name, because swaps must not import torchmetrics."""
     return any(
         kind.__name__ == "Metric" and kind.__module__.startswith("torchmetrics.") for kind in type(module).__mro__
     )
@@ -45,10 +45,10 @@ def _is_metric(module: nn.Module) -> bool:
 def layer_aliases(model: nn.Module) -> dict[str, list[str]]:
     """Names that stand for norm layers of ``model``: qualified alias to the layers' qualified names.
 
-    A network defines them for those inside it as ``layer_aliases``, a mapping from alias to qualified names relative to
-    the network: with ``layer_aliases = {"stem": ["conv1.bn", "conv2.bn"]}``, ``stem`` and, where the network is
-    ``network`` of a LightningModule, ``network.stem`` can be written under ``layers``. Layers that a network
-    does not have, because a user took them out, are passed over.
+    A network defines aliases for its own layers as ``layer_aliases``, a mapping from alias to qualified names inside
+    the network. With ``layer_aliases = {"stem": ["conv1.bn", "conv2.bn"]}``, you can write ``stem`` under ``layers``,
+    or ``network.stem`` where the network is ``network`` of a LightningModule. Names of layers that the network does not
+    have, because a user removed them, are ignored.
 
     Examples:
         >>> class Network(nn.Sequential):

@@ -1,4 +1,4 @@
-"""Refuse weights that were saved with other norm layers than the model has, in words of swaps and not of keys."""
+"""Refuse weights that were saved with other norm layers than the model has, and say which swap is missing."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -19,23 +19,23 @@ _IN_TRAINING_ALONE = {
     "mode": ("momentum", "running", "sync"),
     "batch": ("momentum",),
 }
-"""Settings of a norm with which the same weights evaluate to the same."""
+"""Settings of a norm that do not change what given weights compute in evaluation."""
 
 
 def check_layers(model: nn.Module, state_dict: Mapping[str, Any], prefix: str = "") -> None:
-    """Refuse a state dict whose norm layers were swapped otherwise than those of ``model``.
+    """Refuse a state dict whose norm layers were swapped differently from those of ``model``.
 
-    torch's own message would name keys; this one names the layer and what to do. A layer is at fault if what was saved
-    for it has other names or shapes than it has, or if it was saved with settings with which the same weights give
-    other outputs in evaluation, such as another ``eps``.
+    torch's own message would name keys; this one names the layer and what to do. A layer is refused if the entries
+    saved for it have other names or shapes than the layer has, or if it was saved with settings that give other outputs
+    in evaluation for the same weights, such as another ``eps``.
 
     Args:
-        model: what the state dict is for.
-        state_dict: what is to be loaded.
-        prefix: of the model's keys in it.
+        model: the model that is about to load the state dict.
+        state_dict: the state dict.
+        prefix: of the model's keys in the state dict.
 
     Raises:
-        RuntimeError: with one line for the first such layer.
+        RuntimeError: one line about the first such layer.
     """
     recorded = recorded_settings(state_dict)
     for name, layer in model.named_modules():
@@ -46,7 +46,7 @@ def check_layers(model: nn.Module, state_dict: Mapping[str, Any], prefix: str = 
         then, now = _shapes(saved.items()), _shapes(layer.state_dict().items())
         settings_then, settings_now = recorded.get(start[:-1]), getattr(layer, MARK, None)
         if not then and settings_then is None:
-            continue  # torch says which keys are missing
+            continue  # torch will say which keys are missing
         if then == now or (not recorded and _is_batch_norms(then, layer)):
             if settings_then and settings_now:
                 _check_settings(start[:-1], layer, settings_then, settings_now)
@@ -80,15 +80,15 @@ def _check_settings(name: str, layer: nn.Module, then: Mapping[str, Any], now: M
 
 
 def _mean_the_same(key: str, before: Any, after: Any, layer: nn.Module) -> bool:
-    """Whether one of the values is the default, and the other one is what that means for ``layer``."""
-    if key == "eps":  # BatchNorm's own is the default, which only the layer knows that has it
+    """Whether one of the values is the default, and the other one is what the default means for ``layer``."""
+    if key == "eps":  # the default is the replaced BatchNorm's own value, which only the layer knows
         return bool(after == DEFAULT and before == getattr(layer, "eps", None))
     known = inspect.signature(type(layer)).parameters.get(key)
     return known is not None and {before, after} == {DEFAULT, known.default}
 
 
 def _is_batch_norms(shapes: Mapping[str, tuple[int, ...]], layer: nn.Module) -> bool:
-    """Whether these are of a BatchNorm as wide as ``layer``, which takes it as its beginning."""
+    """Whether these are the shapes of a BatchNorm with as many channels as ``layer``, which can start from it."""
     if not isinstance(layer, (MixtureNorm, ModeNorm, ModeGroupNorm)):
         return False
     return shapes.get("running_mean") == shapes.get("running_var") == (layer.num_features,)
@@ -109,5 +109,5 @@ def _of_another_size(
 
 
 def _shapes(entries: Iterable[tuple[str, Any]]) -> dict[str, tuple[int, ...]]:
-    """Shapes of a layer's parameters and buffers by their names; the record of a swap is neither."""
+    """Shapes of a layer's parameters and buffers, by name, without the record of the swap."""
     return {key: tuple(value.shape) for key, value in entries if isinstance(value, Tensor) and key != MARK}

@@ -1,4 +1,4 @@
-"""Find the activation that follows a norm layer, to put it inside the layer (Eq. 38)."""
+"""Find the activation that follows a norm layer, so that it can be put inside the layer (Eq. 38)."""
 
 import copy
 from collections.abc import Callable
@@ -18,8 +18,8 @@ class Fusable(NamedTuple):
     """The activation after a norm layer.
 
     Attributes:
-        activation: to put inside the layer; never one that works in place.
-        remove: name of the module to take out for it; None where there is none, or it has to stay.
+        activation: the module to put inside the layer; never one that works in place.
+        remove: name of the module to take out of the network; None if the activation is a function or has to stay.
     """
 
     activation: Callable[[Tensor], Tensor]
@@ -28,17 +28,17 @@ class Fusable(NamedTuple):
 
 class _ShallowTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """One module's own forward is enough, and can be traced where those inside it can not."""
+        """Traces one module's own forward only: it can often be traced when the modules inside it cannot."""
         return True
 
 
 def find_activation(model: nn.Module, name: str) -> Fusable | str:
-    """Follow the output of the layer ``name`` through the modules around it.
+    """Follow the output of the layer ``name`` through the modules that use it.
 
     Modules that do nothing, such as Identity and Dropout(0), are passed through.
 
     Returns:
-        The activation, or why there is none to fuse.
+        The activation, or the reason why there is none to fuse.
     """
     if _places(model, name) > 1:
         return "the layer is shared"
@@ -49,7 +49,7 @@ def find_activation(model: nn.Module, name: str) -> Fusable | str:
         label = type(owner).__name__
         try:
             nodes = list(_ShallowTracer().trace(owner).nodes)
-        except Exception as error:  # whatever a user's forward raises when it is run on symbols
+        except Exception as error:  # a user's forward can raise anything when it is traced
             return f"the forward of {label} cannot be traced ({str(error).splitlines()[0] if str(error) else error!r})"
         calls = [node for node in nodes if node.op == "call_module" and node.target == child]
         if len(calls) != 1:
@@ -83,7 +83,7 @@ def _classify(owner: nn.Module, owner_path: str, user: fx.Node, nodes: list[fx.N
         found = fusable_module(module, f"{owner_path}.{user.target}".lstrip("."))
         calls = sum(node.op == "call_module" and node.target == user.target for node in nodes)
         if isinstance(found, str) or calls == 1:
-            return found  # others that hold the same module keep it
+            return found  # other parents that hold the same module keep it
         if isinstance(module, nn.ReLU):
             return Fusable(F.relu, None)
         return f"the {type(module).__name__} that follows it is used elsewhere too"
@@ -105,9 +105,10 @@ def does_nothing(module: nn.Module) -> bool:
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Whether ``module`` is a fixed function of each single number, the same in training and evaluation.
+    """Whether ``module`` is a fixed function of each single value, the same in training and evaluation.
 
-    It then means the same on any layout of an activation. Tried out, because libraries have their own classes.
+    Such a function means the same on any layout of an activation. The module is tried out, because libraries have
+    classes of their own.
     """
     if _holds_tensors(module) or does_nothing(module):
         return False
@@ -132,7 +133,7 @@ def _trial() -> Tensor:
 
 @torch.no_grad()
 def _outputs(module: Any, x: Tensor, training: bool) -> Tensor | None:
-    """What a copy of ``module`` makes of ``x``; None if it takes something else."""
+    """The output of a copy of ``module`` for ``x``; None if it cannot take ``x``."""
     try:
         y = type(module).forward(copy.deepcopy(module).train(training), x.clone())
     except Exception:
@@ -144,13 +145,13 @@ def _outputs(module: Any, x: Tensor, training: bool) -> Tensor | None:
 
 
 def _places(model: nn.Module, name: str) -> int:
-    """In how many places the module ``name`` stands."""
+    """The number of places in which the module ``name`` stands."""
     module = model.get_submodule(name)
     return sum(other is module for _, other in model.named_modules(remove_duplicate=False))
 
 
 def _caller(model: nn.Module, path: str) -> tuple[str, str]:
-    """Split ``path`` at the innermost module that has a forward; lists and dicts of modules have none."""
+    """Split ``path`` at the innermost module that has a forward; ModuleList and ModuleDict have none."""
     owner, _, child = path.rpartition(".")
     while owner and isinstance(model.get_submodule(owner), (nn.ModuleList, nn.ModuleDict)):
         owner, _, name = owner.rpartition(".")

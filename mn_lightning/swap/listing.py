@@ -1,4 +1,4 @@
-"""Look up which norm layers a model has, to know what to write under ``layers``."""
+"""List the norm layers of a model, to know what can be written under ``layers``."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ class NormLayer(NamedTuple):
     Attributes:
         name: qualified name.
         kind: class name.
-        num_features: number of channels C; None for a norm of the user's own that does not say.
-        input_shape: shape of its input without the batch dimension, ``(C, *)``; None if the model was not run or does
+        num_features: number of channels C; None for a norm of the user's own that has no such attribute.
+        input_shape: shape of its input without the batch dimension, ``(C, *)``; None if the model was not run, or did
             not call the layer.
 
     Examples:
@@ -32,7 +32,7 @@ class NormLayer(NamedTuple):
 
 
 def norm_layers(model: nn.Module, example_input: Any = None) -> list[NormLayer]:
-    """List the norm layers of ``model`` that can be swapped or have been, in the model's order.
+    """List the norm layers of ``model`` that can be swapped or have been swapped, in the model's order.
 
     Args:
         model: any module.

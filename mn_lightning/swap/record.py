@@ -1,8 +1,8 @@
-"""What a layer was swapped for: kept on the layer, and written into the state dict beside its weights.
+"""The record of a swap: kept on the swapped layer, and written into the state dict beside its weights.
 
-A swap is recorded nowhere else: a checkpoint that is loaded, a run that resumes and a second swap of the layer all look
-here. In a state dict the record is an entry of its own, JSON as bytes in a tensor. So it survives copies of the dict,
-averages of weights and safetensors, which lose a state dict's metadata.
+A swap is recorded nowhere else. Loading a checkpoint, resuming a run and swapping a layer again all read this record.
+In a state dict the record is an entry of its own: JSON, as bytes in a tensor. So it survives copies of the dict,
+averages of weights and safetensors, all of which lose a state dict's metadata.
 """
 
 import json
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from mn_lightning.layers.loading import SWAP_RECORD, before_loading
 
 MARK = SWAP_RECORD
-"""Attribute of a swapped layer with its settings, and the last part of the record's key in a state dict."""
+"""Attribute of a swapped layer that holds its settings, and the last part of the record's key in a state dict."""
 
 _CHECKPOINT_KEY_0_1 = "swapped_layers"
-"""Where version 0.1 kept the settings in Lightning's checkpoints; in state dicts, it kept them in the metadata."""
+"""Key under which version 0.1 kept the settings in Lightning's checkpoints; in state dicts it used the metadata."""
 
 _UNSAVED = "not saved"
 
 
 def settings_of(norm: str, arguments: Mapping[str, Any], fuse_activation: bool) -> dict[str, Any]:
-    """Return the settings of a swap in the types of JSON, so that equal settings are equal after a reload too."""
+    """Return the settings of a swap as JSON types, so that settings that are equal now are equal after a reload too."""
     plain = {key: value if _is_plain(value) else {_UNSAVED: _text(value)} for key, value in arguments.items()}
     settings: dict[str, Any] = json.loads(
         json.dumps({"norm": norm, "arguments": plain, "fuse_activation": fuse_activation})
@@ -33,7 +33,7 @@ def settings_of(norm: str, arguments: Mapping[str, Any], fuse_activation: bool) 
 
 
 def unsaved(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return the arguments that JSON cannot hold, such as a function, and how they are written in messages."""
+    """Return the arguments that JSON cannot hold, such as a function, each with its text for messages."""
     arguments = settings["arguments"].items()
     return {key: value[_UNSAVED] for key, value in arguments if isinstance(value, dict) and _UNSAVED in value}
 
@@ -46,18 +46,18 @@ def describe(settings: Mapping[str, Any]) -> str:
 
 
 DEFAULT = "the default"
-"""Stands for an argument that was not given, where settings are compared."""
+"""Stands for an argument that was not given, when settings are compared."""
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return what differs between two settings of a swap, by name: the value then and the value now."""
+    """Return the differences between two settings of a swap: name to the value then and the value now."""
     before, after = ({**settings, **settings["arguments"]} for settings in (then, now))
     names = [name for name in sorted({*before, *after} - {"arguments"}) if before.get(name) != after.get(name)]
     return {name: (_value(before, name), _value(after, name)) for name in names}
 
 
 def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say what differs between two settings of a swap: ``em_iters was 2 and is 4``."""
+    """Describe the differences between two settings of a swap: ``em_iters was 2 and is 4``."""
     return "; ".join(f"{name} was {was} and is {value}" for name, (was, value) in differences(then, now).items())
 
 
@@ -70,7 +70,7 @@ def _value(settings: Mapping[str, Any], name: str) -> Any:
 
 
 def mark_as_swapped(layer: nn.Module, settings: dict[str, Any], replaced: bool) -> None:
-    """Keep ``settings`` on ``layer``, and write them into its state dicts if it has ``replaced`` another layer."""
+    """Keep ``settings`` on ``layer``, and write them into its state dicts if the layer has ``replaced`` another one."""
     setattr(layer, MARK, settings)
     if replaced:
         layer.register_state_dict_post_hook(_write)  # type: ignore[no-untyped-call]
@@ -83,7 +83,7 @@ def is_swapped(layer: nn.Module) -> bool:
 
 
 def swap_settings(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Return the settings of each swapped layer of ``model`` by its qualified name, in the types of JSON.
+    """Return the settings of each swapped layer of ``model``, as JSON types, by its qualified name.
 
     Examples:
         >>> from mn_lightning import swap_norms
@@ -103,7 +103,7 @@ def _write(layer: nn.Module, state_dict: Any, prefix: str, local_metadata: dict[
 
 
 def recorded_settings(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the settings of each layer that was swapped when ``state_dict`` was taken, by its qualified name."""
+    """Return the settings of each layer that was swapped when ``state_dict`` was saved, by its qualified name."""
     found = {
         key.removesuffix(MARK).removesuffix("."): _read(value)
         for key, value in state_dict.items()
@@ -114,12 +114,12 @@ def recorded_settings(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]
 
 
 def settings_in_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return :func:`recorded_settings` of the weights in a checkpoint of Lightning's."""
+    """Return :func:`recorded_settings` of the weights in a Lightning checkpoint."""
     return recorded_settings(checkpoint["state_dict"]) or checkpoint.get(_CHECKPOINT_KEY_0_1, {})
 
 
 def _read(record: Tensor) -> dict[str, Any]:
-    # Averages of weights may have made it floating point; an average of equal numbers is the number.
+    # An average of weights may have turned the bytes into floating point; the average of equal numbers is that number.
     settings: dict[str, Any] = json.loads(bytes(record.round().to(torch.uint8).tolist()))
     return settings
 
@@ -136,6 +136,6 @@ def _is_plain(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    """Name of a function or class with its module, which has no address in it; the repr of anything else."""
+    """Name of a function or class with its module (its repr would hold an address); the repr of anything else."""
     name = getattr(value, "__qualname__", None)
     return f"{value.__module__}.{name}" if name else repr(value)

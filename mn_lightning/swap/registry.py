@@ -17,7 +17,7 @@ Builder = Callable[..., nn.Module]
 
 
 def _batch(batch_norm: _BatchNorm, momentum: float | None = None) -> nn.Module:
-    """Leave the layer where it is; a swap sets the momentum itself, when all is planned."""
+    """Leave the layer where it is; the swap itself sets the momentum, once everything is planned."""
     return batch_norm
 
 
@@ -47,7 +47,7 @@ def _group(batch_norm: _BatchNorm, num_groups: int | None = None, channels_per_g
 
 
 def _refuse_single_values(layer: Any, inputs: tuple[Tensor, ...]) -> None:
-    """A number minus its own mean is 0: torch returns a constant."""
+    """A single value minus its own mean is 0, so torch would return a constant."""
     values = layer.num_channels // layer.num_groups * inputs[0].shape[2:].numel()
     if values == 1:
         raise ValueError(
@@ -68,13 +68,14 @@ _NORMS: dict[str, Builder] = {
 
 
 def register_norm(name: str, builder: Builder) -> None:
-    """Make a norm of one's own known to ``swap_norms`` and ``NormSwapCallback`` under ``name``.
+    """Make a norm of your own known to ``swap_norms`` and ``NormSwapCallback`` under ``name``.
 
     Args:
-        name: what to write as ``norm``.
-        builder: called as ``builder(batch_norm, **norm_args)`` with the layer to replace (for ``num_features``,
-            ``eps``, running statistics); returns the new layer. Device, dtype, training flag and, if the new layer has
-            parameters ``weight`` and ``bias`` of the same shape, these are carried over afterwards.
+        name: the value for ``norm``.
+        builder: called as ``builder(batch_norm, **norm_args)`` with the layer to replace (for its ``num_features``,
+            ``eps`` and running statistics); returns the new layer. Device, dtype and training flag are carried over
+            afterwards, and also weight and bias if the new layer has parameters ``weight`` and ``bias`` of the same
+            shape.
 
     Raises:
         ValueError: the name is taken.
@@ -95,7 +96,8 @@ def norm_builder(name: str) -> Builder:
     A class is called with the number of channels, and with BatchNorm's ``eps`` if it takes one.
 
     Raises:
-        ValueError: an unknown name, the message lists the known ones; an import path of something else than a module.
+        ValueError: the name is unknown (the message lists the known ones); the import path is not that of a module
+            class.
 
     Examples:
         >>> norm_builder("group")(nn.BatchNorm2d(8), num_groups=4).num_groups
@@ -120,7 +122,7 @@ def norm_builder(name: str) -> Builder:
 
 
 def is_known(name: str) -> bool:
-    """Whether looking ``name`` up imports nothing, as must be where the name was read from a file.
+    """Whether ``name`` can be looked up without an import: a name that was read from a file must not import anything.
 
     Examples:
         >>> is_known("mixture"), is_known("somewhere.else.Norm")
@@ -137,13 +139,13 @@ def _imported(path: str) -> type[nn.Module]:
         raise ValueError(f"norm {path!r} cannot be imported: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise ValueError(
-            f"norm {path!r} is no class of torch modules; register a function with register_norm, and give its name"
+            f"norm {path!r} is not a class of torch modules; register a function with register_norm, and give its name"
         )
     return kind
 
 
 def norm_arguments(name: str) -> set[str] | None:
-    """Names of the keyword arguments that a norm takes; None if it takes any.
+    """Names of the keyword arguments that a norm takes; None if it takes any name.
 
     Examples:
         >>> sorted(norm_arguments("mode"))
@@ -154,15 +156,15 @@ def norm_arguments(name: str) -> set[str] | None:
     parameters = inspect.signature(owner if inspect.isclass(owner) else builder).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return None
-    after_the_first = list(parameters)[1:]  # the first is num_features or the layer to replace
+    after_the_first = list(parameters)[1:]  # the first argument is num_features or the layer to replace
     return {p for p in after_the_first if p not in ("device", "dtype")}
 
 
 def check_norm_arguments(name: str, arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments that the norm does not take, with a line that says which it takes.
+    """Refuse arguments that the norm does not take, with a line that says which ones it takes.
 
     Raises:
-        ValueError: an unknown norm or argument.
+        ValueError: the norm or an argument is unknown.
 
     Examples:
         >>> check_norm_arguments("group", {"groups": 4})

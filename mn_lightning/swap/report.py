@@ -1,4 +1,4 @@
-"""What a swap replaced: the value that ``swap_norms`` returns, to print or to look at."""
+"""What a swap replaced: the value that ``swap_norms`` returns, to be printed or inspected."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,9 +33,9 @@ class SwapReport:
     """What :func:`~mn_lightning.swap.swap_norms` did.
 
     Attributes:
-        layers: the layers replaced, in the model's order.
-        unchanged: names of layers that had been swapped before.
-        not_fused: name to the reason why no activation could be fused, if that was asked for.
+        layers: the replaced layers, in the model's order.
+        unchanged: names of the layers that had been swapped before.
+        not_fused: layer's name to the reason why no activation could be fused, if fusion was asked for.
 
     Examples:
         >>> from mn_lightning import swap_norms
@@ -58,7 +58,7 @@ class SwapReport:
         return iter(self.layers)
 
     def __add__(self, other: "SwapReport") -> "SwapReport":
-        """Both swaps as one report."""
+        """Join two reports into one."""
         return SwapReport(
             self.layers + other.layers, self.unchanged + other.unchanged, self.not_fused | other.not_fused
         )
@@ -69,5 +69,5 @@ class SwapReport:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A line for each activation that could not be fused."""
+        """One line for each activation that could not be fused."""
         return tuple(f"{name}: activation not fused, {reason}" for name, reason in self.not_fused.items())

@@ -1,4 +1,4 @@
-"""Swap the layers of a model again, as a state dict or a checkpoint says that they were."""
+"""Repeat the swaps that a state dict or a checkpoint has recorded."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,21 +13,21 @@ from mn_lightning.swap.surgery import swap_chosen
 
 
 def swap_as_saved(model: nn.Module, state_dict: Mapping[str, Any]) -> SwapReport:
-    """Swap the layers of ``model`` that had been swapped when ``state_dict`` was taken, with the same settings.
+    """Swap the layers of ``model`` that had been swapped when ``state_dict`` was saved, with the same settings.
 
     ``model.load_state_dict(state_dict)`` then finds the layers that it needs.
 
     Args:
         model: as it was before its layers were swapped.
-        state_dict: what ``model.state_dict()`` returned after that; also a copy of it as a plain dict, one that was
-            saved as safetensors, or that of a DDP or compiled model around it.
+        state_dict: what ``model.state_dict()`` returned after the swap. A copy as a plain dict, one that was saved as
+            safetensors, and that of a DDP or compiled model around it are accepted too.
 
     Returns:
         What was replaced.
 
     Raises:
-        ValueError: ``state_dict`` has no record of a swap; the model has no such layer; a setting that cannot be
-            saved, as an ``activation`` that was given as a function.
+        ValueError: ``state_dict`` has no record of a swap; the model has no such layer; or a setting cannot be saved,
+            such as an ``activation`` that was given as a function.
 
     Examples:
         >>> from mn_lightning import swap_norms
@@ -49,7 +49,7 @@ def swap_as_saved(model: nn.Module, state_dict: Mapping[str, Any]) -> SwapReport
 
 
 def swap_as_recorded(model: nn.Module, recorded: Mapping[str, dict[str, Any]]) -> SwapReport:
-    """Swap the layers with the names ``recorded``, with the settings that ``swap_settings`` has returned for them.
+    """Swap the layers that are named in ``recorded``, with the settings that ``swap_settings`` has returned for them.
 
     Args:
         model: as it was before its layers were swapped.
@@ -59,14 +59,14 @@ def swap_as_recorded(model: nn.Module, recorded: Mapping[str, dict[str, Any]]) -
         What was replaced.
 
     Raises:
-        ValueError: the model has no such layer; a setting that could not be saved.
+        ValueError: the model has no such layer, or a setting could not be saved.
 
     Examples:
         >>> settings = {"norm": "mode", "arguments": {"n_components": 3}, "fuse_activation": False}
         >>> print(swap_as_recorded(nn.Sequential(nn.BatchNorm1d(4)), {"0": settings}))
         0: BatchNorm1d(4) -> ModeNorm(4, n_components=3, eps=1e-05, momentum=0.1, affine=True)
     """
-    chosen: dict[tuple[str, bool], dict[str, dict[str, Any]]] = {}  # by norm and fusion: one swap for each
+    chosen: dict[tuple[str, bool], dict[str, dict[str, Any]]] = {}  # one swap for each pair of norm and fusion
     for name, (path, settings) in _layers_recorded(model, recorded).items():
         if not is_known(settings["norm"]):
             raise ValueError(
@@ -86,9 +86,9 @@ def swap_as_recorded(model: nn.Module, recorded: Mapping[str, dict[str, Any]]) -
 
 
 def _layers_recorded(model: nn.Module, recorded: Mapping[str, dict[str, Any]]) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Name of each recorded layer in ``model`` to its name in the record, and its settings.
+    """Map the name of each recorded layer in ``model`` to its name in the record and its settings.
 
-    A layer that stands in several places is recorded under all of its names, and swapped under the first.
+    A layer that stands in several places is recorded under each of its names, and swapped under the first one.
     """
     first_names = {layer: name for name, layer in norm_candidates(model).items()}
     layers = {_without_wrappers(path): layer for path, layer in model.named_modules(remove_duplicate=False)}
@@ -102,6 +102,6 @@ def _layers_recorded(model: nn.Module, recorded: Mapping[str, dict[str, Any]]) -
 
 
 def _without_wrappers(path: str) -> str:
-    """The name of a layer as it is without DDP (``module.``) and torch.compile (``_orig_mod.``) around the model."""
+    """The name of a layer without what DDP (``module.``) and torch.compile (``_orig_mod.``) add to it."""
     parts = [part for part in path.split(".") if part != "_orig_mod"]
     return ".".join(parts[1:] if parts[:1] == ["module"] and len(parts) > 1 else parts)

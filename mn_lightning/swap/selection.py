@@ -1,4 +1,4 @@
-"""From what a user writes under ``layers`` to the qualified names of norm layers."""
+"""Turn what a user writes under ``layers`` into qualified names of norm layers."""
 
 import difflib
 import re
@@ -27,13 +27,14 @@ def select(
 ) -> dict[str, dict[str, Any]]:
     """Resolve ``layers`` against the norm layers of a model, in the model's order.
 
-    A text is ``all``, ``first``, ``last``, ``first:2`` or ``last:3`` (so many of them), a name, or a glob. It selects a
-    norm layer if it matches the layer's name, that of a module around it, or an alias that stands for the layer.
-    Patterns are tried on whole names; where one matches nothing, the first part of the names is left out, then the
-    second, and so on: ``conv3`` finds ``network.conv3.norm`` inside a LightningModule. ``last`` passes over an
-    auxiliary head: what stands inside a module whose name begins with ``aux``.
+    A pattern is ``all``, ``first``, ``last``, ``first:2`` (the first two), ``last:3`` (the last three), a name, or a
+    glob. A name or glob selects a norm layer if it matches the layer's name, the name of a module around it, or an
+    alias of the layer. Patterns are tried on whole names first. If one matches nothing, it is tried without the first
+    part of the names, then without the second, and so on: ``conv3`` finds ``network.conv3.norm`` inside a
+    LightningModule. ``last`` ignores auxiliary heads: layers inside a module whose name begins with ``aux``.
 
-    ``!`` before a text takes the layers out again that it selects. If the first pattern has it, all others are in.
+    ``!`` before a pattern removes the layers that it selects. If the first pattern has it, the selection starts with
+    all layers.
 
     Args:
         layers: a pattern, a list of them, or a mapping from them to arguments.
@@ -41,11 +42,12 @@ def select(
         aliases: qualified alias to the names of the layers that it stands for.
 
     Returns:
-        Name to the arguments that a mapping gives it, ``{}`` otherwise; of several matching patterns the last wins.
+        Layer's name to the arguments that a mapping gives for it, ``{}`` otherwise. If several patterns match, the last
+        wins.
 
     Raises:
         TypeError: ``layers`` is none of the accepted forms.
-        ValueError: ``layers`` is empty, a pattern matches nothing, or all layers are taken out again.
+        ValueError: ``layers`` is empty, a pattern matches nothing, or every layer is removed again.
     """
     if isinstance(layers, str) or callable(layers):
         layers = [layers]
@@ -90,7 +92,7 @@ def _matches(pattern: Pattern, candidates: Mapping[str, nn.Module], aliases: Map
 
 
 def _keyword(pattern: str, names: list[str]) -> list[str]:
-    """What ``all``, ``first:2`` and their like select; nothing for another pattern."""
+    """The layers that a keyword such as ``all`` or ``first:2`` selects; nothing for another pattern."""
     if pattern == "all":
         return names
     counted = _COUNTED.fullmatch(pattern)
@@ -123,13 +125,13 @@ def _by_name(pattern: str, names: Sequence[str], aliases: Mapping[str, Sequence[
 
 
 def _modules_around(name: str) -> list[str]:
-    """A layer's name and those of the modules around it."""
+    """The name of a layer and those of the modules around it."""
     parts = name.split(".")
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def _without(skipped: int, paths: Sequence[str]) -> list[str]:
-    """The paths that have more than ``skipped`` parts, without the first ``skipped`` of them."""
+    """The paths that have more than ``skipped`` parts, without their first ``skipped`` parts."""
     return [".".join(parts[skipped:]) for path in paths if len(parts := path.split(".")) > skipped]
 
 

@@ -1,7 +1,8 @@
-"""Which layers can be replaced: what computes BatchNorm in evaluation, and perhaps something after it.
+"""Recognise layers that can be replaced: those that compute BatchNorm in evaluation, perhaps with something after it.
 
-Libraries write BatchNorm anew: with an activation inside (timm's ``BatchNormAct2d``), or with weights and statistics
-that never change (torchvision's ``FrozenBatchNorm2d``). Each is recognised by what it holds and by what it computes.
+Libraries have BatchNorm classes of their own: with an activation inside (timm's ``BatchNormAct2d``), or with weights
+and statistics that never change (torchvision's ``FrozenBatchNorm2d``). They are recognised by what they hold and
+compute.
 """
 
 import copy
@@ -17,15 +18,15 @@ from mn_lightning.layers import MixtureNorm, ModeNorm
 
 _BUFFERS = ("weight", "bias", "running_mean", "running_var")
 _RANKS = ((4, 2, 2), (4,), (4, 2, 2, 2))
-"""Shapes of trial inputs, the channels left out: images, vectors, volumes."""
+"""Shapes of trial inputs, without the channels: images, vectors, volumes."""
 
 
 class Source(NamedTuple):
-    """What a layer computes, in parts.
+    """The parts of what a layer computes.
 
     Attributes:
         batch_norm: the norm: the layer itself, or a BatchNorm with its weight, bias and statistics.
-        after: names of the layer's own modules through which the norm's output goes, in their order.
+        after: names of the layer's own modules that the norm's output goes through, in order.
     """
 
     batch_norm: Any
@@ -33,17 +34,16 @@ class Source(NamedTuple):
 
 
 def is_frozen_batch_norm(layer: nn.Module) -> bool:
-    """Whether weight, bias and statistics are all buffers, as in every library's ``FrozenBatchNorm2d``."""
+    """Whether weight, bias and statistics are all buffers, as in the ``FrozenBatchNorm2d`` of every library."""
     buffers = [layer._buffers.get(name) for name in _BUFFERS]
     return all(buffer is not None and buffer.dim() == 1 for buffer in buffers) and not isinstance(layer, _BatchNorm)
 
 
 def read_source(name: str, layer: nn.Module) -> Source:
-    """Take ``layer`` apart.
+    """Split ``layer`` into its norm and what comes after it.
 
     Raises:
-        ValueError: with one line that names the layer, for one that computes something else than BatchNorm and its own
-            modules after it.
+        ValueError: one line that names the layer, if it computes anything but BatchNorm and its own modules after that.
     """
     kind = type(layer).__name__
     if isinstance(layer, nn.modules.lazy.LazyModuleMixin) and layer.has_uninitialized_params():
@@ -67,11 +67,11 @@ def read_source(name: str, layer: nn.Module) -> Source:
 
 
 def read_swapped(name: str, layer: Any) -> Source:
-    """Take a layer apart that a swap has put in, to swap it again.
+    """Split a layer that a swap has put in, so that it can be swapped again.
 
     Raises:
-        ValueError: with one line that names the layer, for one with an affine map that BatchNorm does not have, or
-            with an activation inside that was taken out of the network.
+        ValueError: one line that names the layer, if it has an affine map that BatchNorm does not have, or an
+            activation that was taken out of the network.
     """
     activation = getattr(layer, "activation", None)
     if getattr(layer, "log_weight", None) is not None or activation is not None:
@@ -115,7 +115,7 @@ def num_channels(layer: Any) -> int:
 
 
 def _thawed(layer: Any) -> nn.BatchNorm2d:
-    """A BatchNorm with the values of a frozen one. Weight and bias go on not being trained."""
+    """A BatchNorm with the values of a frozen one. Its weight and bias stay untrained."""
     batch_norm = nn.BatchNorm2d(len(layer.weight), layer.eps, device=layer.weight.device, dtype=layer.weight.dtype)
     batch_norm.load_state_dict({name: getattr(layer, name) for name in _BUFFERS}, strict=False)
     return batch_norm.requires_grad_(False)
@@ -123,7 +123,7 @@ def _thawed(layer: Any) -> nn.BatchNorm2d:
 
 @torch.no_grad()
 def _computes_batch_norm(layer: nn.Module, after: tuple[str, ...]) -> bool:
-    """Evaluate a copy of ``layer``, with other values in it, and compare."""
+    """Evaluate a copy of ``layer`` with other values, and compare the result with BatchNorm's."""
     trial: Any = copy.deepcopy(layer).eval()
     trial = trial.to_empty(device="cpu") if any(value.is_meta for value in _values(layer)) else trial.cpu()
     trial.float()

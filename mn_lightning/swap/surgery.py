@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
 
 class Replacement(NamedTuple):
-    """What will be done at one layer; planning has built the new layer, and changed nothing.
+    """The plan for one layer. Planning builds the new layer and changes nothing in the model.
 
     Attributes:
         name: qualified name of the layer.
-        source: what it computes.
-        new: the layer for its place; the old one for the norm that leaves it there.
-        settings: of the swap, as they are recorded.
-        activation: name of the module to take out, because its activation is inside ``new`` now.
-        not_fused: why no activation could be put inside; empty if none was asked for, or one was.
+        source: what the old layer computes.
+        new: the layer to put in its place; the old layer itself for norm ``"batch"``, which leaves it there.
+        settings: of the swap, in the form in which they are recorded.
+        activation: name of the module to take out of the network, because ``new`` holds its activation.
+        not_fused: why no activation could be put inside; empty if fusion was not asked for, or succeeded.
         momentum: for the running statistics of a BatchNorm that stays; None leaves its own.
     """
 
@@ -68,7 +68,7 @@ _HOOKS = (
     "_backward_pre_hooks",
     "_backward_hooks",
 )
-"""Where torch keeps the hooks of a module that are called when it is."""
+"""Attributes in which torch keeps the hooks that run when a module is called."""
 
 
 @overload
@@ -168,36 +168,37 @@ def swap_norms(
 ) -> SwapReport:
     """Replace BatchNorm layers of ``model`` in place by another norm.
 
-    Weight and bias (the same parameter objects), running statistics, eps, device, dtype, ``requires_grad`` and
-    training flag are carried over; a layer that stands in several places is replaced in all of them by one; torch's
-    random state is left alone. Layers that have been swapped with the same settings before are left as they are. In
-    case of an error the model is as it was.
+    Weight and bias (the same parameter objects), running statistics, eps, device, dtype, ``requires_grad`` and training
+    flag are carried over; a layer that stands in several places is replaced in all of them by one; torch's random state
+    is left alone. Layers that have been swapped with the same settings before are left as they are. After an error the
+    model is as it was before.
 
     Args:
-        model: any module that holds BatchNorm1d, 2d, 3d or SyncBatchNorm layers, or classes of other libraries that
-            evaluate like them: timm's ``BatchNormAct2d``, whose activation stays behind the norm, and
+        model: any module that holds BatchNorm1d, 2d, 3d or SyncBatchNorm layers, or layers of other libraries that
+            evaluate like them: timm's ``BatchNormAct2d``, whose activation is kept after the norm, and
             ``FrozenBatchNorm2d``, whose weight and bias stay untrained.
-        layers: which: ``"all"``, ``"first"``, ``"last"``, a name or glob on qualified names, of the layers themselves
-            or of modules around them, a list of these, or a mapping from these to arguments for these layers. Names
-            may leave out leading parts: ``"conv3"`` finds ``network.conv3.norm``. ``"first:2"`` and ``"last:3"`` are
-            so many layers; ``"!stem*"`` takes layers out again; a class of layers, and a function of a layer's name and
-            the layer, select too. A network can define names of its own, see :func:`layer_aliases`. If you give none,
-            all are swapped; for mixture norm in a model of more than eight norm layers, they have to be given.
+        layers: which layers: ``"all"``, ``"first"``, ``"last"``, a name or glob on qualified names, of the layers
+            themselves or of modules around them, a list of these, or a mapping from these to arguments for these
+            layers. Names may leave out leading parts: ``"conv3"`` finds ``network.conv3.norm``. ``"first:2"`` and
+            ``"last:3"`` are the first two and the last three layers; ``"!stem*"`` removes layers from the selection. A
+            class of layers selects too, and so does a function of a layer's name and the layer. A network can define
+            names of its own, see :func:`layer_aliases`. By default all layers are swapped; for mixture norm in a model
+            with more than eight norm layers, ``layers`` has to be given.
         norm: ``"mixture"``, ``"mode"``, ``"mode_group"``, a baseline (``"batch"``, ``"instance"``, ``"layer"``,
             ``"group"``), a name given to :func:`~mn_lightning.swap.registry.register_norm`, or the import path of a
             class, as ``"timm.layers.FilterResponseNormTlu2d"``. Type checkers take the last two as ``NormName("...")``.
-        fuse_activation: put the activation that follows each layer inside it (Eq. 38), where there is one.
-        again: whether layers that were swapped with other settings before are swapped again. The new ones take over
+        fuse_activation: put the activation that follows a layer inside it (Eq. 38), where there is one.
+        again: whether to swap layers again that were swapped with other settings before. The new layers take over
             weight and bias, and begin with the mean and variance of all components or modes together.
-        **norm_args: arguments of the norm, as ``n_components=3``.
+        **norm_args: arguments of the norm, such as ``n_components=3``.
 
     Returns:
         What was replaced; ``print`` it.
 
     Raises:
-        ValueError: a pattern that matches nothing, an unknown norm, an argument that the norm does not take, a layer
-            that was swapped with other settings before (and ``again`` is not given), or one that computes more than
-            BatchNorm and its own modules after it.
+        ValueError: a pattern matches nothing, the norm is unknown or does not take an argument, a layer was swapped
+            with other settings before (and ``again`` is not given), or a layer computes more than BatchNorm and its own
+            modules after it.
         TypeError: ``layers`` is none of the accepted forms.
 
     Examples:
@@ -216,7 +217,7 @@ def swap_norms(
     if layers is None and norm == "mixture" and len(candidates) > FEW_LAYERS:
         raise ValueError(
             f"swap_norms got no layers for norm 'mixture'; name them: of the model's {len(candidates)} norm layers "
-            "start with one or a few late ones, as layers='last:2' or layers=['layer4'], or write layers='all'"
+            "start with one or a few late ones, such as layers='last:2' or layers=['layer4'], or write layers='all'"
         )
     chosen = select("all" if layers is None else layers, candidates, layer_aliases(model))
     arguments = {name: {**norm_args, **layer_args} for name, layer_args in chosen.items()}
@@ -232,10 +233,10 @@ def swap_chosen(
     fuse_activation: bool,
     again: bool = False,
 ) -> SwapReport:
-    """Swap the layers with the names ``chosen``, each with arguments of its own.
+    """Swap the layers that are named in ``chosen``, each with its own arguments.
 
     Raises:
-        ValueError: as :func:`swap_norms`; the model is as it was.
+        ValueError: as :func:`swap_norms`; the model is then as it was before.
     """
     if fuse_activation and "activation" not in (norm_arguments(norm) or {"activation"}):
         raise ValueError(f"norm {norm!r} has no activation to fuse; use fuse_activation with 'mixture'")
@@ -253,7 +254,7 @@ def swap_chosen(
 
 
 def _warn_of_growth(model: nn.Module, report: SwapReport) -> None:
-    """Outputs of 20 layers whose variance is twice that of their inputs are a thousand times too large."""
+    """After 20 layers that each double the variance, outputs are a thousand times too large."""
     layers = [model.get_submodule(layer.name) for layer in report]
     growing = [layer for layer in layers if isinstance(layer, MixtureNorm) and layer.scale == "sqrt"]
     if len(growing) > FEW_LAYERS:
@@ -270,7 +271,7 @@ def _warn_of_growth(model: nn.Module, report: SwapReport) -> None:
 def _plan_one(
     model: nn.Module, name: str, arguments: Mapping[str, Any], norm: str, fuse_activation: bool, again: bool
 ) -> Replacement | None:
-    """Build what replaces the layer ``name``; None for a layer that was swapped with these settings before."""
+    """Plan the replacement of the layer ``name``; None for a layer that was swapped with these settings before."""
     check_norm_arguments(norm, arguments)
     settings = settings_of(norm, arguments, fuse_activation)
     old = model.get_submodule(name)
@@ -308,7 +309,7 @@ def _plan_one(
 
 
 def _momentum(name: str, layer: nn.Module, momentum: float | None = None) -> float | None:
-    """Check the momentum that a BatchNorm is to have."""
+    """Check the momentum that a BatchNorm will be given."""
     check_momentum(name, momentum)
     if momentum is not None and not hasattr(layer, "momentum"):
         raise ValueError(f"{name} is a {type(layer).__name__}, whose statistics stay as they are; leave out momentum")
@@ -316,7 +317,7 @@ def _momentum(name: str, layer: nn.Module, momentum: float | None = None) -> flo
 
 
 def _activation_after(model: nn.Module, name: str, source: Source) -> Fusable | str:
-    """The first thing that is done to the norm's output: by the layer's own modules, or by those around it."""
+    """The activation that comes first after the norm: in the layer's own modules, or in those around it."""
     layer = model.get_submodule(name)
     for child in source.after:
         module = layer.get_submodule(child)
@@ -326,15 +327,15 @@ def _activation_after(model: nn.Module, name: str, source: Source) -> Fusable | 
 
 
 def _carry_over(name: str, old: Any, new: Any) -> None:
-    """Give the new layer what every norm takes over: device and dtype, weight and bias."""
+    """Give the new layer what every norm takes over: device, dtype, weight and bias."""
     new.to(**device_and_dtype(old))
     affine = {key: getattr(old, key) for key in ("weight", "bias") if getattr(old, key) is not None}
-    # A layer that was frozen stays so; one without an affine map has nothing to tell by.
+    # A layer that was frozen stays frozen. Without an affine map there is nothing to tell that by.
     new.requires_grad_(not affine or any(value.requires_grad for value in affine.values()))
     if isinstance(new, KeepsStatistics) and old.running_mean is not None:
         new.track_running_stats = old.track_running_stats
     if all(_same_shape(getattr(new, key, None), parameter) for key, parameter in affine.items()):
-        # The same objects, not copies: requires_grad, ties and an optimizer's references stay as they are.
+        # The same objects, not copies: requires_grad, tied weights and an optimizer's references stay as they are.
         for key in ("weight", "bias") if affine else ():
             setattr(new, key, affine.get(key))
     elif not _is_identity(affine):
@@ -364,7 +365,7 @@ def _is_identity(affine: Mapping[str, Tensor]) -> bool:
 
 
 def _apply(model: nn.Module, plan: Sequence[Replacement]) -> None:
-    """Put the new layers in, wherever the old ones stand, and take out the activations that went inside them."""
+    """Put the new layers wherever the old ones stand, and take out the activations that they now hold."""
     new_layers = {model.get_submodule(step.name): step.new for step in plan}
     for parent in list(model.modules()):
         for attribute, child in list(parent._modules.items()):
@@ -386,7 +387,7 @@ def _apply(model: nn.Module, plan: Sequence[Replacement]) -> None:
 
 
 def _warn_of_other_holders(model: nn.Module, replaced: set[nn.Module]) -> None:
-    """Name plain lists that keep an old layer; nothing is swapped in what torch does not list."""
+    """Name plain lists that still hold an old layer: torch does not see into them, so nothing is swapped there."""
     for path, module in model.named_modules():
         for attribute, value in vars(module).items():
             held = list(value.values()) if isinstance(value, dict) else value
@@ -394,20 +395,20 @@ def _warn_of_other_holders(model: nn.Module, replaced: set[nn.Module]) -> None:
                 continue
             if any(isinstance(one, nn.Module) and one in replaced for one in held):
                 warnings.warn(
-                    f"{path + '.' if path else ''}{attribute} of {type(module).__name__} holds layers that were "
-                    "swapped, in a plain list or dict where the old ones stay: if its forward uses these, swap them "
-                    "before that is made, or make it an nn.ModuleList",
+                    f"{path + '.' if path else ''}{attribute} of {type(module).__name__} is a plain list or dict "
+                    "that still holds layers from before the swap: if the forward uses them, swap the layers before "
+                    "it is made, or make it an nn.ModuleList",
                     stacklevel=4,
                 )
 
 
 def _share_hooks(old: nn.Module, new: nn.Module) -> None:
-    """Let a user's hooks on the old layer run on the new one; their handles go on to remove them."""
+    """Make a user's hooks on the old layer run on the new one; their handles still remove them."""
     new._is_full_backward_hook = old._is_full_backward_hook
     for name in _HOOKS:
         hooks = getattr(old, name)
         for key in [key for key, hook in hooks.items() if _is_of_a_swap(hook)]:
-            del hooks[key]  # the new layer has its own
+            del hooks[key]  # the new layer has its own hooks
         hooks.update(getattr(new, name))
         setattr(new, name, hooks)
 
@@ -417,7 +418,7 @@ def _is_of_a_swap(hook: Any) -> bool:
 
 
 def _keep_what_follows(layer: nn.Module, modules: Mapping[str, nn.Module]) -> None:
-    """Let the norm's output go through the modules that the old layer held, under the same names."""
+    """Send the norm's output through the modules that the old layer held, under the same names."""
     for name, module in modules.items():
         layer.add_module(name, module)
     if modules:
@@ -427,7 +428,7 @@ def _keep_what_follows(layer: nn.Module, modules: Mapping[str, nn.Module]) -> No
 
 def _through_what_follows(layer: Any, inputs: Any, output: Any) -> Any:
     if isinstance(output, fx.Proxy):
-        return output  # the node calls the layer, and this hook with it
+        return output  # the node calls the layer, which runs this hook
     for name in layer._after_norm:
         output = layer.get_submodule(name)(output)
     return output

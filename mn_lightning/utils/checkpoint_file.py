@@ -49,7 +49,7 @@ def read_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> dict[st
         or not isinstance(content.get("pytorch-lightning_version"), str)
     ):
         raise DamagedCheckpointError(
-            f"checkpoint {name!r} is none of Lightning's, which hold 'state_dict' and 'pytorch-lightning_version'; "
+            f"checkpoint {name!r} is not one of Lightning's, which hold 'state_dict' and 'pytorch-lightning_version'; "
             "give a file that a Trainer saved"
         )
     return content

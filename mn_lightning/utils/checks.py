@@ -32,7 +32,7 @@ def check_counts(owner: str, **counts: object) -> None:
 def check_eps(owner: str, eps: object) -> None:
     """Refuse what cannot be added to a variance."""
     if not is_number(eps) or not 0 <= eps < math.inf:  # type: ignore[operator]
-        raise ValueError(f"{owner} got eps={eps!r}; it takes eps >= 0, as 1e-5")
+        raise ValueError(f"{owner} got eps={eps!r}; it takes eps >= 0, such as 1e-5")
 
 
 def check_momentum(owner: str, momentum: object) -> None:

@@ -67,13 +67,13 @@ def fault(error: Exception) -> str:
         return f"cannot be read: {error.strerror}"
     if isinstance(error, UnicodeDecodeError):
         line = error.object[: error.start].count(b"\n") + 1
-        return f"is no text in UTF-8, see line {line}; save it as such"
+        return f"is not text in UTF-8, see line {line}; save it as such"
     if isinstance(error, RecursionError):
-        return "is no YAML that can be read: too many values in values"
+        return "is not YAML that can be read: too many values in values"
     mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
     where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     text = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)
-    return f"is no YAML{where}: {in_one_line(text or type(error).__name__)}"
+    return f"is not YAML{where}: {in_one_line(text or type(error).__name__)}"
 
 
 def _values(node: yaml.Node, known: dict[int, int], around: list[yaml.Node], tags: frozenset[str] | None) -> int:
@@ -118,7 +118,7 @@ def _check_keys(node: yaml.MappingNode, tags: frozenset[str] | None) -> None:
         line = key.start_mark.line + 1
         if tags is not None and key.tag not in (_MERGE, f"{_KINDS}str", f"{_KINDS}int"):
             given = shown(key.value) if isinstance(key, yaml.ScalarNode) else key.tag.removeprefix(_KINDS)
-            raise RefusedError(f"has a key at line {line} that is no name: {given}; for a text write it in quotes")
+            raise RefusedError(f"has a key at line {line} that is not a name: {given}; for a text write it in quotes")
         if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
             continue
         if (key.tag, key.value) in lines:

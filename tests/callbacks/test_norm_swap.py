@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import gloo  # noqa: F401, what the fork server imports
 from helpers.tiny import classifier, digits, mixture_callbacks, mixtures, network, trainer, weights_of
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
@@ -248,7 +250,8 @@ def test_processes_that_are_started_for_a_fit_train_a_copy(tmp_path: Path, by_ca
     callbacks = mixture_callbacks()
     if not by_callback:
         swap_norms(model, norm="mixture")
-    run = trainer(tmp_path, callbacks, strategy="ddp_spawn", devices=2, max_epochs=1)
+    # As ddp_spawn, but forked from a process that has imported torch and Lightning already.
+    run = trainer(tmp_path, callbacks, strategy=DDPStrategy(start_method="forkserver"), devices=2, max_epochs=1)
     if by_callback:
         with pytest.raises(ProcessRaisedException, match="ValueError: NormSwapCallback swaps in the processes that"):
             run.fit(model, digits())
@@ -258,7 +261,8 @@ def test_processes_that_are_started_for_a_fit_train_a_copy(tmp_path: Path, by_ca
     try:
         run.fit(model, digits())
     except ProcessExitedException:  # seen once, on a crowded machine: SIGABRT, for a reason that was not found
-        run = trainer(tmp_path, mixture_callbacks(), strategy="ddp_spawn", devices=2, max_epochs=1)
+        again = DDPStrategy(start_method="forkserver")
+        run = trainer(tmp_path, mixture_callbacks(), strategy=again, devices=2, max_epochs=1)
         run.fit(model, digits())
     assert any(not torch.equal(value, before[name]) for name, value in weights_of(model).items())
     (values,) = run.validate(model, digits(), verbose=False)

@@ -130,7 +130,7 @@ trainer:
         layers: {conv2: {n_components: 4}, last: null}
 """
     )
-    main(["fit", "--config", "own.yaml"])
+    main(["fit", "--config", "own.yaml", "--data.batch_size=16"])
     printed = capsys.readouterr().out
     assert "ModeNorm(128, n_components=4" in printed
     assert "ModeNorm(256, n_components=2" in printed
@@ -138,7 +138,8 @@ trainer:
 
 
 def test_a_fit_that_is_resumed_and_tested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    short = ["--config", "digits", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"]
+    small = ["--config", "digits", "--data.image_size=8", "--data.batch_size=16"]
+    short = [*small, "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"]
     main(["fit", *short, "--trainer.max_epochs=1", "--test_after_fit=false"])
     (checkpoint,) = tmp_path.glob("lightning_logs/version_0/checkpoints/*.ckpt")
     saved = yaml.safe_load((tmp_path / "lightning_logs/version_0/config.yaml").read_text())
@@ -146,7 +147,7 @@ def test_a_fit_that_is_resumed_and_tested(tmp_path: Path, capsys: pytest.Capture
     main(["fit", *short, "--trainer.max_epochs=2", f"--ckpt_path={checkpoint}"])
     (resumed,) = tmp_path.glob("lightning_logs/version_1/checkpoints/*.ckpt")
     assert torch.load(resumed, weights_only=True)["global_step"] == 4
-    main(["test", "--config", "digits", f"--ckpt_path={resumed}"])
+    main(["test", *small, f"--ckpt_path={resumed}"])
     assert "test_acc" in capsys.readouterr().out
 
 

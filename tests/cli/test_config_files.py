@@ -22,18 +22,18 @@ def bomb() -> str:
     [
         ("", "is empty; it takes names and values"),
         ("# nothing\n", "is empty; it takes names and values"),
-        ("- 1\n- 2\n", "is no mapping; it takes names and values"),
-        ("hello", "is no mapping; it takes names and values"),
-        ("model: 1\n3: 4\n", "has a key at line 2 that is no name"),
-        ("trainer: 5\n", ": trainer takes settings, as"),
-        ("model: [1\n", "is no YAML at line 2, column 1: "),
-        ("model: \0\n", "is no YAML: unacceptable character #x0000"),
-        (b"model: 1\nname: \xe9\n", "is no text in UTF-8, see line 2"),
-        (bytes(range(256)), "is no text in UTF-8, see line "),
+        ("- 1\n- 2\n", "is not a mapping; it takes names and values"),
+        ("hello", "is not a mapping; it takes names and values"),
+        ("model: 1\n3: 4\n", "has a key at line 2 that is not a name"),
+        ("trainer: 5\n", ": trainer takes settings, such as"),
+        ("model: [1\n", "is not YAML at line 2, column 1: "),
+        ("model: \0\n", "is not YAML: unacceptable character #x0000"),
+        (b"model: 1\nname: \xe9\n", "is not text in UTF-8, see line 2"),
+        (bytes(range(256)), "is not text in UTF-8, see line "),
         ("trainer: &a\n  callbacks: *a\n", "contains itself, by an alias of the value at line "),
         (bomb(), "holds more than 100000 values"),
         ("model: !!python/object/apply:os.system ['touch executed']\n", "has a tag of Python's at line 1"),
-        ("[" * 5000, "is no YAML"),
+        ("[" * 5000, "is not YAML"),
     ],
 )
 def test_what_is_no_configuration(content: str | bytes, message: str, tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_what_is_no_configuration(content: str | bytes, message: str, tmp_path: 
 
 def test_configurations() -> None:
     check_config_files([*(str(config_path(name)) for name in config_names()), '{"model": {"class_path": "a"}}'])
-    with pytest.raises(UsageError, match=r"^the configuration is no YAML at line 1"):
+    with pytest.raises(UsageError, match=r"^the configuration is not YAML at line 1"):
         check_config_files(["{model: "])
 
 

@@ -44,15 +44,23 @@ class Means(Features):
         return super().forward(images[..., ::4, ::4])
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a training that has measured its last weights, with its configuration."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "gan.yaml").write_text(yaml.safe_dump(CONFIG))
-    main(["fit", "--config", "gan.yaml"])
-    (checkpoint,) = tmp_path.glob("checkpoints/*.ckpt")
-    checkpoint.rename(tmp_path / "gan.ckpt")
-    return tmp_path
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("gan.yaml").write_text(yaml.safe_dump(CONFIG))
+        main(["fit", "--config", "gan.yaml"])
+    (checkpoint,) = folder.glob("checkpoints/*.ckpt")
+    checkpoint.rename(folder / "gan.ckpt")
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(trained)
+    return trained
 
 
 def test_the_distance_is_that_of_the_training(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +83,7 @@ def test_the_distance_is_that_of_the_training(run: Path, capsys: pytest.CaptureF
         (["--config", "gan.yaml"], "fid needs --ckpt_path"),
         (
             ["--config", "digits", "--ckpt_path", "gan.ckpt", "--trainer.callbacks+=FIDCallback"],
-            "the checkpoint is of another model",
+            "the checkpoint belongs to another model",
         ),
     ],
 )

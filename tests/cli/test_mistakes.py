@@ -126,7 +126,7 @@ def test_damaged_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     for command in ("fit", "validate", "test", "predict", "inspect"):
         for name, part in (
             ("text", "is damaged or no checkpoint"),
-            ("bare", "is none of Lightning's"),
+            ("bare", "is not one of Lightning's"),
             (
                 "other",
                 "network.conv1.conv.weight has shape [2] in it and [64, 1, 5, 5] in the model; give the",

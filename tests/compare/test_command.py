@@ -446,7 +446,7 @@ def test_a_run_that_fails_is_shown_and_the_others_go_on(started: list[str], caps
         ({"variants": {"BN": None, "X": {"trainer.callbacks+": "Nope"}}}, ["'X'", "does not parse", "Nope"]),
         ({"variants": {"BN": None, "X": {"trainer.callbacks+": swap("mixtur")}}}, ["'X'", "unknown norm 'mixtur'"]),
         ({"variants": {"BN": None, "X": {"model.network": "CIFARConvNet"}}}, ["'X'", "does not run", "CIFARConvNet"]),
-        ({"baseline": "X"}, ["'X'", "no variant"]),
+        ({"baseline": "X"}, ["'X'", "not a variant"]),
     ],
 )
 def test_a_wrong_study_is_one_line_before_anything_runs(
@@ -465,7 +465,7 @@ def test_a_wrong_study_is_one_line_before_anything_runs(
     ("arguments", "part"),
     [
         (["nope"], "study 'nope' is neither"),
-        (["mine.yaml", "--only", "XN"], "--only 'XN' is no variant; the variants are BN, MN"),
+        (["mine.yaml", "--only", "XN"], "--only 'XN' is not a variant; the variants are BN, MN"),
         (["mine.yaml", "--seed", "7"], "--seed 7 is not in the study; its seeds are 0, 1"),
         (["mine.yaml", "--limit_epochs", "0"], "'0' is given; it takes a whole number, 1 or more"),
     ],

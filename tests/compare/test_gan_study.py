@@ -11,6 +11,7 @@ from helpers.random_inception import save_random_inception
 from helpers.study_calls import call, files, swap, write
 from PIL import Image
 
+from mn_lightning.callbacks import fid
 from mn_lightning.compare.check import check_study
 from mn_lightning.compare.parser import WRONG
 from mn_lightning.compare.runs.jobs import INCOMPLETE
@@ -130,6 +131,7 @@ def test_every_shipped_variant_trains_on_files_of_the_right_format(
     if name == "dcgan_cifar10":
         write_cifar10(tmp_path / "data", 100, 20)
         trust_files(tmp_path / "data", monkeypatch)
+        monkeypatch.setattr(fid, "FAST_DEV_RUN_SAMPLES", 4)  # of 299x299 pixels for Inception
         _, _, measure = study.base[1]["trainer"]["callbacks"]
         measure["init_args"]["weights_path"] = str(save_random_inception(tmp_path / "inception.pth"))
     check_study(study)

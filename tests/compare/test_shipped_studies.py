@@ -1,5 +1,7 @@
 """Every shipped study on tiny files in the right on-disk format, and what it says about the paper."""
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,13 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture
+def _without_networks_of_before() -> Iterator[None]:
+    """A Trainer and its model hold each other: gigabytes of networks would wait until Python looks for such circles."""
+    yield
+    gc.collect()
+
+
 def studies() -> list[Any]:
     """Names, those that take more than ten seconds marked as slow; for the GANs' there is test_gan_study.py."""
     names = [name for name in study_names() if not name.startswith("dcgan")]
@@ -63,6 +72,7 @@ def write_files(data: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trust_files(root, monkeypatch)
 
 
+@pytest.mark.usefixtures("_without_networks_of_before")
 @pytest.mark.parametrize("name", studies())
 def test_every_variant_trains_on_files_of_the_right_format(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch or two of training and one of validation, on files where the study looks for them."""

@@ -218,7 +218,9 @@ def test_files_that_are_left_out_are_said(root: Path) -> None:
     (root / "train" / FIRST / ".DS_Store").touch()
     (root / "val" / FIRST / "photo.heic").touch()
     (root / "val" / SECOND / "notes.txt").touch()
-    with pytest.warns(UserWarning, match=r"val holds 2 files that are no images by their name, such as /") as warnings:
+    with pytest.warns(
+        UserWarning, match=r"val holds 2 files whose names are not those of images, such as /"
+    ) as warnings:
         data = module(root)
     assert len(warnings) == 1
     assert str(root / "val" / FIRST / "photo.heic") in str(warnings[0].message)

@@ -65,6 +65,12 @@ def refused(checkpoint: Path, folder: Path, **arguments: Any) -> str:
     return message
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are made but not drawn: most of an inspection's time, where a test looks at the page alone."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, path, **how: Path(path).write_bytes(b"undrawn"))
+
+
 class Links(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -138,6 +144,7 @@ def test_what_a_layer_was_given(checkpoint: Path, inspected: Inspected, tmp_path
     assert float(mean) == pytest.approx(float(gate[:, 0].mean()), rel=1e-3)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_layer_and_chosen_channels(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(
@@ -154,6 +161,7 @@ def _empty() -> Any:
     return Figure()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_swap_is_in_the_checkpoint(checkpoint: Path, inspected: Inspected, tmp_path: Path) -> None:
     """With no callback, and with one that swaps otherwise, the layers are those of the training."""
     of_1, _, of_5 = inspected.text.partition(">network.5</h2>")
@@ -166,6 +174,7 @@ def numbers(text: str) -> list[str]:
     return re.findall(r"<td>(.*?)</td>", text)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_swap_that_a_checkpoint_cannot_hold_is_the_callbacks(tmp_path: Path) -> None:
     swap = mixture_callbacks("network.1", activation=torch.relu)
     saver = ModelCheckpoint(tmp_path, filename="run")
@@ -174,6 +183,7 @@ def test_a_swap_that_a_checkpoint_cannot_hold_is_the_callbacks(tmp_path: Path) -
     assert "MixtureNorm, 6 channels" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_checkpoint_without_history(checkpoint: Path, tmp_path: Path) -> None:
     content = torch.load(checkpoint, weights_only=True)
     del content["callbacks"]["MixtureMonitor"]
@@ -207,7 +217,7 @@ def test_what_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "found"
     assert refused(tmp_path / "no.ckpt", folder).endswith("is not there; give the path of a .ckpt file")
     assert refused(checkpoint, folder, layer="conv9") == (
-        "layer 'conv9' is none of those swapped; there are network.1, network.5"
+        "layer 'conv9' is not among the swapped layers; these are network.1, network.5"
     )
     assert "network.1 has 0 to 5" in refused(checkpoint, folder, channels=[6])
     assert "it takes 1 or more" in refused(checkpoint, folder, samples=0)
@@ -216,7 +226,7 @@ def test_what_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": classifier().state_dict(), "pytorch-lightning_version": "2.6.1"}, unswapped)
     with pytest.raises(InspectionError, match=r"neither the checkpoint nor ImageClassifier has a MixtureNorm"):
         inspect(trainer(tmp_path, []), classifier(), digits(), str(unswapped), folder=str(folder))
-    with pytest.raises(InspectionError, match=r"of another model: network.1 was swapped for mixture"):
+    with pytest.raises(InspectionError, match=r"to another model: network.1 was swapped for mixture"):
         inspect(trainer(tmp_path, []), ImageClassifier(torch.nn.Linear(2, 2)), digits(), str(checkpoint))
     run = trainer(tmp_path, callbacks(), limit_val_batches=0)
     with pytest.raises(InspectionError, match="there was no data"):
@@ -273,6 +283,7 @@ def test_a_generator(tmp_path: Path) -> None:
     assert "generator.deconv1.norm-posteriors.png" in Links(page.read_text()).images
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_names_are_escaped_and_files_are_plain(tmp_path: Path) -> None:
     model = ImageClassifier(torch.nn.ModuleDict({"<b>/x": network()}))
     model.forward = lambda images: model.network["<b>/x"](images)  # type: ignore[method-assign]

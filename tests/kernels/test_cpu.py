@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import importlib.util
 import multiprocessing
 import os
 import subprocess
@@ -24,7 +25,8 @@ from mn_lightning.gmm import kmeans_plus_plus
 from mn_lightning.kernels import cpu, kmeans, reference, select
 from mn_lightning.kernels.cpu import fitting, mixture, rows, threads
 from mn_lightning.kernels.cpu.threads import in_parts
-from mn_lightning.kernels.types import Mixture, NormOptions
+from mn_lightning.kernels.types import Mixture, NormOptions, Ring
+from mn_lightning.utils.distributed import Processes
 from mn_lightning.utils.random import Stream, stratified, uniform
 
 LAYERS: dict[str, Callable[[int], nn.Module]] = {
@@ -184,6 +186,28 @@ def test_compiled_once_with_one_line(tmp_path: Path) -> None:
     assert "compiles" not in run(ONE_STEP, NUMBA_CACHE_DIR=str(tmp_path))
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_where_the_installation_is_read_only(writable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's cache folder is used, or none. A file in a folder's place keeps root from writing, too."""
+    installed, cache = tmp_path / "installed", tmp_path / "cache"
+    installed.mkdir()
+    (installed / "__pycache__").touch()
+    if not writable:
+        cache.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setenv("LOCALAPPDATA", str(cache))
+    path = installed / "read_only_loops.py"
+    path.write_text("from mn_lightning.kernels.cpu.compile import loop\n\n@loop\ndef doubled(x):\n    return 2 * x\n")
+    spec = importlib.util.spec_from_file_location("read_only_loops", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "read_only_loops", module)
+    spec.loader.exec_module(module)
+    assert module.doubled(3) == 6
+    assert bool(list(cache.rglob("read_only_loops*.nbi"))) == writable
+
+
 @pytest.mark.processes
 def test_without_numba_the_reference_serves_with_one_warning() -> None:
     code = ONE_STEP.replace("import sys, warnings, torch", "import sys, warnings, torch\nsys.modules['numba'] = None")
@@ -211,12 +235,12 @@ def test_the_exponential() -> None:
 def test_seeds_are_those_of_the_reference(count: int, in_planes: bool) -> None:
     x = torch.randn(1, 4, 5, count // 4).mT if in_planes else torch.randn(1, 4, count // 4, 5)
     x = x.double() + 7
-    given = rows.Rows(x)
+    given = rows.Rows.of(x)
     assert given.in_planes == in_planes
     for number in range(20):
         step = torch.tensor(number)
-        found = fitting._Fitted(4, given)
-        fitting._seed(given, number, found)
+        found = fitting.Fitted(4, given)
+        found.seed(given, number)
         centers, origin = kmeans.seed_centers(x, 4, step)
         torch.testing.assert_close(torch.from_numpy(found.origin), origin[0, 0])
         torch.testing.assert_close(torch.from_numpy(found.means), (centers + origin)[0])
@@ -247,10 +271,11 @@ def test_the_queue_keeps_the_rows_of_the_reference(
     memory_format: torch.memory_format, dtype: torch.dtype, capacity: int, finite: bool
 ) -> None:
     x = torch.randn(6, 5, 4, 4, dtype=dtype).contiguous(memory_format=memory_format)
-    found = [(torch.full((3, capacity, 5), -1.0), torch.zeros(3, dtype=torch.long)) for _ in range(2)]
-    for pushes in range(4):
+    found = [Ring(torch.tensor(0), torch.full((3, capacity, 5), -1.0), *torch.zeros(2, 3).long()) for _ in range(2)]
+    for step in range(4):
         for backend, ring in zip((cpu, reference), found, strict=True):
-            backend.enqueue(x + pushes, torch.tensor(pushes), torch.tensor(finite), torch.tensor(pushes), *ring)
+            backend.enqueue(x + step, torch.tensor(step), torch.tensor(finite), ring)
+    assert int(found[0].pushes) == 4 * finite
     for a, b in zip(*found, strict=True):
         assert torch.equal(a, b)
 
@@ -277,9 +302,14 @@ def test_maps_of_components_and_their_gradients(affine: Any, scale: Any, activat
     torch.testing.assert_close(torch.from_numpy(maps.level), level[0])
     d_slope, d_level = torch.randn(2, 3, 4).double()
     expected = torch.autograd.grad([slope, level], [*given, gamma, beta], [d_slope[None], d_level[None]])
-    d_mean, d_var, of_parameters = maps.backward(d_slope.numpy(), d_level.numpy())
+    halves = np.stack([d_slope.numpy(), d_level.numpy()]) / 2  # of two cuts
+    by_x, constant, of_parameters = maps.backward(np.stack([halves, halves]), np.array([2.0, 4.0, 0.0]))
+    count = np.array([[2.0], [4.0], [0.0]])
+    d_mean, d_var = (constant + by_x * mean.numpy()) * count, by_x * count / 2
     for found, wanted in zip((d_mean, d_var), expected, strict=False):
-        torch.testing.assert_close(torch.from_numpy(found), wanted[0])
+        torch.testing.assert_close(torch.from_numpy(found)[:2], wanted[0, :2])
+    assert not by_x[2].any()
+    assert not constant[2].any()
     for found, wanted in zip(of_parameters, expected[2:], strict=True):
         torch.testing.assert_close(found, wanted)
 
@@ -344,7 +374,7 @@ def test_gradients_keep_the_memory_format_through_what_writes_in_place(name: str
     ],
 )
 def test_activations(activation: object, backend: object) -> None:
-    assert select.backend_for_rows(torch.randn(1, 2, 3, 4), activation) is backend
+    assert select.backend_for_mixture(torch.randn(2, 3, 4, 4), activation=activation) is backend
 
 
 def test_an_activation_with_hooks_is_called() -> None:
@@ -361,6 +391,9 @@ def test_what_the_reference_computes() -> None:
     assert select.backend_for_rows(x) is cpu
     assert select.backend_for_rows(x.expand(2, -1, -1, -1)) is reference
     assert select.backend_for_rows(x[:, :0]) is reference
+    assert select.backend_for_mixture(x) is cpu
+    assert select.backend_for_mixture(x, one_mixture=False) is reference
+    assert select.backend_for_mixture(x, processes=Processes(0, 2)) is reference
     assert select.backend_for_samples(x.to("meta")) is reference
     with torch.autograd.forward_ad.dual_level():
         assert select.backend_for_samples(x) is reference
@@ -375,6 +408,59 @@ def test_both_backends_fit_the_same_mixture() -> None:
             found.append(fit_mixture(x, 3, 6, torch.tensor(0)))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["mixture", "mode"])
+def test_statistics_may_change_between_forward_and_backward(name: str) -> None:
+    layer, x, dy = problem(name, torch.contiguous_format)
+    layer(x)
+    layer.eval()
+    found = []
+    for changed in (False, True):
+        y = layer(x.requires_grad_())
+        if changed:
+            for buffer in layer.buffers():
+                if buffer.is_floating_point():
+                    buffer.mul_(3)
+        found.append(torch.autograd.grad(y, [x, *layer.parameters()], dy))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@FORMATS
+def test_both_backends_fit_to_the_same_rows(memory_format: torch.memory_format) -> None:
+    x = torch.randn(50, 3, 4, 4, dtype=torch.float64).contiguous(memory_format=memory_format)
+    found = []
+    for name in ("cpu", "reference"):
+        layer = MixtureNorm(3, fit_rows=100).double()
+        with select.use(name):
+            found.append(layer(x))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(found[0], MixtureNorm(3).double()(x))
+
+
+@FORMATS
+@pytest.mark.parametrize("shape", [(200, 6, 5, 7), (2, 70, 20, 20), (40, 1000)])
+def test_mode_norm_some_samples_at_a_time(memory_format: torch.memory_format, shape: tuple[int, ...]) -> None:
+    """In evaluation, where a part that stays in the cache is many samples, less than one, or what is left."""
+    x = torch.randn(shape, dtype=torch.float64) + torch.randn(shape[0], *(1 for _ in shape[1:]))
+    x = x.contiguous(memory_format=memory_format) if x.dim() == 4 else x
+    layer = ModeNorm(shape[1], 3).double()
+    layer(x)
+    layer.eval()
+    with select.use("reference"):
+        expected = layer(x)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_no_posterior_is_too_small_for_normal_precision() -> None:
+    from mn_lightning.kernels.cpu.loops import mixture as loops
+
+    values = np.array([[0.0, 0.0, -500.0], [-60.0, -80.0, -500.0 - 60.0]], np.float32)
+    found, one = values.copy(), np.empty(3, np.float32)
+    loops.softmax(found, np.zeros(2, np.float32), 3, one, one.copy())
+    expected = np.array([[1, 1, 1], [np.exp(-60), 0, np.exp(-60)]])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 # --- memory -------------------------------------------------------------------------------------------------------

@@ -427,6 +427,38 @@ def test_no_gradients_of_input(name: str) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", LAYERS)
+def test_compiled_as_one_graph(name: str, training: bool) -> None:
+    """torch.compile takes each norm as one operation, with what it updates and with its gradients."""
+    torch._dynamo.reset()
+    layer = LAYERS[name]().to(DEVICE).train(training)
+    for parameter in layer.parameters():
+        parameter.data += 0.1 * torch.rand_like(parameter)
+    other = copy.deepcopy(layer)
+    graphs: list[str] = []
+    backend = "inductor" if DEVICE == "cuda" else "aot_eager"
+
+    def watched(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        graphs.append(graph.code)
+        return torch._dynamo.lookup_backend(backend)(graph, inputs)
+
+    compiled = torch.compile(other, fullgraph=True, backend=watched)
+    for size in (4, 6):  # the second time with a size that varies
+        x = clusters(size, 5, 3, 3)
+        given = [leaf(x) for _ in range(2)]
+        outputs = layer(given[0]), compiled(given[1])
+        for y in outputs:
+            y.sin().sum().backward()
+        for a, b in zip((outputs[0], given[0].grad), (outputs[1], given[1].grad), strict=True):
+            torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-5)
+    for mine, theirs in zip(other.parameters(), layer.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+    for mine, theirs in zip(other.buffers(), layer.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+    assert all("mn_lightning" in code for code in graphs)
+
+
 def test_repeatable() -> None:
     x = clusters(4, 5, 9, 9)
     layer = MixtureNorm(5).to(DEVICE)
@@ -444,19 +476,18 @@ def test_operations_keep_torchs_rules() -> None:
     how = (gamma, beta, 1e-5, False, True, None)
     gates = torch.randn(2, 4, device=DEVICE), torch.randn(2, device=DEVICE)
     x = x.requires_grad_()
-    queue = torch.zeros(2, 6, 4, device=DEVICE), torch.zeros(2, dtype=torch.long, device=DEVICE)
+    queue = torch.zeros(2, 6, 4, device=DEVICE), *torch.zeros(2, 2, dtype=torch.long, device=DEVICE).unbind()
     one, true = torch.ones((), dtype=torch.long, device=DEVICE), torch.tensor(True, device=DEVICE)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     for operation, args in (
         (ops.fit, (x.detach(), step, 2, 1, 1, 1e-5, None)),
         (ops.moments, (x.detach(), *mixture, 1e-5, 0.01)),
-        (ops.mixture_norm_training, (x, *mixture, 0.01, *how)),
+        (ops.mixture_norm_training, (x, *mixture, None, 2, 0, 0, 0.01, *how)),
+        (ops.mixture_norm_training, (x, None, None, None, step, 2, 1, 1, 0.01, *how)),
         (ops.mixture_norm_evaluation, (x, *mixture, True, *how)),
-        (ops.all_finite, mixture[1:]),
         (ops.push, (x.detach(), step, true, one, *queue)),
-        (ops.mode_norm, (x, *gates, None, None, gamma, beta, 1e-5)),
-        (ops.mode_norm, (x, *gates, gates[0].clone(), gates[0].exp(), gamma, beta, 1e-5)),
-        (ops.average, (gates[0].clone(), gates[0].clone(), gates[0], gates[0].exp(), 0.1, 12)),
+        (ops.mode_norm, (x, *gates, None, None, gamma, beta, 1e-5, True, 0.1)),
+        (ops.mode_norm, (x, *gates, gates[0].clone(), gates[0].exp(), gamma, beta, 1e-5, False, 0.1)),
         (ops.mode_group_norm, (x, gates[1].clone(), gates[1], gamma, beta, 1e-5)),
     ):
         torch.library.opcheck(operation, args, test_utils=checks)

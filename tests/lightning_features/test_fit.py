@@ -189,7 +189,9 @@ def test_an_average_model_has_the_mixtures_of_the_current_one(
 
 def test_an_average_of_the_model_before_the_swap_is_refused(tmp_path: Path) -> None:
     run = trainer(tmp_path, [EMAWeightAveraging(), *mixture_callbacks()])
-    with pytest.raises(ValueError, match=r"^EMAWeightAveraging stands before NormSwapCallback.*put it behind$"):
+    with pytest.raises(
+        ValueError, match=r"^EMAWeightAveraging stands before NormSwapCallback.*put it after NormSwapCallback$"
+    ):
         run.fit(classifier(), digits())
 
 

@@ -244,7 +244,7 @@ class InAPlainList(nn.Module):
 
 @pytest.mark.parametrize("holder", [lambda norm: [norm], lambda norm: (None, norm), lambda norm: {"a": norm}])
 def test_a_plain_list_that_keeps_an_old_layer_is_named(holder: Callable[[nn.Module], object]) -> None:
-    with pytest.warns(UserWarning, match=r"0\.branches of InAPlainList holds layers that were swapped") as caught:
+    with pytest.warns(UserWarning, match=r"0\.branches of InAPlainList is a plain list or dict") as caught:
         mn.swap_norms(nn.Sequential(InAPlainList(holder)), norm="mode")
     one_line(caught[0].message)
 
@@ -472,7 +472,7 @@ def _already_swapped() -> nn.Module:
         (network, {"layers": "!*"}, ValueError, ["'!*'", "leaves no layer"]),
         (network, {"layers": nn.BatchNorm3d}, ValueError, ["BatchNorm3d", "layers of BatchNorm2d: block1.norm"]),
         (network, {"norm": "torch.nn.Nope"}, ValueError, ["'torch.nn.Nope' cannot be imported"]),
-        (network, {"norm": "os.system"}, ValueError, ["'os.system' is no class of torch modules"]),
+        (network, {"norm": "os.system"}, ValueError, ["'os.system' is not a class of torch modules"]),
         (network, {"norm": "group", "num_groups": 2, "channels_per_group": 2}, ValueError, ["block1", "one of them"]),
         (lambda: nn.Sequential(spectral()), {}, ValueError, ["0 is a", "parametrized", "remove_parametrizations"]),
         (lambda: nn.Sequential(pruned()), {}, ValueError, ["0 is a BatchNorm2d with the parameters weight_orig"]),

@@ -30,9 +30,9 @@ def test_tensors_and_plain_values_come_back(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ({"state_dict": {}, "hyper_parameters": Command()}, "holds Python objects, which could run code"),
-        ({"state_dict": {}}, "is none of Lightning's, which hold 'state_dict'"),
-        ({"weight": torch.ones(2)}, "is none of Lightning's, which hold 'state_dict'"),
-        (torch.ones(2), "is none of Lightning's, which hold 'state_dict'"),
+        ({"state_dict": {}}, "is not one of Lightning's, which hold 'state_dict'"),
+        ({"weight": torch.ones(2)}, "is not one of Lightning's, which hold 'state_dict'"),
+        (torch.ones(2), "is not one of Lightning's, which hold 'state_dict'"),
         (b"no checkpoint", "is damaged or no checkpoint"),
         (b"", "is damaged or no checkpoint"),
         (None, "is damaged or no checkpoint"),

@@ -29,9 +29,9 @@ def test_what_is_taken_is_read_as_by_pyyaml(text: str) -> None:
         ("{a: " * 101 + "1" + "}" * 101, "has more than 100 levels of values in values at line 1"),
         ("a: !!python/name:os.system x", "has a tag of Python's at line 1"),
         ('a: "\\ud83d"', "has half of a character at line 1"),
-        ("a: [", "is no YAML at line 1, column 5: "),
-        ("a: !!int ''", "is no YAML: "),
-        ("? [1]\n: 2", "is no YAML at line 1, column 3: found unhashable key"),
+        ("a: [", "is not YAML at line 1, column 5: "),
+        ("a: !!int ''", "is not YAML: "),
+        ("? [1]\n: 2", "is not YAML at line 1, column 3: found unhashable key"),
     ],
 )
 def test_what_is_refused(text: str, start: str) -> None:
@@ -46,7 +46,7 @@ def test_what_is_refused(text: str, start: str) -> None:
         ("a: !!binary eA==", "has a binary at line 1"),
         ("a: !!set {x}", "has a set at line 1; write a list or a mapping"),
         ("a: -.inf", "has a float at line 1: -.inf"),
-        ("{1: 2, true: 3}", "has a key at line 1 that is no name: 'true'"),
+        ("{1: 2, true: 3}", "has a key at line 1 that is not a name: 'true'"),
     ],
 )
 def test_what_json_cannot_hold(text: str, start: str) -> None:

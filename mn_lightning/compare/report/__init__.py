@@ -1,1 +1,1 @@
-"""What a study has shown: numbers, tables, sentences and pictures."""
+"""The results of a study: numbers, tables, sentences and pictures."""

@@ -1,4 +1,4 @@
-"""Metric against optimizer steps (Figure 2 of Kalayeh & Shah), and below it the differences to the baseline."""
+"""Draw the metric against optimizer steps (Figure 2 of Kalayeh & Shah), and the differences to the baseline."""
 
 import math
 from collections.abc import Sequence
@@ -26,22 +26,22 @@ COLOURS = (
 )
 STYLES = ("-", "--", "-.", ":")
 _FONT = 11
-"""Points, with which the picture can be read when it is 400 pixels wide."""
+"""Font size in points; with it, the picture can be read when it is 400 pixels wide."""
 
 
 def plot_curves(study: Study, comparisons: Sequence[Comparison], floor: float | None = None) -> "Figure":
-    """Draw the means over seeds above, and below a panel for each variant that is compared to another.
+    """Draw the means over seeds on top, and below them a panel for each variant that is compared to another.
 
-    A panel shows by how much the variant's best value so far differs from its baseline's, with the same seed: mean over
-    seeds, and one standard deviation as a band. Its axis is that of the differences after the first quarter of the
-    training: those before are large everywhere.
+    A panel shows by how much the variant's best value so far differs from its baseline's with the same seed: the mean
+    over seeds, and one standard deviation as a band. Its axis fits the differences after the first quarter of the
+    training, because earlier ones are always large.
 
     Args:
         study: for its name and the metric's.
-        comparisons: of all variants; those without a finished run are left out.
-        floor: a value that cannot be beaten, dotted.
+        comparisons: of all variants; variants without a finished run are left out.
+        floor: a value that cannot be beaten, drawn as a dotted line.
     """
-    from matplotlib.figure import Figure  # takes a second to import, and only a report needs it
+    from matplotlib.figure import Figure  # it takes a second to import, and only a report needs it
 
     drawn = [(found, *_look(position)) for position, found in enumerate(comparisons) if _runs(found)]
     by_name = {found.variant: found for found in comparisons}
@@ -82,13 +82,13 @@ def _look(position: int) -> tuple[str, str]:
 
 
 def _runs(found: Comparison) -> list[Curve]:
-    """Return the curves with at least a value, without values that are not finite."""
+    """Return the curves that have a value, without values that are not finite."""
     finite = [tuple(p for p in points if math.isfinite(p.value)) for points in found.curves.by_seed.values()]
     return [points for points in finite if points]
 
 
 def _draw_means(axes: "Axes", study: Study, drawn: Sequence[tuple[Comparison, str, str]], floor: float | None) -> None:
-    several = sum(found.is_baseline for found, *_ in drawn) > 1  # the colours of their curves tell them apart
+    several = sum(found.is_baseline for found, *_ in drawn) > 1  # the same colours as their curves
     alone = len(drawn) == 1
     for found, colour, style in drawn:
         runs = _runs(found)
@@ -127,13 +127,13 @@ def _band(axes: "Axes", steps: np.ndarray, values: np.ndarray, colour: str, insi
 
 
 def _range_of(mode: Mode, values: np.ndarray) -> tuple[float, float]:
-    """Guess within what a metric's values lie, from those that there are: accuracies in [0, 1], distances above 0."""
+    """Guess the range of a metric from its values: [0, 1] for accuracies, above 0 for distances."""
     low = 0.0 if values.min() >= 0 else -math.inf
     return low, 1.0 if mode == "max" and values.max() <= 1 else math.inf
 
 
 def _differences(found: Comparison, baseline: Comparison, mode: Mode) -> list[Curve]:
-    """For each seed that both have: best value so far, variant minus baseline, from where both were measured on."""
+    """For each seed of both: best value so far, variant minus baseline, from the step at which both have a value."""
     curves = []
     for seed, points in found.curves.by_seed.items():
         ours, theirs = ({p.step: p.value for p in _best_so_far(own, mode)} for own in
@@ -148,7 +148,7 @@ def _differences(found: Comparison, baseline: Comparison, mode: Mode) -> list[Cu
 
 
 def _best_so_far(points: Curve, mode: Mode) -> list[Point]:
-    """Return each point with the best value until then."""
+    """Return each point with the best value up to it."""
     values = [(p.step, best_after(points[: i + 1], 1.0, mode)) for i, p in enumerate(points)]
     return [Point(step, 0.0, value) for step, value in values if value is not None]
 
@@ -158,7 +158,7 @@ def _at(steps: Sequence[float], values: dict[float, float]) -> np.ndarray:
 
 
 def _limits(pairs: Sequence[Sequence[Curve]]) -> tuple[float, float]:
-    """Return an axis for the means and bands after the first quarter, with 0 on it."""
+    """Return the limits of an axis that shows 0 and the means and bands after the first quarter."""
     ends = [0.0]
     for differences in pairs:
         steps, values = _on_common_steps(list(differences))

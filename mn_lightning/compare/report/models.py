@@ -1,4 +1,4 @@
-"""What was compared: each variant's layers as they were in its runs, and what they took beside the baseline's."""
+"""What was compared: each variant's layers as they were in its runs, and their costs beside the baseline's."""
 
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
@@ -9,18 +9,18 @@ from mn_lightning.compare.runs.run import Run
 from mn_lightning.compare.study.study import Study
 
 _FEW = 2
-"""Names of layers in a cell of the table; the report lists all of them below it."""
+"""Most names of layers in a cell of the table; the report lists all of them below the table."""
 
 
 def models_table(study: Study, runs: Sequence[Run]) -> Table | None:
     """A line for each variant: swapped layers, parameters, seconds a step, peak memory.
 
     Args:
-        study: says which the baselines are.
+        study: says which variants are baselines.
         runs: those that have finished.
 
     Returns:
-        None if no run has written down what its model was, as those of earlier versions.
+        None if no run has recorded its model, as in earlier versions.
     """
     known = [(run, facts) for run in runs if (facts := read_facts(run.folder))]
     if not known:
@@ -49,13 +49,13 @@ def models_table(study: Study, runs: Sequence[Run]) -> Table | None:
 
 
 def missing_callbacks(runs: Iterable[Run]) -> list[str]:
-    """Say which variants were trained without a callback that their mixtures need."""
+    """Name the variants that were trained without a callback that their mixtures need."""
     found = [(run.variant, facts) for run in runs if (facts := read_facts(run.folder))]
     return list(dict.fromkeys(f"{variant}: {missing}." for variant, facts in found for missing in facts.missing))
 
 
 def _costs(found: Sequence[tuple[Run, Facts]]) -> tuple[float | None, float | None, float | None]:
-    """Return parameters, seconds a step and bytes of a variant's runs."""
+    """Return parameters, seconds per step and peak memory of a variant's runs."""
     last = [rows[-1] for run, _ in found if (rows := run.rows())]
     steps = [row["seconds"] / row["step"] for row in last if row["step"]]
     peaks = [facts.peak_memory for _, facts in found if facts.peak_memory]
@@ -81,7 +81,7 @@ def _size(value: float) -> str:
 
 
 def _groups(layers: Sequence[Layer]) -> list[list[Layer]]:
-    """Put layers together that have the same norm and settings."""
+    """Group the layers by norm and settings."""
     groups: dict[tuple[str, str], list[Layer]] = {}
     for layer in layers:
         groups.setdefault((layer.norm, layer.settings), []).append(layer)

@@ -1,4 +1,4 @@
-"""Pictures of a study's layers: Figures 1, 5 and 6 of Kalayeh & Shah, Figure 2 of Deecke et al."""
+"""Draw a study's layers: Figures 1, 5 and 6 of Kalayeh & Shah, Figure 2 of Deecke et al."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from mn_lightning.inspection.errors import InspectionError
 from mn_lightning.inspection.inspect import PAGE, inspect
 
 FOLDER = "layers"
-"""Inside the study's."""
+"""Folder of the pictures, inside the study's folder."""
 
 
 def draw_layers(study: Study, runs: Sequence[Run], root: Path) -> list[str]:
-    """Draw the layers of each variant under ``inspect``, of its first seed that has finished.
+    """For each variant under ``inspect``, draw the layers of its first finished seed.
 
     Args:
-        study: says which.
+        study: says which variants.
         runs: those that have finished.
         root: the study's folder; a folder for each variant is made in ``layers``.
 
     Returns:
-        Lines for the report: for each variant the page's path in the study's folder and its pictures, or why there is
-        none.
+        Lines for the report: for each variant, the page's path in the study's folder and its pictures, or the reason
+        why there is no page.
     """
     lines: list[str] = []
     for variant, options in study.inspect.items():
@@ -51,6 +51,6 @@ def _inspect(run: Run, folder: Path, options: dict[str, object]) -> None:
         enable_model_summary=False,
     )  # fmt: skip
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they came with the run
+        warnings.simplefilter("ignore")  # these messages came with the run already
         cli = StudyCLI(variant_label(run.study, run.variant), run.arguments, until="built", save_config_callback=None)
         inspect(trainer, cli.model, cli.datamodule, str(run.checkpoint_path), folder=str(folder), **options)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The study's folder: ``report.md``, ``results.csv`` and pictures, made from the runs that have finished."""
+"""Write the report into the study's folder: ``report.md``, ``results.csv`` and pictures, from the finished runs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -32,14 +32,14 @@ from mn_lightning.utils.tables import print_table
 
 
 def write_report(folder: StudyFolder, command: str) -> tuple[list[Table], list[str]]:
-    """Write the report into the folder. Runs that have not finished are named, and left out of the numbers.
+    """Write the report into the folder. Runs that have not finished are named, but are not in the numbers.
 
     Args:
-        folder: with runs.
-        command: the command line that made them, for the report.
+        folder: of the study.
+        command: the command line that made the runs, to be shown in the report.
 
     Returns:
-        Its tables, and its sentences.
+        The report's tables and sentences.
     """
     study, runs = folder.study, runs_in(folder)
     finished = [run for run in runs if run.finished]
@@ -77,7 +77,7 @@ def write_report(folder: StudyFolder, command: str) -> tuple[list[Table], list[s
 
 
 def print_report(tables: Iterable[Table], lines: Iterable[str]) -> None:
-    """Print what :func:`write_report` returned: what was compared, the sentences, the other tables."""
+    """Print what :func:`write_report` returned: first what was compared, then the sentences and the other tables."""
     first, *others = tables
     print_table(first.title, first.header, first.rows, compact=True)
     for line in lines:
@@ -87,9 +87,9 @@ def print_report(tables: Iterable[Table], lines: Iterable[str]) -> None:
 
 
 def _views(study: Study, runs: Sequence[Run]) -> list[tuple[Study, str]]:
-    """Return what is reported: the study with the words for a metric, and the metric's name in the records.
+    """Return the metrics to report: the study with the metric's name for people, and its name in the records.
 
-    First the study's own metric; if the runs measured it with statistics of the current weights too, then these next.
+    The study's own metric comes first, then the same with statistics of the current weights, if the runs measured that.
     """
     logged = {name for run in runs for row in run.rows() for name in row}
     views = [(study, study.metric)]
@@ -126,7 +126,7 @@ def _broken(runs: Iterable[Run]) -> list[str]:
 
 
 def _floor(study: Study, runs: Iterable[Run]) -> float | None:
-    """Return the distance of real images to real ones, which FIDCallback logs if it is asked for."""
+    """Return the distance of real images to real ones, if FIDCallback was asked to log it."""
     name = f"{study.metric}/floor"
     return next((row[name] for run in runs for row in run.rows() if name in row), None)
 

@@ -1,4 +1,4 @@
-"""The numbers of a report: scores, steps and seconds to the baseline's best, paired differences."""
+"""Compute the numbers of a report: scores, steps and seconds to the baseline's best, paired differences."""
 
 import itertools
 import math
@@ -13,23 +13,23 @@ from mn_lightning.compare.runs.recorder import Row
 from mn_lightning.compare.study.study import FRACTIONS, Mode, Study
 
 CONFIDENCE = 0.95
-"""Of the intervals of paired differences."""
+"""Confidence level of the intervals of paired differences."""
 
 WINDOW = 10
-"""Epochs within which the metric's ups and downs are measured."""
+"""Length, in epochs, of the windows in which the metric's ups and downs are measured."""
 
 ROUNDING = 1e-6
-"""Relative difference between equal scores that float32 can make."""
+"""Largest relative difference that float32 can make between equal scores."""
 
 
 class Point(NamedTuple):
     """One evaluation.
 
     Attributes:
-        step: optimizer steps before it.
-        seconds: of training before it, without validation.
+        step: optimizer steps before the evaluation.
+        seconds: seconds of training before it, without validation.
         value: of the metric.
-        epoch: in which it was made, from 0.
+        epoch: the epoch in which it was made, from 0.
     """
 
     step: float
@@ -42,7 +42,7 @@ Curve = tuple[Point, ...]
 
 
 class Summary(NamedTuple):
-    """Mean and standard deviation of ``n`` numbers; None where n is too small: below 1, and below 2."""
+    """Mean and standard deviation of ``n`` numbers; the mean is None for n < 1, the standard deviation for n < 2."""
 
     mean: float | None
     std: float | None
@@ -53,8 +53,8 @@ class Race(NamedTuple):
     """How fast a variant reached the baseline's best, in steps or seconds.
 
     Attributes:
-        cost: steps or seconds, over the seeds that reached it.
-        of_baseline: mean of what the baseline itself took, over the same seeds.
+        cost: steps or seconds until then, over the seeds that reached it.
+        of_baseline: mean of the baseline's own steps or seconds, over the same seeds.
         reached: number of seeds that reached it.
         seeds: number of seeds that could be compared.
     """
@@ -66,7 +66,7 @@ class Race(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Difference of best scores, variant minus baseline, paired by seed.
+    """Difference between best scores, variant minus baseline, paired by seed.
 
     Attributes:
         mean: over the seeds; None without a pair.
@@ -91,8 +91,8 @@ class Curves:
 
     Attributes:
         variant: its name.
-        by_seed: without a seed whose run has not finished.
-        broken: seeds of runs that logged a value that is not finite, whichever metric it is of.
+        by_seed: the points for each seed whose run has finished.
+        broken: seeds of runs that logged a value that is not finite, for any metric.
     """
 
     variant: str
@@ -112,7 +112,7 @@ class Comparison:
         scores: best scores after each of :data:`~mn_lightning.compare.study.study.FRACTIONS` of the training.
         steps: steps to the baseline's best.
         seconds: seconds to the baseline's best.
-        difference: to the baseline's best scores.
+        difference: of the best scores to the baseline's.
         broken: the runs of both that logged a value that is not finite, as ``"BN, seed 0"``.
     """
 
@@ -140,7 +140,7 @@ def compare_variants(study: Study, curves: Sequence[Curves]) -> list[Comparison]
     """Compare each variant with its baseline.
 
     Args:
-        study: says which the baselines are, and whether more is better.
+        study: says which variants are baselines, and whether more is better.
         curves: of all variants.
     """
     by_name = {found.variant: found for found in curves}
@@ -167,7 +167,7 @@ def curve(rows: Sequence[Row], metric: str) -> Curve:
 
 
 def first_not_finite(rows: Sequence[Row]) -> tuple[str, float] | None:
-    """Return the metric and the step of the first value that is not finite; None if all are.
+    """Return the metric and the step of the first value that is not finite; None if all values are finite.
 
     Examples:
         >>> first_not_finite([{"step": 5, "loss": 0.5}, {"step": 10, "loss": float("nan")}])
@@ -178,7 +178,7 @@ def first_not_finite(rows: Sequence[Row]) -> tuple[str, float] | None:
 
 
 def spacing(points: Curve) -> tuple[float, float] | None:
-    """Return the steps and the epochs from one evaluation to the next, medians; None with fewer than two.
+    """Return the median steps and epochs between two evaluations; None if there are fewer than two evaluations.
 
     Examples:
         >>> spacing((Point(20, 1.0, 0.5, 0), Point(40, 2.0, 0.7, 1), Point(60, 2.0, 0.7, 2)))
@@ -191,7 +191,7 @@ def spacing(points: Curve) -> tuple[float, float] | None:
 
 
 def best(points: Sequence[Point], mode: Mode) -> float | None:
-    """Return the best value, or None; values that are not finite do not count.
+    """Return the best value, ignoring values that are not finite; None if there is none.
 
     Examples:
         >>> best([Point(10, 1.0, 0.5), Point(20, 2.0, 0.7), Point(30, 3.0, float("nan"))], mode="max")
@@ -202,7 +202,7 @@ def best(points: Sequence[Point], mode: Mode) -> float | None:
 
 
 def best_after(points: Curve, fraction: float, mode: Mode) -> float | None:
-    """Return the best value in the first part of the training; None without an evaluation there.
+    """Return the best value within the first ``fraction`` of the training; None if there was no evaluation in it.
 
     Examples:
         >>> points = (Point(10, 1.0, 0.5), Point(20, 2.0, 0.7), Point(40, 4.0, 0.9))
@@ -216,7 +216,8 @@ def best_after(points: Curve, fraction: float, mode: Mode) -> float | None:
 def unsteadiness(points: Curve) -> float | None:
     """Return the standard deviation (n - 1) of the values within windows of :data:`WINDOW` epochs, mean over windows.
 
-    Figure 2 of Kalayeh & Shah has it as a band. Windows end with each evaluation; None if none is that long.
+    Figure 2 of Kalayeh & Shah shows it as a band. A window ends at each evaluation; None if the training is shorter
+    than a window.
 
     Examples:
         >>> points = [Point(10 * epoch, 1.0, 0.5 + 0.1 * (epoch % 2), epoch) for epoch in range(12)]
@@ -261,7 +262,7 @@ def race(variant: Curves, baseline: Curves, mode: Mode, by: str) -> Race:
         by: ``"step"`` or ``"seconds"``.
 
     Returns:
-        The cost in these units, the baseline's own for the same seeds, and how many seeds reached it.
+        The cost in these units, the baseline's own cost for the same seeds, and how many seeds reached its best.
 
     Examples:
         >>> baseline = Curves("BatchNorm", {0: (Point(10, 1.0, 0.5), Point(20, 2.0, 0.7))})
@@ -286,7 +287,7 @@ def race(variant: Curves, baseline: Curves, mode: Mode, by: str) -> Race:
 
 
 def paired_difference(variant: Curves, baseline: Curves, mode: Mode) -> Difference:
-    """Difference of the best scores over the seeds that both have, with Student's interval for paired samples.
+    """Compute the difference of the best scores over common seeds, with Student's interval for paired samples.
 
     Args:
         variant: its curves.
@@ -294,8 +295,8 @@ def paired_difference(variant: Curves, baseline: Curves, mode: Mode) -> Differen
         mode: whether more or less of the metric is better.
 
     Returns:
-        Mean of variant minus baseline in the metric's units, and its 95% interval. There is no interval with one seed,
-        nor if all seeds have the same difference: that does not show how much it would vary. With the p of the test.
+        Mean of variant minus baseline in the metric's units, its 95% interval, and the p of the test. There is no
+        interval with one seed, nor if all seeds have the same difference, which does not show how much it would vary.
     """
     pairs = [(best(variant.by_seed[seed], mode), best(own, mode)) for seed, own in baseline.by_seed.items()
              if seed in variant.by_seed]  # fmt: skip
@@ -305,7 +306,7 @@ def paired_difference(variant: Curves, baseline: Curves, mode: Mode) -> Differen
         return Difference(None, None, None, 0)
     differences = tuple(a - b for a, b in zip(ours, theirs, strict=True))
     mean = fmean(differences)
-    # A coarse metric (a share of few images) makes equal differences; they are no sign of certainty.
+    # A coarse metric (a share of few images) makes equal differences; they are not a sign of certainty.
     if max(differences) - min(differences) <= ROUNDING * max(map(abs, [*ours, *theirs])):
         return Difference(mean, None, None, len(ours), None, differences)
     test = stats.ttest_rel(ours, theirs)

@@ -1,4 +1,4 @@
-"""What the generators of a study make, Figure 8 of Kalayeh & Shah."""
+"""Draw samples of a study's generators, Figure 8 of Kalayeh & Shah."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_SEEDS = 2
-"""Rows of the picture, which has to fit a screen."""
+"""Rows of the picture, so that it fits a screen."""
 
 
 def plot_samples(study: Study, runs: Sequence[Run]) -> "Figure | None":
     """Draw the samples of each run's best evaluation: a column for each variant, a row for each seed.
 
     Args:
-        study: for the metric and the order of variants and seeds; the first two seeds are drawn.
+        study: gives the metric and the order of variants and seeds; the first two seeds are drawn.
         runs: those that have finished.
 
     Returns:

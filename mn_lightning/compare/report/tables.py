@@ -1,4 +1,4 @@
-"""What a report says in words: its tables and sentences."""
+"""Write the tables and sentences of a report."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ _SECONDS = "{:.1f}"
 
 
 class Table(NamedTuple):
-    """A table of text, and what has to be said about it."""
+    """A table of text, with a note that explains it."""
 
     title: str
     header: list[str]
@@ -27,7 +27,7 @@ class Table(NamedTuple):
 
 
 def score_table(study: Study, comparisons: Sequence[Comparison]) -> Table:
-    """Best scores after shares of the training, beside the published ones."""
+    """Make the table of best scores after shares of the training, beside the published ones."""
     shares = [f"{fraction:.0%}" for fraction in FRACTIONS]
     header = ["variant", *(f"after {share}" for share in shares), "seeds"]
     steady = any(found.unsteadiness.n for found in comparisons)
@@ -62,7 +62,7 @@ def score_table(study: Study, comparisons: Sequence[Comparison]) -> Table:
 
 
 def race_table(study: Study, comparisons: Sequence[Comparison]) -> Table:
-    """Steps and seconds to the baseline's best, beside the baseline's own and the published steps."""
+    """Make the table of steps and seconds to the baseline's best, beside the baseline's own and the published steps."""
     baseline = study.baseline if isinstance(study.baseline, str) else "the baseline"
     header = ["variant", "steps", f"{baseline}'s", "steps saved"]
     header += ["seconds", f"{baseline}'s", "seconds saved", "reached"]
@@ -89,7 +89,7 @@ def race_table(study: Study, comparisons: Sequence[Comparison]) -> Table:
 
 
 def difference_table(study: Study, comparisons: Sequence[Comparison]) -> Table:
-    """Difference of each variant's best score to its baseline's, and whether the two can be told apart."""
+    """Make the table of differences to the baseline's best score, and whether the two can be told apart."""
     p_values = corrected(comparisons)
     several = len(p_values) > 1
     rows = []
@@ -118,13 +118,13 @@ def difference_table(study: Study, comparisons: Sequence[Comparison]) -> Table:
         f"{f' / {len(p_values)}' * several}, and never below {FEWEST_SEEDS}: it is as rough as the spread of few seeds."
     )
     if any(NO_SPREAD in row for row in rows):
-        note += " Where the difference is the same with all seeds, as coarse metrics make it, there is no interval."
+        note += " If all seeds have the same difference, which happens with coarse metrics, there is no interval."
     header = ["variant", "difference", f"{CONFIDENCE:.0%} interval", f"p{' (Holm)' * several}", "seeds", "verdict"]
     return _with_baselines(study, Table(f"Difference to {_whose_baseline(study)}", header, rows, note))
 
 
 def sentences(study: Study, comparisons: Sequence[Comparison]) -> list[str]:
-    """Return a plain sentence for each variant but the baselines: its score, and what it saves."""
+    """Return a plain sentence for each variant except the baselines: its score, and what it saves."""
     lines, p_values = [], corrected(comparisons)
     for found in comparisons:
         if found.is_baseline:
@@ -149,7 +149,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def plus_minus(summary: Summary, form: str = "{:.4f}") -> str:
-    """Write the mean, and the standard deviation if there is one."""
+    """Write the mean, with the standard deviation if there is one."""
     text = number(summary.mean, form)
     return text if summary.std is None else f"{text} ± {form.format(summary.std)}"
 
@@ -160,7 +160,7 @@ def number(value: float | None, form: str = "{:.4g}") -> str:
 
 
 def better(study: Study) -> str:
-    """Say which scores are better."""
+    """Say whether more or less is better."""
     return "more is better" if study.mode == "max" else "less is better"
 
 
@@ -169,7 +169,7 @@ def _whose_baseline(study: Study) -> str:
 
 
 def _with_baselines(study: Study, table: Table) -> Table:
-    """Put each variant's baseline beside it, if there are several."""
+    """Add a column with each variant's baseline, if there are several baselines."""
     if isinstance(study.baseline, str):
         return table
     header = [table.header[0], "baseline", *table.header[1:]]
@@ -178,7 +178,7 @@ def _with_baselines(study: Study, table: Table) -> Table:
 
 
 def _resolution(study: Study, comparisons: Sequence[Comparison]) -> list[str]:
-    """Say how finely the curves know when a score was reached."""
+    """Say how exactly the curves tell when a score was reached."""
     gaps = [gap for found in comparisons for points in found.curves.by_seed.values() if (gap := spacing(points))]
     if not gaps:
         return []
@@ -191,7 +191,7 @@ def _resolution(study: Study, comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _saved(race: Race, form: str) -> str:
-    """Write the share that was saved, computed from the numbers as they are printed."""
+    """Write the share that was saved, computed from the printed numbers."""
     saving = _saving(race, form)
     return NOTHING if saving is None else f"{saving:.0%}"
 

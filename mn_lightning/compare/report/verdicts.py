@@ -1,4 +1,4 @@
-"""Whether a variant differs from its baseline: as much as the numbers of seeds and of variants allow to say."""
+"""Say whether a variant differs from its baseline, as far as the numbers of seeds and variants allow."""
 
 from collections.abc import Sequence
 from statistics import fmean, stdev
@@ -12,15 +12,15 @@ from mn_lightning.compare.study.study import Study
 SIGNIFICANCE = 0.05
 POWER = 0.8
 FEWEST_SEEDS = 5
-"""That are recommended: with fewer, nobody can see whether differences are spread as the t test takes them to be."""
+"""The fewest seeds to recommend: with fewer, nobody can see whether differences are spread as the t test assumes."""
 
 MOST_SEEDS = 50
 _LARGEST_EFFECT = 5.0
-"""In standard deviations. A larger one, of two or three seeds that are alike by chance, changes no recommendation."""
+"""In standard deviations. A larger effect comes from few seeds that are alike by chance, and changes no advice."""
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p values for their number (Holm 1979): below 0.05, a finding stands among all of them.
+    """Correct p values for their number (Holm 1979): a finding with a corrected p below 0.05 holds among all of them.
 
     Examples:
         >>> holm([0.01, 0.5, 0.03])
@@ -37,8 +37,8 @@ def seeds_needed(differences: Sequence[float], tests: int = 1) -> int | None:
     """Return how many seeds a paired t test needs to find such a difference, with such a spread, in 80% of studies.
 
     Args:
-        differences: two or more, not all equal.
-        tests: number of variants that are tested; each has a share of 0.05.
+        differences: at least two, not all equal.
+        tests: number of variants that are tested, which share the 0.05.
 
     Returns:
         :data:`FEWEST_SEEDS` or more; None if it is more than :data:`MOST_SEEDS`.
@@ -60,7 +60,7 @@ def power(effect: float, seeds: np.ndarray, significance: float) -> np.ndarray:
 
     Args:
         effect: 0 or more.
-        seeds: numbers of pairs; there is a probability for each.
+        seeds: numbers of pairs; the result has a probability for each.
         significance: of the test.
     """
     critical, shift = stats.t.ppf(1 - significance / 2, seeds - 1), effect * np.sqrt(seeds)
@@ -68,7 +68,7 @@ def power(effect: float, seeds: np.ndarray, significance: float) -> np.ndarray:
 
 
 def corrected(comparisons: Sequence[Comparison]) -> dict[str, float]:
-    """Return Holm's p of each variant that has one."""
+    """Return the p, corrected by Holm's method, of each variant that has one."""
     tested = {
         found.variant: found.difference.p
         for found in comparisons
@@ -78,7 +78,7 @@ def corrected(comparisons: Sequence[Comparison]) -> dict[str, float]:
 
 
 def verdict(study: Study, found: Comparison, p_values: dict[str, float]) -> str:
-    """Say how a variant's best score compares to its baseline's.
+    """Write how a variant's best score compares to its baseline's.
 
     Args:
         study: says whether more is better.
@@ -110,5 +110,5 @@ def verdict(study: Study, found: Comparison, p_values: dict[str, float]) -> str:
 
 
 def counted_seeds(count: int) -> str:
-    """Write a number of seeds."""
+    """Write a number of seeds, such as ``3 seeds``."""
     return f"{count} seed{'s' * (count != 1)}"

@@ -1,1 +1,1 @@
-"""The runs of a study: what each is, how it is trained, and where it executes."""
+"""The runs of a study: what a run is, how it is trained, and where it executes."""

@@ -1,9 +1,9 @@
 """``python -m mn_lightning.compare.runs FOLDER VARIANT SEED`` is the process of one run.
 
-``start.py`` does the same, however the current folder looks.
+``start.py`` does the same, whatever files the current folder holds.
 
-``FOLDER NAME`` is that of a preparation, and ``--leash`` comes from :func:`supervise`. Everything else is read from the
-study's folder, so that a process on another machine needs nothing but the folder.
+``FOLDER NAME`` is the process of a preparation. :func:`supervise` adds ``--leash``. Everything else is read from the
+study's folder, so a process on another machine needs only that folder.
 """
 
 import sys
@@ -42,15 +42,16 @@ def main(args: list[str]) -> int:
         return _said(str(error))
     try:
         if seed:
-            # After the loss of a supervisor, its process may need a moment to end.
+            # If a supervisor was lost, its process may need a moment to end.
             outcome = train(run, folder.limits, folder.keep, wait=4 * GRACE if supervised else 0)
         else:
-            # Limits are for the runs: all of them need the same preparation. Several processes may wait for it.
+            # Limits apply to the runs only, because all of them need the same preparation. Several processes may wait
+            # for it.
             outcome = train(run, Limits(), folder.keep, wait=-1)
     except BusyError as error:
         _said(str(error))
         return BUSY
-    except (StudyError, OSError) as error:  # OSError: the run's folder cannot be written, the disk is full
+    except (StudyError, OSError) as error:  # OSError: the run's folder cannot be written, or the disk is full
         with suppress(OSError):
             run.set_outcome(Outcome("failed", str(error), run.seconds))
         return _said(f"{run.label} failed: {error}")

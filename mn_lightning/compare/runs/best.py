@@ -1,4 +1,4 @@
-"""The weights of a run's best evaluation, and what they generate."""
+"""Keep the weights of a run's best evaluation, and the images that they generate."""
 
 import math
 from pathlib import Path
@@ -15,21 +15,21 @@ from mn_lightning.compare.study.study import Mode
 NUM_SAMPLES = 64
 CHECKPOINT = Path("checkpoints", "best.ckpt")
 SAMPLES = Path("best_samples.png")
-"""Where they are in a run's folder."""
+"""Where these files are in a run's folder."""
 
 
 class BestKeeper(Checkpoint):
-    """Keep the weights that had the best value of a metric, at whatever step it was measured.
+    """Keep the weights with the best value of a metric, at whatever step it was measured.
 
-    They are written to ``checkpoints/best.ckpt``, without the optimizers. Of a generator that FIDCallback measures, 64
-    of the measured images are written to ``best_samples.png``.
+    They are written to ``checkpoints/best.ckpt``, without the optimizers. If FIDCallback measures a generator, 64 of
+    the measured images are written to ``best_samples.png``.
 
     Args:
-        recorder: knows the values; comes before this callback in the trainer's list.
-        folder: the run's.
+        recorder: has the values; it comes before this callback in the trainer's list.
+        folder: of the run.
         metric: name of the metric.
         mode: whether more or less of it is better.
-        weights: whether to write the weights, and not the images alone.
+        weights: whether to write the weights too, and not only the images.
     """
 
     def __init__(self, recorder: RunRecorder, folder: Path, metric: str, mode: Mode, weights: bool = True) -> None:
@@ -43,20 +43,20 @@ class BestKeeper(Checkpoint):
         self._seen = -1.0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """Look at what was measured at this step."""
+        """Look at the values of this step."""
         self._look(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at what was measured in the validation."""
+        """Look at the values of the validation."""
         if not trainer.sanity_checking:
             self._look(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at what was measured at the end of the epoch."""
+        """Look at the values of the epoch's end."""
         self._look(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at what was measured at the end of the training."""
+        """Look at the values of the training's end."""
         self._look(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class BestKeeper(Checkpoint):
             return
         self._seen = row["step"]
         value = self.sign * row[self.metric]
-        # Rows come on all ranks at the same time, but their values differ where a metric is not synchronized.
+        # Rows come on all ranks at the same time, but their values differ if a metric is not synchronized.
         if not trainer.strategy.broadcast(math.isfinite(value) and value > self._best):
             return
         self._best = value

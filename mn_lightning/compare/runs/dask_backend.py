@@ -1,4 +1,4 @@
-"""Runs as tasks of a Dask cluster, through joblib."""
+"""Execute runs as tasks of a Dask cluster, through joblib."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,14 +9,14 @@ from mn_lightning.compare.runs.supervise import LOST
 
 
 class DaskTasks(DaskDistributedBackend):  # type: ignore[misc]
-    """Joblib's backend for Dask; a task whose workers are lost again and again concerns no other task."""
+    """Joblib's backend for Dask, in which a task that loses its workers again and again does not stop other tasks."""
 
     def effective_n_jobs(self, n_jobs: int) -> Any:
-        """Return 2 or more: one task at a time would be executed here, and not on the cluster."""
+        """Return at least 2: with one task at a time, joblib would execute it here, and not on the cluster."""
         return max(2, super().effective_n_jobs(n_jobs))
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Any], None] | None = None) -> Any:
-        """Hand a task to Dask, and call back at its end; joblib's own backend does so only if there is no error."""
+        """Give a task to Dask, and call back at its end; joblib's own backend calls back only if there is no error."""
         future = super().submit(func, callback)
 
         def call_back(ended: Any) -> None:

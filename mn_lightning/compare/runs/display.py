@@ -1,4 +1,4 @@
-"""What the terminal shows while runs are trained: one line a run."""
+"""Show the runs in the terminal while they are trained, one line for each."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -12,13 +12,13 @@ from mn_lightning.compare.runs.run import Run
 
 
 class Display:
-    """Lines of runs, read from the runs' folders.
+    """The lines of the runs, read from the runs' folders.
 
-    In a terminal, a run that is trained has a bar, the current score and the time left; below them is a line for all.
-    When it ends, a line stays, there and in a log file.
+    In a terminal, a run that is being trained has a bar, its current score and the time left; below the runs is a line
+    for all of them. When a run ends, its line stays, in the terminal and in a log file.
 
     Args:
-        runs: all that the command is to train; those that have finished before are counted and not shown.
+        runs: all runs of the command; those that had finished before are counted but not shown.
         jobs: runs at the same time.
     """
 
@@ -26,7 +26,7 @@ class Display:
         self.runs = runs
         self.jobs = jobs
         self._waiting = [run for run in runs if not run.finished]
-        # How a run ended before is no news, until it has started anew.
+        # The end of an earlier process is not news, until the run has started again.
         self._before = {run.label: run.outcome() for run in self._waiting}
         self._aside = {run.label: run.files_set_aside() for run in self._waiting}
         self._shown: dict[str, TaskID] = {}
@@ -49,7 +49,7 @@ class Display:
         self._lines.stop()
 
     def update(self) -> None:
-        """Show what has changed."""
+        """Show the changes."""
         for run in list(self._waiting):
             outcome = run.outcome()
             if outcome is not None and outcome != self._before[run.label]:
@@ -95,10 +95,10 @@ class Display:
 
 
 def time_left(runs: Sequence[Run], jobs: int) -> str:
-    """Estimate from the runs that have finished, of the same variant where there is one.
+    """Estimate the time left from the runs that have finished, of the same variant if there is one.
 
     Args:
-        runs: all that the command is to train.
+        runs: all runs of the command.
         jobs: runs at the same time.
     """
     finished: dict[str, list[float]] = {}

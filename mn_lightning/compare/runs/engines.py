@@ -1,4 +1,4 @@
-"""Which machines runs execute on, how many at the same time, and with what share of each."""
+"""Choose on which machines runs execute, how many at the same time, and with which share of a machine."""
 
 import logging
 import math
@@ -22,19 +22,19 @@ ALONE = 1
 """The default number of runs at the same time."""
 
 CORES_OF_A_RUN = 2
-"""With ``--jobs auto`` and without a GPU."""
+"""CPU cores for each run, with ``--jobs auto`` and without a GPU."""
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for.
+    """The options about machines.
 
     Attributes:
-        jobs: runs at the same time; None for as many as there is place for.
-        gpus_per_job: GPUs of each, or the share of one.
-        backend: this machine, or the cluster's engine.
+        jobs: runs at the same time; None for as many as there is room for.
+        gpus_per_job: GPUs of each run, or its share of one.
+        backend: this machine, or the engine of a cluster.
         address: of the cluster.
     """
 
@@ -49,12 +49,12 @@ class Engine:
     """What executes runs.
 
     Attributes:
-        label: what it is, in words.
+        label: its description for people.
         jobs: runs at the same time.
         joblib: arguments of :func:`joblib.parallel_config`.
-        environment: variables for the runs' processes.
+        environment: environment variables for the runs' processes.
         slots: shares of this machine, one for each of ``jobs``; none on a cluster.
-        on_every_worker: calls a function on each worker, and returns its results; None on this machine.
+        on_every_worker: calls a function on each worker and returns the results; None on this machine.
     """
 
     label: str
@@ -67,10 +67,10 @@ class Engine:
 
 @contextmanager
 def connect(request: Request) -> Iterator[Engine]:
-    """Give the engine that was asked for, and close the connection to its cluster at the end.
+    """Yield the requested engine, and close the connection to its cluster at the end.
 
     Raises:
-        StudyError: there is no such engine, or it cannot give what was asked for.
+        StudyError: there is no such engine, or it does not have the requested resources.
     """
     if request.backend == "local":
         if request.address is not None:
@@ -88,16 +88,16 @@ def connect(request: Request) -> Iterator[Engine]:
 
 
 def local_engine(request: Request, cores: list[int], gpus: list[str]) -> Engine:
-    """Share this machine out.
+    """Divide this machine among runs.
 
-    Each run gets cores of its own. The number of threads that it computes with is the same for any number of jobs,
-    because sums are rounded differently with another one: results would depend on ``--jobs``. It is that of
-    ``OMP_NUM_THREADS``, or of all cores.
+    Each run gets cores of its own. Its number of threads is the same for any number of jobs: with another number, sums
+    are rounded differently, and results would depend on ``--jobs``. It is ``OMP_NUM_THREADS``, or the number of all
+    cores.
 
     Args:
-        request: what was asked for.
-        cores: this process may use them.
-        gpus: as ``CUDA_VISIBLE_DEVICES`` names them.
+        request: the options about machines.
+        cores: those that this process may use.
+        gpus: names as in ``CUDA_VISIBLE_DEVICES``.
 
     Raises:
         StudyError: there are not enough GPUs.
@@ -123,7 +123,7 @@ def local_engine(request: Request, cores: list[int], gpus: list[str]) -> Engine:
 
 
 def _gpu_places(gpus: list[str], share: float) -> list[str]:
-    """Return the GPUs of each place for a run."""
+    """Return the GPUs for each slot."""
     if share >= 1:
         if share != int(share):
             raise StudyError(f"--gpus_per_job {share:g} is given; above 1 it takes whole numbers")
@@ -134,7 +134,7 @@ def _gpu_places(gpus: list[str], share: float) -> list[str]:
 
 
 def _share_of(cores: list[int], number: int, jobs: int) -> list[int]:
-    """Return the cores of a slot: as equal shares as there can be; slots share a core where there are more of them."""
+    """Return the cores of a slot, in shares as equal as possible; if cores are fewer than slots, slots share them."""
     start, end = number * len(cores) // jobs, (number + 1) * len(cores) // jobs
     return cores[start : max(end, start + 1)]
 
@@ -153,14 +153,14 @@ def _visible_gpus() -> list[str]:
 
 
 def _jobs_and_cores(request: Request, nodes: list[tuple[int, float]]) -> tuple[int, int]:
-    """Return how many runs a cluster executes at the same time, and how many cores each of them gets.
+    """Return how many runs a cluster executes at the same time, and how many cores each run gets.
 
     Args:
-        request: what was asked for.
-        nodes: CPUs and GPUs of each.
+        request: the options about machines.
+        nodes: CPUs and GPUs of each node.
 
     Raises:
-        StudyError: there is not enough of them.
+        StudyError: the cluster has too few CPUs or GPUs.
     """
     share = request.gpus_per_job or 0.0
     by_gpu = sum(math.floor(gpus / share + 1e-9) for _, gpus in nodes) if share else None
@@ -217,7 +217,7 @@ def _dask(request: Request) -> Iterator[Engine]:
     from mn_lightning.compare.runs.dask_backend import DaskTasks
 
     if request.address is None:
-        raise StudyError("--backend dask takes the scheduler's --address, as tcp://host:8786")
+        raise StudyError("--backend dask takes the scheduler's --address, such as tcp://host:8786")
     try:
         client = Client(request.address, timeout=20, set_as_default=False)
     except (OSError, ValueError) as error:

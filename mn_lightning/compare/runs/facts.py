@@ -1,4 +1,4 @@
-"""What a run's model was and took: read from the model that is trained, not from the study's file."""
+"""What a run's model was and how much it needed: read from the trained model, not from the study's file."""
 
 import json
 import sys
@@ -21,12 +21,12 @@ _FILE = "model.json"
 
 
 class Layer(NamedTuple):
-    """A layer that is not as the model's code has it, or that normalizes over several modes.
+    """A layer that was swapped, or that normalizes over several modes.
 
     Attributes:
         name: qualified name in the model.
-        norm: as in ``swap_norms``; the class's name where the model itself has the layer.
-        settings: its components and other settings, as ``"K=3, em_iters=2"``.
+        norm: as in ``swap_norms``; the name of the class if the model itself has the layer.
+        settings: its components and other settings, such as ``"K=3, em_iters=2"``.
     """
 
     name: str
@@ -35,14 +35,14 @@ class Layer(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What a run was.
+    """The facts of a run.
 
     Attributes:
         layers: see :class:`Layer`.
         parameters: number of trainable parameters.
-        missing: a sentence for each callback that mixtures need and the trainer does not have.
-        peak_memory: bytes, on a GPU what tensors took, elsewhere all of the process; None before the training's end,
-            and where the system does not say.
+        missing: a sentence for each callback that mixtures need but the trainer does not have.
+        peak_memory: in bytes: on a GPU that of tensors, elsewhere that of the whole process; None before the training's
+            end, and where the system does not tell.
     """
 
     layers: list[Layer]
@@ -60,7 +60,7 @@ class FactsWriter(Callback):
         folder: the run's.
 
     Raises:
-        StudyError: at the start of the training, as :func:`check_baseline`.
+        StudyError: at the start of the training, where :func:`check_baseline` raises it.
     """
 
     def __init__(self, study: Study, variant: str, folder: Path) -> None:
@@ -69,7 +69,7 @@ class FactsWriter(Callback):
         self.folder = folder
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the model: by now every callback has done to it what it does."""
+        """Read the facts from the model, because all callbacks have changed it by now."""
         check_baseline(self.study, self.variant, pl_module)
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
@@ -81,7 +81,7 @@ class FactsWriter(Callback):
         self._write(trainer, Facts(layers_of(pl_module), parameters, missing, before.peak_memory if before else None))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the memory: the most of this process and of those that were interrupted."""
+        """Add the memory: the maximum over this process and the ones that were interrupted."""
         facts = read_facts(self.folder)
         peaks = [peak for peak in (_peak_memory(pl_module.device), facts and facts.peak_memory) if peak]
         if facts is not None and peaks:
@@ -94,7 +94,7 @@ class FactsWriter(Callback):
 
 
 def read_facts(folder: Path) -> Facts | None:
-    """Return the facts of the run in ``folder``; None if none are written, as by earlier versions, or can be read."""
+    """Return the facts of the run in ``folder``; None if they are missing, as from old versions, or damaged."""
     try:
         written = json.loads((folder / _FILE).read_bytes())
         facts = Facts(**{**written, "layers": [Layer(**layer) for layer in written["layers"]]})
@@ -108,12 +108,12 @@ def read_facts(folder: Path) -> Facts | None:
 
 
 def layers_of(model: nn.Module) -> list[Layer]:
-    """Return the layers of ``model`` that were swapped, and those with several modes that its own code has made."""
+    """Return the swapped layers of ``model``, and layers with several modes that its own code has made."""
     found = []
     for name, layer in model.named_modules():
         if is_swapped(layer):
             mark: dict[str, Any] = getattr(layer, MARK)
-            if mark["norm"] != "batch" or mark["arguments"]:  # else it is what was there
+            if mark["norm"] != "batch" or mark["arguments"]:  # otherwise the layer is the one that was there
                 found.append(Layer(name, mark["norm"], _settings(layer, {**mark["arguments"], **unsaved(mark)})))
         elif isinstance(layer, _SEVERAL_MODES):
             found.append(Layer(name, type(layer).__name__, _settings(layer, {})))
@@ -121,10 +121,10 @@ def layers_of(model: nn.Module) -> list[Layer]:
 
 
 def check_baseline(study: Study, variant: str, model: nn.Module) -> None:
-    """Refuse a baseline with mixtures or modes: what is compared to it would look worse than it is, or better.
+    """Refuse a baseline with mixtures or modes: variants would look worse, or better, than they are beside it.
 
     Raises:
-        StudyError: ``model`` is that of a baseline of other variants, and holds such layers.
+        StudyError: ``model`` is the baseline of other variants and holds such layers.
     """
     compared = [name for name in study.variants if name != variant and study.baseline_of(name) == variant]
     held = [name for name, layer in model.named_modules() if isinstance(layer, _SEVERAL_MODES)]
@@ -138,7 +138,7 @@ def check_baseline(study: Study, variant: str, model: nn.Module) -> None:
 
 
 def _settings(layer: Any, given: dict[str, Any]) -> str:
-    """Write what decides how the layer computes: components and iterations in any case, the rest if it was given."""
+    """Write how the layer computes: always the components and iterations, other settings if they were given."""
     own = {"K": getattr(layer, "n_components", None), "em_iters": getattr(layer, "em_iters", None)}
     rest = {name: value for name, value in given.items() if name not in ("n_components", "em_iters", "activation")}
     texts = [f"{name}={value}" for name, value in {**own, **rest}.items() if value is not None]
@@ -150,7 +150,7 @@ def _peak_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")
-    # Where a process was started by another one's exec, as here, getrusage would count that one's memory too.
+    # getrusage would also count the memory of the program that this process ran before its exec.
     if sys.platform != "linux" or not status.exists():
         return None
     lines = dict(line.split(":", 1) for line in status.read_text().splitlines())

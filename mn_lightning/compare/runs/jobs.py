@@ -1,4 +1,4 @@
-"""Execute runs, several at the same time, each in a process of its own with a clean memory and random state."""
+"""Execute runs, several at the same time, each in a process of its own with fresh memory and random state."""
 
 import os
 import signal
@@ -39,15 +39,15 @@ _ATTEMPTS = 3
 
 
 def train_all(runs: Sequence[Run], engine: Engine) -> int:
-    """Train the runs that have not finished. What happens to one of them does not concern the others.
+    """Train the runs that have not finished. A failure of one of them does not affect the others.
 
     Args:
         runs: of one study.
-        engine: executes them.
+        engine: executes the runs.
 
     Returns:
-        0; 130 after Ctrl-C and 143 after SIGTERM, which end the processes of all runs. How each run ended is in its
-        folder.
+        0; 130 after Ctrl-C and 143 after SIGTERM, both of which end the processes of all runs. Each run's folder says
+        how it ended.
 
     Raises:
         StudyError: a worker of the engine does not share the study's folder.
@@ -57,7 +57,7 @@ def train_all(runs: Sequence[Run], engine: Engine) -> int:
         return 0
     probe(engine, waiting[0].root)
     for run in waiting:
-        with suppress(OSError):  # its process will say what is wrong
+        with suppress(OSError):  # the run's process will say what is wrong
             run.open()
     session = Session(waiting[0].root)
     tasks = [_task(number, run, engine, session) for number, run in enumerate(waiting)]
@@ -72,28 +72,28 @@ def train_all(runs: Sequence[Run], engine: Engine) -> int:
             display.update()
         return 0
     except (KeyboardInterrupt, SystemExit) as error:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # who presses Ctrl-C again wants what is being done
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C asks for the same again
         session.stop()
         if execution.is_alive():
             execution.join(3 * GRACE)
-        print("interrupted; the same command goes on from the last whole epoch")
+        print("interrupted; the same command continues from the last complete epoch")
         return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else INTERRUPTED
     finally:
         session.close()
 
 
 def become(run: Run) -> NoReturn:
-    """Go on as the run's process, so that the signals of a scheduler reach it."""
+    """Become the run's process, so that the signals of a scheduler reach it."""
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, str(START), *_arguments(run)])
 
 
 def probe(engine: Engine, folder: Path) -> None:
-    """Have every worker of a cluster read a file of the study's folder, and write one.
+    """Make every worker of a cluster read a file of the study's folder, and write one.
 
     Raises:
-        StudyError: one of them could not.
+        StudyError: a worker could not do so.
     """
     if engine.on_every_worker is None:
         return
@@ -123,12 +123,12 @@ def _task(number: int, run: Run, engine: Engine, session: Session) -> Task:
 
 
 def _execute(engine: Engine, tasks: Sequence[Task], runs: Sequence[Run], session: Session) -> None:
-    """Have the tasks executed, no more at a time than the engine's jobs, and note the ends that the runs did not."""
+    """Execute the tasks, at most ``jobs`` at a time, and record ends that a run did not record itself."""
     left = {task.number: task for task in tasks}
     for _ in range(_ATTEMPTS):
         try:
             with without_current_folder(), parallel_config(**{**engine.joblib, "n_jobs": min(engine.jobs, len(left))}):
-                # Tasks are dispatched one by one, as places become free: runs differ in length.
+                # Tasks are dispatched one by one, as slots become free, because runs differ in length.
                 parallel = Parallel(batch_size=1, pre_dispatch=engine.jobs, return_as="generator_unordered")
                 for ended in parallel([delayed(supervise)(task) for task in left.values()]):
                     if ended is not LOST:
@@ -139,7 +139,7 @@ def _execute(engine: Engine, tasks: Sequence[Task], runs: Sequence[Run], session
         except Exception as error:
             if session.stopped:
                 return
-            # The engine itself, as a worker that was killed: the runs go on from their checkpoints.
+            # An error of the engine, for example a killed worker: the runs continue from their checkpoints.
             say("compare", f"{engine.label}: {what_happened(error)}")
     if not session.stopped:
         for number in left:
@@ -147,7 +147,7 @@ def _execute(engine: Engine, tasks: Sequence[Task], runs: Sequence[Run], session
 
 
 def _note(run: Run, status: int | str) -> None:
-    """Write down that a process was ended from outside; otherwise it has written down itself how the run ended."""
+    """Record that a process was ended from outside. In all other cases the process has recorded the end of its run."""
     if status in (0, BUSY, INTERRUPTED) or (status == INCOMPLETE and run.outcome() is not None):
         return
     if isinstance(status, str):
@@ -160,7 +160,7 @@ def _note(run: Run, status: int | str) -> None:
 def _fail(run: Run, why: str) -> None:
     try:
         run.set_outcome(Outcome("failed", why, run.seconds))
-    except OSError as error:  # the others go on
+    except OSError as error:  # the other runs go on
         say("compare", f"{run.label} failed: {why}; that cannot be written down: {error.strerror}: {error.filename}")
 
 
@@ -170,7 +170,7 @@ def _ended_by_signals() -> Iterator[None]:
         sys.exit(128 + signum)
 
     before = signal.signal(signal.SIGTERM, exit_)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's script starts what it does not wait for
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for background processes of a shell script
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Whether a training that came to its end has measured what its study is about, and why not."""
+"""Check that a finished training has measured its study's metric, and say why not."""
 
 from lightning.pytorch import Trainer
 
@@ -6,11 +6,11 @@ from mn_lightning.compare.runs.run import Run
 
 
 def why_unmeasured(trainer: Trainer, run: Run) -> str:
-    """Say in one line why a run has no value of the study's metric; nothing if it has one.
+    """Say in one line why a run has no value of the study's metric; return an empty text if it has one.
 
     Args:
         trainer: has trained the run.
-        run: has its rows in its folder.
+        run: the run, with its rows in its folder.
     """
     metric, rows = run.study.metric, run.rows()
     if any(metric in row for row in rows):

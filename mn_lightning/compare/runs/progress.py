@@ -1,4 +1,4 @@
-"""Say how far a run is, while it is trained."""
+"""Report the progress of a run while it is trained."""
 
 import math
 import time
@@ -17,8 +17,8 @@ class ProgressWriter(Callback):
     """Write a run's progress once a second, and at the end.
 
     Args:
-        run: whose.
-        recorder: knows the score.
+        run: the run that is trained.
+        recorder: has the score.
     """
 
     def __init__(self, run: Run, recorder: RunRecorder) -> None:
@@ -28,19 +28,19 @@ class ProgressWriter(Callback):
         self._written = -math.inf
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note where this process begins: a resumed run has not to be estimated from what was done before."""
+        """Keep the starting point of this process: the estimate for a resumed run must not include earlier work."""
         self._started = (time.monotonic(), _share_done(trainer, pl_module, 0))
         self._write(trainer, pl_module, 0)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write, if the last time is a second ago."""
+        """Write, if a second has passed since the last time."""
         if time.monotonic() - self._written >= _INTERVAL:
             self._write(trainer, pl_module, batch_idx + 1)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the next time, with the new score."""
+        """Write at the next occasion, with the new score."""
         self._written = -math.inf
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -60,7 +60,7 @@ class ProgressWriter(Callback):
 
 
 def _share_done(trainer: Trainer, module: LightningModule, batches: int) -> float:
-    """Return the share of the training that is done: of the epochs or the steps, whichever end it first."""
+    """Return the share of the training that is done, in epochs or in steps, whichever end it first."""
     shares = [0.0]
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
         in_epoch = float(trainer.num_training_batches)

@@ -1,8 +1,8 @@
-"""Runs as tasks of a Ray cluster, through joblib.
+"""Execute runs as tasks of a Ray cluster, through joblib.
 
-Ray's own backend for joblib deals tasks out to a fixed pool of workers in turn, which leaves workers idle where tasks
-differ in length, and fails as a whole when one of its workers is lost. A task of Ray waits for free CPUs and GPUs on
-any node, and goes to another one if its node is lost.
+Ray's own backend for joblib gives tasks to a fixed pool of workers in turn. Workers are idle when tasks differ in
+length, and everything fails when one worker is lost. Here each run is a Ray task: it waits for free CPUs and GPUs on
+any node, and moves to another node if its own is lost.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mn_lightning.compare.runs.supervise import LOST
 
 RETRIES = 3
-"""How often a run that lost its node is started on another."""
+"""How often a run that lost its node is started on another one."""
 
 
 class RayTasks(ParallelBackendBase):  # type: ignore[misc]
-    """Joblib's tasks as Ray's.
+    """Execute joblib's tasks as Ray tasks.
 
     Args:
-        options: of :func:`ray.remote`, as ``num_cpus``.
-        **arguments: of joblib.
+        options: of :func:`ray.remote`, such as ``num_cpus``.
+        **arguments: of joblib's backend.
     """
 
     supports_retrieve_callback = True
@@ -36,16 +36,16 @@ class RayTasks(ParallelBackendBase):  # type: ignore[misc]
         self.parallel: Any = None
 
     def effective_n_jobs(self, n_jobs: int) -> int:
-        """Return 2 or more: one task at a time would be executed here, and not on the cluster."""
+        """Return at least 2: with one task at a time, joblib would execute it here, and not on the cluster."""
         return max(2, n_jobs)
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **_: Any) -> int:
-        """Get ready for a call of Parallel."""
+        """Prepare for a call of Parallel."""
         self.parallel = parallel
         return self.effective_n_jobs(n_jobs)
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Any], None] | None = None) -> Any:
-        """Hand a task to Ray, and call back at its end."""
+        """Give a task to Ray, and call back at its end."""
         reference = ray.remote(max_retries=RETRIES, **self.options)(_call).remote(func)
         future = reference.future()
         if callback is not None:
@@ -53,7 +53,7 @@ class RayTasks(ParallelBackendBase):  # type: ignore[misc]
         return future
 
     def retrieve_result_callback(self, out: Any) -> Any:
-        """Return the result; a task whose nodes are lost again and again concerns no other task."""
+        """Return the result. A task that loses its nodes again and again does not stop other tasks."""
         try:
             return out.result()
         except RayError:

@@ -1,4 +1,4 @@
-"""What a run has measured, row by row, in memory and in a CSV file."""
+"""Record what a run measures, row by row, in memory and in a CSV file."""
 
 import csv
 import io
@@ -21,13 +21,13 @@ Row = dict[str, float]
 class RunRecorder(Checkpoint):
     """Write all metrics of a run, a row for each evaluation, with the steps and the seconds of training until then.
 
-    Evaluations are validations, those of FIDCallback, and what the model logs in training at the end of an epoch. The
-    clock stands still during the first two, because the price of the training is compared. A refit of mixtures at the
-    end of an epoch counts as training. Rows are kept in the checkpoint, so that a resumed run has each of them once.
-    This is a checkpoint callback, because Lightning calls these after all others and after the model: what they log at
-    the end of an epoch is there by then.
+    Evaluations are validations, measurements of FIDCallback, and what the model logs in training at the end of an
+    epoch. The clock stops during the first two, because only the cost of the training is compared. A refit of mixtures
+    at the end of an epoch counts as training. Rows are kept in the checkpoint, so that a resumed run has each row once.
+    The class is a checkpoint callback, because Lightning calls these after the model and all other callbacks: what they
+    log at the end of an epoch is there by then.
 
-    Steps are the generator's alone where the module counts them as ``generator_steps``, as papers do.
+    Steps are only the generator's if the module counts them as ``generator_steps``, as papers do.
 
     Args:
         path: the CSV file to write.
@@ -66,29 +66,29 @@ class RunRecorder(Checkpoint):
         self._evaluations_before = self._evaluation_seconds()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record, and go on with the clock."""
+        """Record, and let the clock go on."""
         if trainer.sanity_checking:
             return
-        # A distance that was measured now is not the validation's, and the clock has not run for it.
+        # A distance that was measured now does not belong to the validation, and the clock did not run meanwhile.
         distances = {name for callback in self._distances for name in callback.values}
         self._from_validation |= set(trainer.callback_metrics) - self._before - distances
         self._seconds += self._evaluation_seconds() - self._evaluations_before
-        # What was logged in training is left out: the trainer still shows the values of the epoch before.
+        # Values that were logged in training are left out: the trainer still shows those of the epoch before.
         measured = (self._from_validation | distances) & set(trainer.callback_metrics)
         self._record(trainer, measured - self._outdated(trainer))
         self._started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record what the training epoch logged, beside the validation's metrics where there was one just now."""
+        """Record what the training epoch logged, in the same row as the metrics of a validation that has just ended."""
         metrics = set(trainer.callback_metrics)
         if not self.rows or self.rows[-1]["step"] != training_steps(trainer):
-            metrics -= self._from_validation  # those are of an earlier step
+            metrics -= self._from_validation  # these are from an earlier step
         metrics -= self._outdated(trainer)
         if metrics:
             self._record(trainer, metrics)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record what has been measured because something else than the last step has ended the training."""
+        """Record the last measurement, if something other than the last step has ended the training."""
         self.on_train_batch_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class RunRecorder(Checkpoint):
         return sum(callback.seconds for callback in self._distances)
 
     def _outdated(self, trainer: Trainer) -> set[str]:
-        """Return names of distances that the trainer still shows, but which were measured at an earlier step."""
+        """Return the names of distances that the trainer still shows but that were measured at an earlier step."""
         step = training_steps(trainer)
         return {name for callback in self._distances if callback.evaluated_at != step for name in callback.values}
 
@@ -129,7 +129,7 @@ class RunRecorder(Checkpoint):
 
 
 def to_csv(rows: Sequence[Mapping[str, object]]) -> str:
-    """Return rows as the text of a CSV file; columns are those of any row, in the order in which they come up."""
+    """Return rows as the text of a CSV file, with the columns of all rows in the order in which they first appear."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(column for row in rows for column in row)))
     writer.writeheader()
@@ -138,10 +138,10 @@ def to_csv(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def from_csv(text: str) -> list[Row]:
-    """Return the rows of such a text, each without the columns in which it has nothing.
+    """Return the rows of such a text, each without its empty columns.
 
     Raises:
-        ValueError: it is no such text, or a part of one.
+        ValueError: the text is not a recorder's, or incomplete.
     """
     if not text.endswith("\n"):
         raise ValueError("it ends in mid-line" if text else "it is empty")
@@ -159,7 +159,7 @@ def from_csv(text: str) -> list[Row]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read the file of a recorder; no rows without a file.
+    """Read the file of a recorder; return no rows if there is no file.
 
     Raises:
         ValueError: the file is damaged.

@@ -29,8 +29,9 @@ class Outcome(NamedTuple):
 
     Attributes:
         status: finished or failed.
-        error: the line that says what happened; empty for a run that finished.
-        seconds: what it took. Of a process that was interrupted, the training up to its last evaluation counts.
+        error: one line that says what happened; empty for a run that finished.
+        seconds: time that the run took. For a process that was interrupted, the training up to its last evaluation
+            counts.
     """
 
     status: Status
@@ -39,7 +40,7 @@ class Outcome(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         done: share of the training, 0 to 1.
@@ -53,7 +54,7 @@ class Progress(NamedTuple):
 
 
 class BusyError(RuntimeError):
-    """Another process trains the run."""
+    """Another process is training the run."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The words for the run in a message."""
+        """The run's name in messages."""
         return f"{self.variant}, seed {self.seed}"
 
     @property
@@ -77,7 +78,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where everything of the run is."""
+        """The folder of the run."""
         return self.root / "runs" / self.variant / f"seed-{self.seed}"
 
     @property
@@ -87,7 +88,7 @@ class Run:
         return self.study.arguments(self.variant, self.seed, paths)
 
     def settings(self, limits: Limits) -> dict[str, Any]:
-        """What the study says of the run, but for its seed."""
+        """What the study says about the run, except its seed."""
         return settings_of(self.study, self.variant, limits)
 
     @property
@@ -97,7 +98,7 @@ class Run:
 
     @property
     def checkpoint_path(self) -> Path:
-        """The checkpoint of the last whole epoch."""
+        """The checkpoint of the last complete epoch."""
         return self.folder / "checkpoints" / "last.ckpt"
 
     @property
@@ -106,9 +107,9 @@ class Run:
         return self.folder / CHECKPOINT
 
     def kept(self, keep: Keep) -> list[Path]:
-        """Return the checkpoints that stay when the run has finished.
+        """Return the checkpoints that remain when the run has finished.
 
-        The last one of a variant whose layers the report draws is among them, whatever ``keep`` is.
+        If the report draws the variant's layers, the last checkpoint is among them, whatever ``keep`` is.
         """
         drawn = self.variant in self.study.inspect
         last = [self.checkpoint_path] if drawn or keep in ("last", "both") else []
@@ -116,7 +117,7 @@ class Run:
 
     @property
     def log_path(self) -> Path:
-        """What the run's processes have printed."""
+        """The file with what the run's processes have printed."""
         return self.folder / "log.txt"
 
     def rows(self) -> list[Row]:
@@ -129,7 +130,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training that the checkpoint stands for; 0 without one."""
+        """Seconds of training up to the checkpoint; 0 without one."""
         try:
             rows = self.rows() if self.checkpoint_path.exists() else []
         except ValueError:
@@ -138,19 +139,19 @@ class Run:
 
     @property
     def made_by(self) -> tuple[Maker, ...]:
-        """The machines and versions that trained the run; none of a run of versions before 0.2, which did not say."""
+        """The machines and versions that trained the run; empty for runs of versions before 0.2."""
         origin = read_origin(self.folder)
         return () if origin is None else origin.made_by
 
     def fault(self) -> str:
-        """Say why the run cannot be reported, whatever its process said at its end; nothing if it can."""
-        # The display asks for all runs twice a second.
+        """Say why the run cannot be reported, whatever its process said at its end; an empty text if it can."""
+        # The display calls this for all runs twice a second.
         return _fault(
             self.folder, self.metrics_path, self.study.metric, _stamp(self.metrics_path), _stamp(self.folder / NAME)
         )
 
     def outcome(self) -> Outcome | None:
-        """How the run ended; None while it has not. One whose files are damaged has failed: it is trained again."""
+        """How the run ended; None if it has not. A run with damaged files counts as failed, and is trained again."""
         path = self.folder / "outcome.json"
         try:
             ended = Outcome(**_json(path))
@@ -169,12 +170,12 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has been trained to its end."""
+        """Whether the run has finished its training."""
         outcome = self.outcome()
         return outcome is not None and outcome.status == "finished"
 
     def set_outcome(self, outcome: Outcome | None) -> None:
-        """Write down how the run ended; None if it has not."""
+        """Record how the run ended; None removes the record."""
         path = self.folder / "outcome.json"
         if outcome is None:
             path.unlink(missing_ok=True)
@@ -183,27 +184,27 @@ class Run:
             write_atomically(path, json.dumps(outcome._asdict()))
 
     def progress(self) -> Progress | None:
-        """How far the run is; None while it has not started."""
+        """The progress of the run; None if it has not started."""
         try:
             progress = Progress(**_json(self.folder / "progress.json"))
-        except (OSError, ValueError, TypeError, RecursionError):  # it is for the display alone
+        except (OSError, ValueError, TypeError, RecursionError):  # only the display needs it
             return None
         score_is_known = progress.score is None or isinstance(progress.score, float)
         known = _is_number(progress.done) and score_is_known and (progress.left is None or _is_number(progress.left))
         return progress if known else None
 
     def set_progress(self, progress: Progress) -> None:
-        """Write down how far the run is."""
+        """Record the run's progress."""
         write_atomically(self.folder / "progress.json", json.dumps(progress._asdict()))
 
     def open(self) -> None:
-        """Make the folder, and forget how far an earlier process came."""
+        """Make the folder, and delete the progress of an earlier process."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with suppress(OSError):
             (self.folder / "progress.json").unlink()
 
     def set_aside_what_is_damaged(self) -> None:
-        """Rename files that a training could not read or write over, and say so."""
+        """Rename files that a training could not read or overwrite, and say so."""
         for path in (self.folder / "progress.json", self.folder / "outcome.json"):
             if path.is_dir():
                 self._set_aside(path, "is a folder")
@@ -216,7 +217,7 @@ class Run:
         except ValueError:
             self._set_aside(self.folder / NAME, "is damaged")
             if self.checkpoint_path.exists():
-                self._set_aside(self.checkpoint_path, f"is of settings that {NAME} does not say; the run starts anew")
+                self._set_aside(self.checkpoint_path, f"has settings that {NAME} does not name; the run starts anew")
         try:
             if self.checkpoint_path.is_dir():
                 raise DamagedCheckpointError
@@ -226,7 +227,7 @@ class Run:
             self._set_aside(self.checkpoint_path, "is damaged; the run starts anew")
 
     def files_set_aside(self) -> set[Path]:
-        """Files that :meth:`set_aside_what_is_damaged` has renamed, now or earlier."""
+        """The files that :meth:`set_aside_what_is_damaged` has renamed, now or earlier."""
         return {path for folder in (self.folder, self.checkpoint_path.parent) for path in folder.glob("*.damaged*")}
 
     def _set_aside(self, path: Path, why: str) -> None:
@@ -236,18 +237,18 @@ class Run:
 
     @contextmanager
     def taken(self, wait: float = 0) -> Iterator[None]:
-        """Keep other processes, on this machine or another with the same folder, from training the run too.
+        """Prevent other processes from training the run, on this machine or on another one with the same folder.
 
-        The lock is the operating system's: it ends with the process, however that ends.
+        The operating system holds the lock: it is released when the process ends, in whatever way.
 
         Args:
-            wait: seconds for which to wait for the process that has the run; -1 for as long as it takes.
+            wait: seconds to wait for the process that has the run; -1 waits without limit.
 
         Raises:
-            BusyError: another process has the run.
-            StudyError: there is something else in the lock's place.
+            BusyError: another process is training the run.
+            StudyError: something else is in the lock's place.
         """
-        if not is_main_process():  # it was started by the process that has the run
+        if not is_main_process():  # this process was started by the one that has the run
             yield
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -266,11 +267,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Preparation(Run):
-    """The training of a model that all runs need: a run with the name of the preparation for its ``variant``."""
+    """The training of a model that all runs need: a run whose ``variant`` is the name of the preparation."""
 
     @property
     def label(self) -> str:
-        """The words for the preparation in a message."""
+        """The preparation's name in messages."""
         return f"preparation {self.variant}"
 
     @property
@@ -280,7 +281,7 @@ class Preparation(Run):
 
     @property
     def folder(self) -> Path:
-        """Where everything of it is."""
+        """The folder of the preparation."""
         return self.root / "prepare" / self.variant
 
     @property
@@ -289,11 +290,11 @@ class Preparation(Run):
         return self.study.preparation(self.variant)
 
     def settings(self, limits: Limits) -> dict[str, Any]:
-        """What the study says of it."""
+        """What the study says about the preparation."""
         return {"prepare": self.study.to_dict()["prepare"][self.variant]}
 
     def kept(self, keep: Keep) -> list[Path]:
-        """Return the last checkpoint: the runs load it."""
+        """Return the last checkpoint, which the runs load."""
         return [self.checkpoint_path]
 
     def fault(self) -> str:
@@ -307,18 +308,18 @@ def runs_in(folder: StudyFolder) -> list[Run]:
 
 
 def preparations(study: Study, root: Path) -> list[Preparation]:
-    """Return what is trained before the runs."""
+    """Return the preparations, which are trained before the runs."""
     return [Preparation(study, name, 0, root) for name in study.prepare]
 
 
 def is_main_process() -> bool:
-    """Whether this process is the first of those that train the run together."""
+    """Whether this process is the first of those that train the run together (rank 0)."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 @lru_cache(maxsize=10_000)
 def _fault(folder: Path, metrics: Path, metric: str, *stamps: tuple[int, int]) -> str:
-    """As :meth:`Run.fault`, as long as the files stay as they are."""
+    """Compute :meth:`Run.fault`; the result is reused as long as the files do not change."""
     try:
         read_origin(folder)
         values = [row[metric] for row in read_rows(metrics) if metric in row]
@@ -332,7 +333,7 @@ def _fault(folder: Path, metrics: Path, metric: str, *stamps: tuple[int, int]) -
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Return what changes with a file, or with what is in its place."""
+    """Return a value that changes with a file, or with whatever is in its place."""
     try:
         found = path.stat()
     except OSError as error:

@@ -1,6 +1,6 @@
-"""How a command reaches the processes of its runs on any machine: files in the study's folder, which they share.
+"""Let a command reach the processes of its runs on any machine: through files in the study's folder.
 
-Only the standard library and filelock are used: whoever supervises a run imports this.
+Only the standard library and filelock are used, because the supervisors of runs import this.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 PATIENCE = 60.0
-"""Seconds without a sign of life from the command, after which its runs end."""
+"""Runs end after so many seconds without a sign of life from their command."""
 
 _STOP = "stop"
 
@@ -27,30 +27,30 @@ class Session:
     def __init__(self, folder: Path) -> None:
         self.path = folder / f".session-{uuid.uuid4().hex[:12]}"
         self.stopped = False
-        self._lock = FileLock(f"{self.path}.lock")  # shows that this process lives, even between two runs
+        self._lock = FileLock(f"{self.path}.lock")  # shows that this process is alive, even between two runs
         self._lock.acquire(blocking=False)
         self._beats = 0
         self.beat()
 
     def beat(self) -> None:
-        """Show that the command lives; to be called every few seconds."""
+        """Show that the command is alive; has to be called every few seconds."""
         self._beats += 1
         self.path.write_text(f"go {self._beats}")
 
     def stop(self) -> None:
-        """Let all runs end."""
+        """Make all runs end."""
         self.stopped = True
         self.path.write_text(_STOP)
 
     def close(self) -> None:
-        """Remove the file, and those beside it; runs that are left end too."""
+        """Remove the file and those beside it; runs that still go on end too."""
         self._lock.release()
         for path in self.path.parent.glob(f"{self.path.name}*"):
             path.unlink(missing_ok=True)
 
 
 class Watch:
-    """The side of a run's supervisor.
+    """The supervisor's side of the file.
 
     Args:
         path: of the session's file.
@@ -64,23 +64,24 @@ class Watch:
     def is_stopped(self) -> bool:
         """Whether the run has to end."""
         try:
-            # The file is opened anew each time: network file systems look for a new content when a file is opened.
+            # The file is opened anew each time, because network file systems look for new content when a file is
+            # opened.
             content = self.path.read_text()
         except FileNotFoundError:
             return True
         except OSError:
-            content = self._content  # a network file system that is away for a while
+            content = self._content  # a network file system may be away for a while
         if content != self._content:
             self._content, self._changed = content, time.monotonic()
-        # Nothing about clocks of other machines: what counts is that the content changes.
+        # Clocks of other machines are not compared: what counts is that the content changes.
         return content == _STOP or time.monotonic() - self._changed > PATIENCE
 
 
 def answer_probe(question: Path, token: str) -> str:
-    """Read a file of the command's from another machine, and write one beside it.
+    """On another machine, read a file that the command wrote, and write one beside it.
 
     Returns:
-        What went wrong, or nothing.
+        What went wrong; empty if all went well.
     """
     where = f"{socket.gethostname()}-{os.getpid()}"
     try:

@@ -1,8 +1,8 @@
 """``python .../runs/start.py FOLDER VARIANT SEED`` is the process of one run.
 
-With ``python -m``, Python looks into the current folder before all others: a file random.py there would take the place
-of the standard library's. Here the current folder comes last. Lightning starts the processes of its strategies by this
-path, too.
+With ``python -m``, Python searches the current folder before all others: a file random.py there would take the place of
+the standard library's. Here the current folder comes last. Lightning's strategies start their processes with this path,
+too.
 """
 
 import os

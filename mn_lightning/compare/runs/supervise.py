@@ -1,4 +1,4 @@
-"""Start the process of one run, and see to it that it ends: the function that joblib's workers execute.
+"""Start the process of one run, and make sure that it ends: the function that joblib's workers execute.
 
 Only the standard library and filelock are used, so that a worker starts fast and needs little memory.
 """
@@ -19,19 +19,19 @@ from filelock import FileLock, Timeout
 from mn_lightning.compare.runs.session import Watch
 
 INTERRUPTED = 130
-"""The status of a run that was told to end."""
+"""The exit status of a run that was told to end."""
 
 BUSY = 75
-"""The status of a process whose run another process trains; ``EX_TEMPFAIL`` of Unix."""
+"""The exit status of a process whose run another process is training; ``EX_TEMPFAIL`` of Unix."""
 
 LOST = None
-"""In place of a number and a status: the machine, or the worker on it, is gone."""
+"""Returned instead of a number and a status: the machine, or the worker on it, is gone."""
 
 LEASH = "--leash"
-"""The argument with which a run's process ends as soon as its standard input is closed."""
+"""With this argument, a run's process ends as soon as its standard input is closed."""
 
 GRACE = 5.0
-"""Seconds between the request to end and the end."""
+"""Seconds between the request to end and the killing of the process."""
 
 START = Path(__file__).with_name("start.py")
 """The program of a run's process."""
@@ -46,7 +46,7 @@ class Slot:
 
     Attributes:
         cores: of the CPU.
-        gpus: as ``CUDA_VISIBLE_DEVICES`` has them; None leaves all to the run.
+        gpus: names as in ``CUDA_VISIBLE_DEVICES``; None gives the run all of them.
     """
 
     cores: tuple[int, ...]
@@ -55,17 +55,17 @@ class Slot:
 
 @dataclass(frozen=True)
 class Task:
-    """A run, and how its process is started.
+    """A run, and everything that is needed to start its process.
 
     Attributes:
-        number: to know the run by.
+        number: identifies the run.
         arguments: of :data:`START`.
-        log: file that the process's output is added to.
+        log: file to which the process's output is appended.
         session: file of the :class:`~mn_lightning.compare.runs.session.Session`.
-        cwd: the folder to start in, where a user's own modules are found.
-        environment: variables to set.
-        slots: shares of this machine, of which the run takes one that is free; none on a cluster, whose scheduler
-            shares the machines out.
+        cwd: the folder to start in, in which a user's own modules are found.
+        environment: environment variables to set.
+        slots: shares of this machine, of which the run takes a free one; none on a cluster, whose scheduler assigns
+            machines.
     """
 
     number: int
@@ -81,8 +81,9 @@ def supervise(task: Task) -> tuple[int, int | str]:
     """Start the run's process, wait for its end, and end it if the session ends.
 
     Returns:
-        The task's number, and the exit status of the process: the negative number of a signal that killed it, and
-        :data:`INTERRUPTED` if the session has ended. In its place a text, if the process could not be started.
+        The task's number, and the exit status of the process: the negative number of a signal that killed it, or
+        :data:`INTERRUPTED` if the session has ended. If the process could not be started, a text with the reason
+        instead of the status.
     """
     try:
         return task.number, _run(task)
@@ -92,9 +93,9 @@ def supervise(task: Task) -> tuple[int, int | str]:
 
 @contextlib.contextmanager
 def without_current_folder() -> Iterator[None]:
-    """Let processes that are started now find modules where this one finds them, and not in the current folder first.
+    """Make processes that are started now find modules where this one finds them, and not in the current folder first.
 
-    It is for joblib's workers. Before Python 3.11 it changes nothing.
+    This is for joblib's workers. Before Python 3.11 it has no effect.
     """
     before = os.environ.get(_SAFE_PATH)
     os.environ[_SAFE_PATH] = "1"
@@ -122,10 +123,10 @@ def _run(task: Task) -> int:
             environment["CUDA_VISIBLE_DEVICES"] = slot.gpus
         process = subprocess.Popen(
             [sys.executable, str(START), *task.arguments, LEASH],
-            stdin=subprocess.PIPE,  # closes with this process, however that ends
+            stdin=subprocess.PIPE,  # it closes when this process ends, in whatever way
             stdout=log,
             stderr=subprocess.STDOUT,
-            cwd=task.cwd if task.cwd.is_dir() else task.session.parent,  # which all machines have
+            cwd=task.cwd if task.cwd.is_dir() else task.session.parent,  # this folder is on all machines
             env=environment,
             start_new_session=True,
         )
@@ -143,7 +144,7 @@ def _run(task: Task) -> int:
 
 
 def end_with_standard_input() -> None:
-    """Let this process end when its standard input is closed: whoever supervised it is gone."""
+    """Make this process end when its standard input is closed, because its supervisor is gone then."""
 
     def wait() -> None:
         while os.read(0, 1024):
@@ -170,7 +171,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 @contextlib.contextmanager
 def _free_slot(task: Task) -> Iterator[Slot | None]:
-    """Take a slot that no other run of the session has; there are as many as runs at the same time."""
+    """Take a slot that no other run of the session has. There are as many slots as runs at the same time."""
     if not task.slots:
         yield None
         return

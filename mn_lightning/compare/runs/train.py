@@ -24,16 +24,16 @@ from mn_lightning.utils.text import what_happened
 
 
 def train(run: Run, limits: Limits, keep: Keep, wait: float = 0) -> Outcome:
-    """Train from the start, or from the checkpoint of a run that was interrupted. A failure is an outcome too.
+    """Train from the start, or from the checkpoint of an interrupted run. A failure is returned as an outcome too.
 
     Args:
-        run: is not trained again if it has finished.
+        run: the run; it is not trained again if it has finished.
         limits: for small machines.
-        keep: the checkpoints that stay when it has finished.
-        wait: seconds for which to wait for another process that has the run; -1 for as long as it takes.
+        keep: the checkpoints that remain when it has finished.
+        wait: seconds to wait for another process that has the run; -1 waits without limit.
 
     Raises:
-        BusyError: another process has the run.
+        BusyError: another process is training the run.
         StudyError: the run's folder cannot be used.
         SystemExit: the process was told to end.
     """
@@ -45,7 +45,7 @@ def train(run: Run, limits: Limits, keep: Keep, wait: float = 0) -> Outcome:
             run.set_aside_what_is_damaged()
             run.set_outcome(None)
         started = time.monotonic() - run.seconds
-        # LightningCLI warns of a command line that differs from sys.argv: ours is made from the study.
+        # LightningCLI warns of a command line that differs from sys.argv, but ours is made from the study.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
         error = ""
         try:
@@ -57,7 +57,7 @@ def train(run: Run, limits: Limits, keep: Keep, wait: float = 0) -> Outcome:
                 raise
             error = f"the model ended the process, by sys.exit({ending.code!r})"
         except Exception as raised:
-            # Whatever a user's model raises concerns this run alone: the others go on.
+            # Any error of a user's model affects this run only: the others go on.
             traceback.print_exc()
             error = str(raised) if isinstance(raised, StudyError) else what_happened(raised)
         outcome = Outcome("failed" if error else "finished", error, time.monotonic() - started)
@@ -70,7 +70,7 @@ def train(run: Run, limits: Limits, keep: Keep, wait: float = 0) -> Outcome:
 
 
 def was_told_to_end(ending: BaseException) -> bool:
-    """Whether an exit is Lightning's, after Ctrl-C or SIGTERM, and not the model's own."""
+    """Whether Lightning ended the process, after Ctrl-C or SIGTERM, and not the model itself."""
     cause: BaseException | None = ending
     while cause is not None and not isinstance(cause, (KeyboardInterrupt, SIGTERMException)):
         cause = cause.__context__
@@ -78,19 +78,19 @@ def was_told_to_end(ending: BaseException) -> bool:
 
 
 def plan(run: Run, limits: Limits) -> tuple[str, LightningModule | None]:
-    """Return what the run would save as ``config.yaml``, and its model without values; nothing else is made.
+    """Return what the run would save as ``config.yaml``, and its model on the meta device; nothing else is made.
 
     Raises:
         StudyError: the run's configuration does not parse.
     """
     with warnings.catch_warnings(), torch.device("meta"):
-        warnings.simplefilter("ignore")  # they come again with the run
+        warnings.simplefilter("ignore")  # the run will show them again
         try:
             cli = _RunCLI(run, limits, "none", until="model")
             model: LightningModule | None = cli.model
         except StudyError:
             raise
-        except Exception:  # some models cannot be made without values, or not at all, which the runs will say
+        except Exception:  # some models cannot be made on the meta device, or not at all; the runs will report that
             cli, model = _RunCLI(run, limits, "none", until="parsed"), None
     return cli.configuration(), model
 
@@ -130,7 +130,7 @@ class _RunCLI(StudyCLI):
         return text
 
     def before_instantiate_classes(self) -> None:
-        """Direct the logs into the run's folder, and apply the limit of epochs."""
+        """Send the logs to the run's folder, and apply the limit on epochs."""
         trainer = self.config.fit.trainer
         loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
         for logger in loggers:
@@ -149,7 +149,7 @@ class _RunCLI(StudyCLI):
         write_origin(self.run.folder, Origin(self.run.settings(self.limits), self.configuration(), distinct))
 
     def before_fit(self) -> None:
-        """Apply the limit of samples."""
+        """Apply the limit on samples."""
         if self.limits.samples is not None:
             batch_size = getattr(self.datamodule, "batch_size", None)
             if batch_size is None:
@@ -160,5 +160,5 @@ class _RunCLI(StudyCLI):
             batches = math.ceil(self.limits.samples / (batch_size * self.trainer.world_size))
             self.trainer.limit_train_batches = batches
             if self.trainer.check_val_every_n_epoch is None and isinstance(self.trainer.val_check_interval, int):
-                # It is counted across epochs: what is limited might end before the first evaluation.
+                # This interval is counted across epochs, and a limited training might end before its first evaluation.
                 self.trainer.val_check_interval = min(self.trainer.val_check_interval, batches)

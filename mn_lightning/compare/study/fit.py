@@ -1,4 +1,4 @@
-"""The command line of a study's training, handed to LightningCLI: parsed only, built only, or trained."""
+"""Run the command line of a study's training in LightningCLI: only parse it, only build it, or train."""
 
 from typing import Any, Literal, cast
 
@@ -17,11 +17,11 @@ class StudyCLI(MNLightningCLI):
     """``mn-lightning fit`` for a training of a study.
 
     Args:
-        label: what is trained, for messages.
-        arguments: of :meth:`Study.arguments` or :meth:`Study.preparation`, and more options.
-        until: ``"parsed"`` stops with the configuration, ``"model"`` makes the model too, and ``"built"`` the model and
-            the data module. They make no callback, logger or trainer, which may look for files or devices, and leave
-            the random state alone.
+        label: name of the training in messages.
+        arguments: from :meth:`Study.arguments` or :meth:`Study.preparation`, and more options.
+        until: ``"parsed"`` stops after the configuration, ``"model"`` makes the model too, and ``"built"`` the model
+            and the data module. None of these makes a callback, logger or trainer, which may look for files or devices,
+            or changes the random state.
         **options: of LightningCLI.
 
     Raises:
@@ -32,18 +32,14 @@ class StudyCLI(MNLightningCLI):
         self.label = label
         self.until = until
         super().__init__(
+            "fit",
             parser_kwargs=non_exiting_parser("mn-lightning compare"),
             args=arguments,
             **options,
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Return ``fit`` alone: a parser for each further subcommand takes time to make."""
-        return {"fit": MNLightningCLI.subcommands()["fit"]}
-
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Say in one line what does not parse."""
+        """Report in one line what does not parse."""
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
@@ -54,7 +50,7 @@ class StudyCLI(MNLightningCLI):
             raise StudyError(f"{self.label} does not parse: it asks for help, and gives no setting") from error
 
     def instantiate_classes(self) -> None:
-        """Make what ``until`` says."""
+        """Make the objects that ``until`` asks for."""
         if self.until == "parsed":
             return
         given = self.config
@@ -73,7 +69,7 @@ class StudyCLI(MNLightningCLI):
             super().after_instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Make the trainer if it is to train."""
+        """Make the trainer, if something will be trained."""
         return super().instantiate_trainer(**kwargs) if self.until == "trained" else cast(Trainer, None)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -86,5 +82,5 @@ class StudyCLI(MNLightningCLI):
 
 
 def non_exiting_parser(prog: str) -> dict[str, Any]:
-    """Return LightningCLI's ``parser_kwargs`` with which a wrong configuration is an exception and no exit."""
+    """Return ``parser_kwargs`` for LightningCLI with which a wrong configuration raises and does not exit."""
     return {"prog": prog, "exit_on_error": False, "fit": {"exit_on_error": False}}

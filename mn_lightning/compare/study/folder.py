@@ -1,4 +1,4 @@
-"""The folder of a study: what its runs are of is written in it, and cannot change while they are there."""
+"""The folder of a study: it records the settings of its runs, which cannot change while there are runs."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from mn_lightning.utils.files import free_path, write_atomically
 from mn_lightning.utils.text import shown
 
 Keep = Literal["best", "last", "both", "none"]
-"""Which checkpoints stay when a run has finished."""
+"""Which checkpoints remain when a run has finished."""
 
 _UNCHANGING = ("base", "limits", "prepare", "current_statistics")
 _LOCKS = (".session-*.lock", "runs/*/*/lock", "prepare/*/lock")
@@ -27,8 +27,7 @@ _LOCKS = (".session-*.lock", "runs/*/*/lock", "prepare/*/lock")
 class StudyFolder:
     """A study with its limits, and the folder for its results.
 
-    ``study.json`` in the folder holds the study and the limits. The processes of the runs read them there, on whichever
-    machine they are.
+    ``study.json`` in the folder holds the study and the limits. The processes of the runs read it, on any machine.
     """
 
     root: Path
@@ -50,15 +49,15 @@ class StudyFolder:
 
     @property
     def is_written(self) -> bool:
-        """Whether the folder is of this study as it is now."""
+        """Whether the folder belongs to this study with its current settings."""
         written = _read(self.root)
         return written is not None and {**written._content(), "keep": self.keep} == self._content()
 
     def open(self, fresh: bool = False) -> None:
-        """Make the folder, or go on with it.
+        """Make the folder, or continue with an existing one.
 
         Args:
-            fresh: give the folder that is there another name, and make a new one.
+            fresh: rename an existing folder, and make a new one.
 
         Raises:
             StudyError: as :meth:`check`.
@@ -74,21 +73,21 @@ class StudyFolder:
         write_atomically(_path(self.root), json.dumps(self._content(), indent=1))
 
     def check(self, fresh: bool = False) -> None:
-        """Refuse to mix runs of different settings. New variants and seeds are accepted, and what is for the report.
+        """Refuse to mix runs of different settings. New variants and seeds are accepted, and changes of the report.
 
         Args:
-            fresh: the folder is to be put aside.
+            fresh: whether the folder will be put aside.
 
         Raises:
-            StudyError: the folder holds something else than a study, or runs with other settings; or one of its runs is
-                trained while it is to be put aside.
+            StudyError: the folder holds something other than a study, or runs with other settings; or it should be put
+                aside while one of its runs is being trained.
         """
         if not self.root.is_dir():
             if self.root.exists() or self.root.is_symlink():
-                raise StudyError(f"{self.root} is no folder; give another --folder")
+                raise StudyError(f"{self.root} is not a folder; give another --folder")
         elif not _path(self.root).is_file() and any(path.name[0] != "." for path in self.root.iterdir()):
             raise StudyError(
-                f"{self.root} is there and has no file study.json, so it is no study's folder; nothing in it was "
+                f"{self.root} is there and has no file study.json, so it is not a study's folder; nothing in it was "
                 "changed; give another --folder"
             )
         if fresh:
@@ -110,11 +109,11 @@ class StudyFolder:
         now = decisive(self.study.variants[variant])
         if decisive(written.study.variants.get(variant, now)) != now:
             return True
-        # A variant that was taken out of the study and put back: its runs know what they were made of.
+        # A variant may have been removed from the study and added again; its runs have recorded their settings.
         for folder in (self.root / "runs" / variant).glob("seed-*"):
             try:
                 origin = read_origin(folder)
-            except ValueError:  # the run is trained anew
+            except ValueError:  # the run will be trained anew
                 continue
             if origin is not None and origin.settings.get("variant", now) != now:
                 return True
@@ -163,7 +162,7 @@ def _nothing_running(root: Path) -> Iterator[None]:
     """Hold the locks of all runs, and of commands that start runs.
 
     Raises:
-        StudyError: another process holds one.
+        StudyError: another process holds one of them.
     """
     with ExitStack() as stack:
         for path in [found for pattern in _LOCKS for found in sorted(root.glob(pattern))]:
@@ -176,7 +175,7 @@ def _nothing_running(root: Path) -> Iterator[None]:
                     f"{root} cannot be put aside while another process works in it ({what}); end that one, or wait "
                     "for its end"
                 ) from None
-            except OSError:  # of what is no lock, as a folder of this name
+            except OSError:  # the path is not a lock, but for example a folder
                 continue
             stack.callback(lock.release)
         yield

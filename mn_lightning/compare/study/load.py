@@ -18,7 +18,7 @@ _FOLDER_NAME = re.compile(r"[\w+=]([\w+=., -]*[\w+=-])?")
 _LONGEST_NAME = 100
 _MOST_BYTES = 1_000_000
 _OPTION = re.compile(r"[A-Za-z_][^\s=]*")
-_OPTIONS = "options are those of 'mn-lightning fit' without their dashes, as trainer.max_epochs"
+_OPTIONS = "options are those of 'mn-lightning fit' without their dashes, such as trainer.max_epochs"
 _NOT_A_VARIANTS = {
     "seed_everything": "all its runs would be equal; a study's seeds stand under seeds alone",
     "config": "it would hide what the variant changes; write the options themselves",
@@ -31,26 +31,26 @@ _INSPECT: dict[str, Callable[[Any], bool]] = {
     "samples": lambda value: type(value) is int and value > 0,
 }
 _MAPPINGS = {
-    "published": "from variants to numbers, as {MN: {100%: 0.9}}",
+    "published": "from variants to numbers, such as {MN: {100%: 0.9}}",
     "prepare": "from names to configurations",
     "references": "from names to numbers as 0.9",
-    "inspect": "from variants to layer, channels, samples, as {MN: {layer: conv3, channels: [0, 5], samples: 512}}",
+    "inspect": "from variants to layer, channels, samples: {MN: {layer: conv3, channels: [0, 5], samples: 512}}",
     "also": "from metrics to published numbers",
 }
-"""Keys whose value is a mapping, and between what."""
+"""Keys whose value is a mapping, and from what to what it maps."""
 
 
 def load_study(value: str) -> Study:
     """Read a study by the path of its file or, if it is shipped, by its name.
 
     Args:
-        value: ``"my_study.yaml"``, ``"digits"``.
+        value: such as ``"my_study.yaml"`` or ``"digits"``.
 
     Returns:
-        The study, with its bases read in.
+        The study, with the content of its bases.
 
     Raises:
-        StudyError: there is no such study, or the file does not hold one.
+        StudyError: there is no such study, or the file does not hold a study.
 
     Examples:
         >>> study = load_study("digits")
@@ -63,10 +63,10 @@ def load_study(value: str) -> Study:
         raise StudyError(str(error)) from error
     content = _read(path)
     if path.stem != path.stem.encode(errors="replace").decode():
-        raise StudyError(f"{path} has a name that is no UTF-8, and the study has the file's; rename it")
+        raise StudyError(f"{path} has a name that is not UTF-8, and the study takes the file's name; rename it")
     prepared = content.get("prepare")
     for configs in (content.get("base"), *(prepared.values() if isinstance(prepared, dict) else ())):
-        # A configuration's file may have a seed, which is for `mn-lightning fit`: the study's come in its place.
+        # A configuration file may have a seed for `mn-lightning fit`. The study's seeds replace it.
         if any("seed_everything" in config for config in _listed(configs) if isinstance(config, dict)):
             raise StudyError(
                 f"{path} gives seed_everything in a configuration; a study's seeds stand under seeds alone"
@@ -75,15 +75,15 @@ def load_study(value: str) -> Study:
 
 
 def study_of(path: Path, name: str, content: dict[str, Any]) -> Study:
-    """Check what a study's file holds, and return it as a study.
+    """Check the content of a study's file, and return it as a study.
 
     Args:
-        path: of the file, for messages; bases that are files are looked for beside it.
-        name: the study's.
-        content: what is in it, plain values.
+        path: of the file, for messages; bases that are files are looked for in its folder.
+        name: of the study.
+        content: of the file, as plain values.
 
     Raises:
-        StudyError: it is no study.
+        StudyError: the content is not a study.
     """
     known = [entry.name for entry in fields(Study) if entry.name != "name"]
     unknown = [key for key in content if key not in known]
@@ -138,7 +138,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_bytes().decode(), PlainLoader)
     except StudyError:
         raise
-    except Exception as error:  # of many kinds: there may be anything in a file
+    except Exception as error:  # errors of many kinds, because anything may stand in a file
         raise StudyError(f"{path} {fault(error)}") from error
     if not isinstance(content, dict):
         raise StudyError(f"{path} {'is empty' if content is None else 'holds ' + shown(content)}; it takes a mapping")
@@ -159,7 +159,7 @@ def _read_prepare(path: Path, prepare: dict[Any, Any]) -> dict[str, tuple[dict[s
 
 
 def _check_names(path: Path, what: str, names: Mapping[Any, Any]) -> None:
-    """Check that a folder for each can be made on any file system."""
+    """Check that any file system can hold a folder for each name."""
     before: dict[str, str] = {}
     for name in names:
         _check_name(path, what, name)
@@ -206,12 +206,12 @@ def _check_variants(path: Path, variants: Any) -> dict[str, dict[str, Any]]:
         if overrides is not None and not isinstance(overrides, dict):
             raise StudyError(
                 f"{path} has the variant {name!r} with {shown(overrides)}; it takes a mapping from options of "
-                "'mn-lightning fit' to values, as {trainer.max_epochs: 5}"
+                "'mn-lightning fit' to values, such as {trainer.max_epochs: 5}"
             )
         for option in overrides or ():
             if not isinstance(option, str) or _OPTION.fullmatch(option) is None:
                 raise StudyError(
-                    f"{path} has the variant {name!r} with {shown(option)}, which is no option; {_OPTIONS}"
+                    f"{path} has the variant {name!r} with {shown(option)}, which is not an option; {_OPTIONS}"
                 )
             if option in _NOT_A_VARIANTS:
                 raise StudyError(f"{path} has the variant {name!r} with {option}; {_NOT_A_VARIANTS[option]}")
@@ -221,7 +221,7 @@ def _check_variants(path: Path, variants: Any) -> dict[str, dict[str, Any]]:
 def _check_text(path: Path, key: str, value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    if type(value) is int:  # as YAML reads `table: 6`
+    if type(value) is int:  # YAML reads `table: 6` as a number
         return str(value)
     raise StudyError(f"{path} has the {key} {shown(value)}; it takes a text")
 
@@ -232,7 +232,7 @@ def _check_baseline(path: Path, study: Study) -> None:
     for baseline in named:
         if not isinstance(baseline, str) or baseline not in study.variants:
             raise StudyError(
-                f"{path} has the baseline {shown(baseline)}, which is no variant; the variants are "
+                f"{path} has the baseline {shown(baseline)}, which is not a variant; the variants are "
                 f"{_list(study.variants)}"
             )
     if isinstance(given, str):
@@ -240,7 +240,7 @@ def _check_baseline(path: Path, study: Study) -> None:
     for variant in [*given, *study.variants]:
         if variant not in study.variants:
             raise StudyError(
-                f"{path} has a baseline for {shown(variant)}, which is no variant; the variants are "
+                f"{path} has a baseline for {shown(variant)}, which is not a variant; the variants are "
                 f"{_list(study.variants)}"
             )
         if variant in given and variant in named:
@@ -258,7 +258,7 @@ def _check_published(path: Path, study: Study, key: str, published: Any) -> None
     for variant, numbers in published.items():
         if variant not in study.variants:
             raise StudyError(
-                f"{path} has published numbers for {shown(variant)}, which is no variant; the variants are "
+                f"{path} has published numbers for {shown(variant)}, which is not a variant; the variants are "
                 f"{_list(study.variants)}"
             )
         for name, number in numbers.items():

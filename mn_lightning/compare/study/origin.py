@@ -1,4 +1,4 @@
-"""What a run was made of, on which machine and with which versions: ``run.json`` in its folder."""
+"""The origin of a run: its settings, machine and versions, in ``run.json`` in its folder."""
 
 import json
 import platform
@@ -16,10 +16,10 @@ _PACKAGES = ("mn-lightning", "torch", "lightning", "torchvision", "torchmetrics"
 
 
 class Maker(NamedTuple):
-    """Where and with what a process trained.
+    """The machine and the versions that a process trained with.
 
     Attributes:
-        machine: in words.
+        machine: its description for people.
         versions: of Python and of the packages that results depend on, by name.
     """
 
@@ -28,17 +28,17 @@ class Maker(NamedTuple):
 
     @property
     def words(self) -> str:
-        """A line for people."""
+        """A description in one line."""
         return f"{self.machine}; " + ", ".join(f"{name} {version}" for name, version in self.versions.items())
 
 
 class Origin(NamedTuple):
-    """What a run was made of, and by what.
+    """The settings of a run, and where it was trained.
 
     Attributes:
-        settings: what the study said of it, as :func:`settings_of` has them.
+        settings: what the study said about it, in the form of :func:`settings_of`.
         configuration: the whole configuration of ``mn-lightning fit``, as YAML.
-        made_by: each different maker; several where a run that was interrupted went on elsewhere.
+        made_by: each different maker; there are several if an interrupted run was continued elsewhere.
     """
 
     settings: dict[str, Any]
@@ -47,21 +47,21 @@ class Origin(NamedTuple):
 
 
 def settings_of(study: Study, variant: str, limits: Limits) -> dict[str, Any]:
-    """Return what decides about the runs of a variant, as plain values."""
+    """Return the settings that determine the runs of a variant, as plain values."""
     content = {**study.to_dict(), "limits": limits._asdict()}
     shared = {key: decisive(content[key]) for key in ("base", "prepare", "limits", "current_statistics")}
     return {**shared, "variant": decisive(content["variants"][variant])}
 
 
 def decisive(settings: Any) -> Any:
-    """Leave out where the batches are made: they are the same everywhere."""
+    """Remove the settings that say where batches are made: the batches are the same everywhere."""
     if isinstance(settings, dict):
         return {key: decisive(value) for key, value in settings.items() if key.rpartition(".")[2] != "on_device"}
     return [decisive(value) for value in settings] if isinstance(settings, list) else settings
 
 
 def this_maker() -> Maker:
-    """Describe this process: its machine, and what it has imported."""
+    """Describe this process: its machine, and the versions of what it has imported."""
     capability = torch.backends.cpu.get_cpu_capability()
     machine = f"{torch.get_num_threads()} CPU threads ({platform.machine()}, {capability}, {platform.system()})"
     if torch.cuda.is_available():
@@ -70,7 +70,7 @@ def this_maker() -> Maker:
 
 
 def read_origin(folder: Path) -> Origin | None:
-    """Read what the run in this folder was made of; None if that was not kept, as by versions before 0.2.
+    """Read the origin of the run in this folder; None if there is none, as from versions before 0.2.
 
     Raises:
         ValueError: the file is damaged.
@@ -90,7 +90,7 @@ def read_origin(folder: Path) -> Origin | None:
 
 
 def write_origin(folder: Path, origin: Origin) -> None:
-    """Write down what the run in this folder is made of."""
+    """Record the origin of the run in this folder."""
     made_by = [maker._asdict() for maker in origin.made_by]
     write_atomically(folder / NAME, json.dumps({**origin._asdict(), "made_by": made_by}, indent=1))
 
@@ -98,5 +98,5 @@ def write_origin(folder: Path, origin: Origin) -> None:
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # a copy of the source that nobody installed
+    except PackageNotFoundError:  # a copy of the source that is not installed
         return "unknown"

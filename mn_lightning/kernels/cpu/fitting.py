@@ -12,11 +12,11 @@ from mn_lightning.kernels.types import Mixture
 from mn_lightning.utils.distributed import ALONE, Processes
 from mn_lightning.utils.random import Stream
 
-_as_torch = np.errstate(all="ignore")
+as_torch = np.errstate(all="ignore")
 """What is not finite passes through without a warning, as in torch."""
 
 
-@_as_torch
+@as_torch
 def fit(
     x: Tensor,
     n_components: int,
@@ -27,32 +27,40 @@ def fit(
     processes: Processes = ALONE,
 ) -> Mixture:
     """Fit by greedy k-means++, Lloyd iterations and EM to rows ``(1, B, M, D)``."""
-    rows = Rows(x)
-    fitted = _Fitted(n_components, rows, None, processes)
-    if processes.size > 1:
-        centers, origin = seed_centers(x, n_components, step, processes)
-        fitted.origin[:] = origin[0, 0].numpy()
-        fitted.means[:] = centers[0].numpy() + fitted.origin
-    else:
-        _seed(rows, int(step), fitted)
+    rows = Rows.of(x)
+    if processes.size == 1:
+        return fit_rows(rows, n_components, n_lloyd, n_em, int(step), reg_covar).mixture()
+    fitted = Fitted(n_components, rows, None, processes)
+    centers, origin = seed_centers(x, n_components, step, processes)
+    fitted.origin[:] = origin[0, 0].numpy()
+    fitted.means[:] = centers[0].numpy() + fitted.origin
     fitted.lloyd(rows, n_lloyd)
     fitted.em(rows, n_em, reg_covar)
     return fitted.mixture()
 
 
-@_as_torch
+def fit_rows(rows: Rows, n_components: int, n_lloyd: int, n_em: int, step: int, reg_covar: float) -> "Fitted":
+    """:func:`fit` for rows as arrays."""
+    fitted = Fitted(n_components, rows)
+    fitted.seed(rows, step)
+    fitted.lloyd(rows, n_lloyd)
+    fitted.em(rows, n_em, reg_covar)
+    return fitted
+
+
+@as_torch
 def lloyd(
     x: Tensor, centers: Tensor, n_iter: int, origin: Tensor | None = None, processes: Processes = ALONE
 ) -> Mixture:
     """Run Lloyd iterations from centres relative to an origin; the means of the result are, too."""
-    rows = Rows(x)
-    fitted = _Fitted(centers.shape[1], rows, origin, processes)
+    rows = Rows.of(x)
+    fitted = Fitted(centers.shape[1], rows, origin, processes)
     fitted.means[:] = centers[0].numpy() + fitted.origin
     fitted.lloyd(rows, n_iter)
     return fitted.mixture(origin)
 
 
-@_as_torch
+@as_torch
 def em(
     x: Tensor,
     mixture: Mixture,
@@ -62,8 +70,8 @@ def em(
     processes: Processes = ALONE,
 ) -> Mixture:
     """Run iterations of EM from a mixture relative to an origin; the means of the result are, too."""
-    rows = Rows(x)
-    fitted = _Fitted(mixture.means.shape[1], rows, origin, processes)
+    rows = Rows.of(x)
+    fitted = Fitted(mixture.means.shape[1], rows, origin, processes)
     for own, given in zip((fitted.weights, fitted.means, fitted.variances), mixture, strict=True):
         own[:] = given[0].numpy()
     fitted.means += fitted.origin
@@ -71,7 +79,7 @@ def em(
     return fitted.mixture(origin)
 
 
-class _Fitted:
+class Fitted:
     """A mixture that is fitted.
 
     Args:
@@ -106,10 +114,9 @@ class _Fitted:
             self._maximize(rows, rows.shared.POSTERIOR, density)
 
     def _maximize(self, rows: Rows, kind: int, density: Any) -> None:
-        around = np.broadcast_to(self.origin, self.means.shape)
-        counts, sums = rows.sums(kind, density, np.ascontiguousarray(around))
+        counts, sums = rows.sums(kind, density, self.origin)
         if self.processes.size > 1:
-            counts, sums = self._of_all(counts, sums)
+            counts, sums = self._of_all(counts.sum(0), sums.sum(0))
         self.loops.maximize(counts, sums, self.origin, self.weights, self.means, self.variances)
 
     def _of_all(self, counts: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -118,23 +125,20 @@ class _Fitted:
         total, both = self.processes.sum(
             *(torch.from_numpy(values.astype(self.means.dtype)).unsqueeze(0) for values in given)
         )
-        first, second = both[0].double().chunk(2, dim=-1)
-        return total[0].double().numpy(), torch.stack([first, second]).numpy()
+        first, second = both.double().chunk(2, dim=-1)
+        return total.double().numpy(), torch.stack([first, second], dim=1).numpy()
+
+    def seed(self, rows: Rows, step: int) -> None:
+        """Choose the means that the fit starts from, and its origin."""
+        from mn_lightning.kernels.cpu.loops import kmeans
+
+        loops: Any = kmeans
+        take = loops.take_planes if rows.in_planes else loops.take_rows
+        taken = np.empty((min(rows.count, SEED_ROWS), rows.features), rows.values.dtype)
+        take(rows.values, step, int(Stream.SEED_ROWS), taken)
+        loops.start(taken, step, int(Stream.KMEANS), n_candidates(len(self.means)), self.origin, self.means)
 
     def mixture(self, origin: Tensor | None = None) -> Mixture:
         """Return the mixture, its means relative to ``origin``."""
         means = self.means if origin is None else self.means - self.origin
         return Mixture(*(torch.from_numpy(values).unsqueeze(0) for values in (self.weights, means, self.variances)))
-
-
-def _seed(rows: Rows, step: int, fitted: _Fitted) -> None:
-    """Choose the means that the fit starts from, and its origin."""
-    from mn_lightning.kernels.cpu.loops import kmeans
-
-    loops: Any = kmeans
-    take = loops.take_planes if rows.in_planes else loops.take_rows
-    taken = np.empty((min(rows.count, SEED_ROWS), rows.features), rows.values.dtype)
-    take(rows.values, step, int(Stream.SEED_ROWS), taken)
-    loops.center(taken, fitted.origin)
-    loops.seed(taken, step, int(Stream.KMEANS), n_candidates(len(fitted.means)), fitted.means)
-    fitted.means += fitted.origin

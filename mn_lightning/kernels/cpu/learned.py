@@ -1,10 +1,13 @@
 """Parameters of a norm as arrays."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from mn_lightning.kernels.cpu.layout import torch_type
 
 
 class Learned:
@@ -22,13 +25,21 @@ class Learned:
         parameters: Sequence[Tensor | None],
         defaults: Sequence[float | None],
         channels: int,
-        dtype: torch.dtype,
+        dtype: np.dtype[Any],
     ) -> None:
         self.parameters = parameters
-        self.arrays = [
-            torch.full((channels,), default or 0.0, dtype=dtype).numpy() if p is None else _copy(p, dtype)
-            for p, default in zip(parameters, defaults, strict=True)
-        ]
+        given = [p.detach().reshape(-1) for p in parameters if p is not None]
+        # A copy: memory that NumPy has seen cannot be resized, as sharded training does it with parameters.
+        copied: Any = torch.cat(given).to(torch_type(dtype)).numpy() if given else None
+        self.arrays: list[np.ndarray] = []
+        start = 0
+        for parameter, default in zip(parameters, defaults, strict=True):
+            if parameter is None:
+                self.arrays.append(np.full(channels, default, dtype))
+                continue
+            array = copied[start : start + parameter.numel()]
+            self.arrays.append(array.reshape(parameter.shape) if parameter.dim() == 2 else array)
+            start += len(array)
 
     def empty(self) -> list[np.ndarray]:
         """Arrays for the gradients."""
@@ -37,12 +48,6 @@ class Learned:
     def gradients(self, arrays: Sequence[np.ndarray]) -> list[Tensor | None]:
         """Make tensors of arrays from :meth:`empty`; None for a parameter that wants no gradient."""
         return [
-            torch.from_numpy(array).to(p.dtype).reshape(p.shape) if p is not None and p.requires_grad else None
+            torch.from_numpy(array.reshape(p.shape)).to(p.dtype) if p is not None and p.requires_grad else None
             for p, array in zip(self.parameters, arrays, strict=True)
         ]
-
-
-def _copy(parameter: Tensor, dtype: torch.dtype) -> np.ndarray:
-    # A copy: memory that NumPy has seen cannot be resized, as sharded training does it with parameters.
-    array: np.ndarray = parameter.detach().to(dtype, copy=True).contiguous().numpy()
-    return array if array.ndim == 2 else array.reshape(-1)

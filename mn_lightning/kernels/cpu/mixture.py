@@ -7,37 +7,54 @@ import torch
 from torch import Tensor
 
 from mn_lightning.kernels import reference
+from mn_lightning.kernels.cpu import layout
 from mn_lightning.kernels.cpu.activations import leak_of
+from mn_lightning.kernels.cpu.fitting import Fitted, as_torch, fit_rows
+from mn_lightning.kernels.cpu.layout import torch_type
 from mn_lightning.kernels.cpu.learned import Learned
-from mn_lightning.kernels.cpu.rows import Rows
+from mn_lightning.kernels.cpu.queue import taken
+from mn_lightning.kernels.cpu.rows import Rows, rows_of_activation
 from mn_lightning.kernels.inner_graph import differentiable_gradients, wants_gradients
-from mn_lightning.kernels.types import Mixture, NormOptions
-from mn_lightning.utils.distributed import ALONE, Processes
+from mn_lightning.kernels.types import FitOptions, Mixture, NormOptions
 from mn_lightning.utils.precision import full_precision
+from mn_lightning.utils.random import Stream
 
-FARTHEST = 30.0
-"""Sums taken around something that is more standard deviations than this away from their mean are taken once more."""
+Arrays = tuple[np.ndarray, ...]
+Parameters = tuple[Tensor | None, ...]
+
+FARTHEST = 10.0
+"""Variances of components whose means are more standard deviations than this away from the rows' are taken anew."""
 
 
-def _array(values: Tensor) -> np.ndarray:
-    array: np.ndarray = values.detach()[0].contiguous().numpy()
-    return array
+def fit_and_normalize(
+    x: Tensor, mixture: Mixture | FitOptions, gamma: Tensor | None, beta: Tensor | None, options: NormOptions
+) -> tuple[Tensor, Mixture]:
+    """Normalize an activation ``(N, C, *)`` under a mixture (Eqs. 31-38), or under one that is fitted to it.
 
-
-def mixture_norm(
-    x: Tensor,
-    mixture: Mixture,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    options: NormOptions,
-    processes: Processes = ALONE,
-) -> Tensor:
-    """Normalize rows ``(1, B, M, D)`` under a mixture (Eqs. 31-38)."""
-    wanted = wants_gradients(x, gamma, beta)
+    Returns:
+        The normalized activation; the mixture, weights ``(K,)``, means and variances ``(K, C)``.
+    """
+    rows, wanted = rows_of_activation(x), wants_gradients(x, gamma, beta)
+    if isinstance(mixture, FitOptions):
+        fitted = _fit(rows, mixture, options.eps)
+        given: Arrays = (fitted.weights, fitted.means, fitted.variances)
+        mixture = Mixture(*(torch.from_numpy(values) for values in given))
+    else:
+        number = torch_type(rows.values.dtype)
+        # A copy if there will be a backward pass: a refit may come before it.
+        given = tuple(values.detach().to(number, copy=wanted).contiguous().numpy() for values in mixture)
     if not options.training and not wanted:
-        return _evaluate(x, mixture, gamma, beta, options)
-    y: Tensor = _Normalize.apply(x, mixture, options, wanted, gamma, beta)
-    return y
+        return _evaluate(x, rows, given, (gamma, beta), options), mixture
+    y: Tensor = _Normalize.apply(x, rows, given, options, wanted, gamma, beta)
+    return y, mixture
+
+
+@as_torch
+def _fit(rows: Rows, how: FitOptions, eps: float) -> Fitted:
+    n_em, step = how.em_iters // 2, int(how.step)
+    if how.fit_rows is not None and how.fit_rows < rows.count:
+        rows = Rows(taken(rows.values, step, Stream.FIT_ROWS, how.fit_rows))
+    return fit_rows(rows, how.n_components, how.em_iters - n_em, n_em, step, eps)
 
 
 class _Maps:
@@ -47,7 +64,7 @@ class _Maps:
         mean: ``(K, D)``, relative to a center.
         var: ``(K, D)``.
         weights: λ, ``(K,)``.
-        parameters: γ and β, ``(1, 1, D)``, or None.
+        parameters: γ and β, ``(D,)``, or None.
         options: which of the papers' formulas.
     """
 
@@ -64,13 +81,11 @@ class _Maps:
         loops: Any = mixture_maps
         self.loops, self.mean, self.var = loops, mean, var
         self.inside, self.eps = options.affine == "component", options.eps
-        self.learned = Learned(parameters, (1.0, 0.0), mean.shape[1], torch.from_numpy(mean[:0]).dtype)
+        self.learned = Learned(parameters, (1.0, 0.0), mean.shape[1], mean.dtype)
         leak = leak_of(options.activation)
         self.leak = None if leak is None else mean.dtype.type(leak)
-        scale, ones = np.ones_like(weights), np.ones_like(weights)
-        if options.scale == "sqrt":
-            scale[weights > 0] = weights[weights > 0] ** -0.5
-        self.early, self.factor = (scale, ones) if leak is None else (ones, scale)
+        self.early, self.factor = np.empty_like(weights), np.empty_like(weights)
+        loops.factors(weights, options.scale == "sqrt", leak is None, self.early, self.factor)
         self.slope, self.level = np.empty_like(mean), np.empty_like(mean)
         self.components = (0,) * len(mean)
         loops.maps(*self._given(), self.slope, self.level)
@@ -78,22 +93,33 @@ class _Maps:
     def _given(self) -> tuple[Any, ...]:
         return self.mean, self.var, *self.learned.arrays, self.inside, self.eps, self.early
 
-    def backward(self, d_slope: np.ndarray, d_level: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[Tensor | None]]:
-        """Gradients of mean and var, and of the parameters."""
-        d_mean, d_var, found = np.empty_like(self.mean), np.empty_like(self.mean), self.learned.empty()
-        self.loops.gradients(*self._given(), d_slope, d_level, d_mean, d_var, *found)
-        return d_mean, d_var, self.learned.gradients(found)
+    def backward(
+        self, sums: np.ndarray, counts: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, list[Tensor | None]]:
+        """What goes to the rows through the moments, and the gradients of the parameters.
+
+        Args:
+            sums: gradients of slope and level for each cut, ``(cuts, 2, K, D)``.
+            counts: Σν, ``(K,)``, if the moments are those of the rows.
+
+        Returns:
+            ``by_x`` and ``constant``, ``(K, D)``: what each row gets is ν_k ((x - center) by_x_k + constant_k).
+        """
+        by_x, constant, found = np.empty_like(self.mean), np.empty_like(self.mean), self.learned.empty()
+        of_moments = np.zeros(len(self.mean)) if counts is None else counts
+        self.loops.gradients(*self._given(), sums, of_moments, by_x, constant, *found)
+        return by_x, constant, self.learned.gradients(found)
 
 
 @torch.no_grad()
-def _evaluate(x: Tensor, mixture: Mixture, gamma: Tensor | None, beta: Tensor | None, options: NormOptions) -> Tensor:
-    rows = Rows(x)
-    weights, means, variances = (_array(values) for values in mixture)
+def _evaluate(x: Tensor, rows: Rows, mixture: Arrays, parameters: Parameters, options: NormOptions) -> Tensor:
+    weights, means, variances = mixture
     density = rows.density(weights, means, variances, options.eps)
-    maps = _Maps(np.zeros_like(means), variances, weights, (gamma, beta), options)
-    y, out = rows.empty(x)
-    arrays = maps.components, *density, maps.slope, maps.level, maps.factor, maps.leak, out, rows.length
-    rows.run(rows.loops.evaluate, *arrays)
+    center = (weights[:, None] * means).sum(0)
+    maps = _Maps(means - center, variances, weights, parameters, options)
+    y = layout.empty_like(x)
+    arrays = center, maps.slope, maps.level, maps.factor, maps.leak, rows.array(y), rows.length
+    rows.run(rows.loops.evaluate, maps.components, *density, *arrays)
     return y
 
 
@@ -103,41 +129,42 @@ class _Batch:
     Attributes:
         nu: ``(blocks, K, length)``.
         counts: Σν, ``(K,)``; not used outside training.
-        center: ``(K, D)``, what x is taken relative to: the means, rounded.
+        center: ``(D,)``, what x is taken relative to: about its mean.
         mean: ``(K, D)``, relative to ``center``.
         var: ``(K, D)``.
         weights: ``(K,)``.
     """
 
-    @np.errstate(all="ignore")  # what is not finite passes through without a warning, as in torch
-    def __init__(self, rows: Rows, mixture: Mixture, options: NormOptions) -> None:
-        given = [_array(values) for values in mixture]
-        density = rows.density(given[0], given[1], given[2], options.eps)
-        self.nu = rows.empty_posteriors(len(given[0]))
-        nu = self.nu.numpy()
-        self.counts, sums = rows.sums(rows.shared.POSTERIOR, density, given[1], nu)
-        dtype = given[1].dtype
+    def __init__(self, rows: Rows, mixture: Arrays, options: NormOptions) -> None:
+        self.weights, means, self.var = mixture
+        density = rows.density(self.weights, means, self.var, options.eps)
+        self.nu = rows.empty_posteriors(len(self.weights))
+        self.center = (self.weights[:, None] * means).sum(0)
+        given = rows.shared.POSTERIOR, density, self.center, self.nu.numpy()
+        counts, sums = rows.sums(*given)
         if not options.training:
-            self.weights, self.center, self.mean, self.var = given[0], given[1], np.zeros_like(given[1]), given[2]
+            self.mean = means - self.center
             return
-        share = self.counts / self.counts.sum()
-        dropped = (share < options.min_weight) & (share != share.max())
-        if dropped.any():
-            density.constant[dropped] = -np.inf
-            self.counts, sums = rows.sums(rows.shared.POSTERIOR, density, given[1], nu)
-        total = np.maximum(self.counts, np.finfo(np.float64).tiny)[:, None]
-        shift, second = sums / total
-        var = second - shift**2
-        center = given[1] + shift
-        if (shift**2 > FARTHEST**2 * (var + options.eps)).any():
-            center = center.astype(dtype)
-            shift, second = rows.sums(rows.shared.GIVEN, density, center, nu)[1] / total
-            var = second - shift**2
-            center = center + shift
-        self.center = center.astype(dtype)
-        self.mean = (center - self.center).astype(dtype)
-        self.var = np.maximum(var, 0).astype(dtype)
-        self.weights = (self.counts / self.counts.sum()).astype(dtype)
+        if rows.shared.drop(counts, options.min_weight, density.constant):
+            counts, sums = rows.sums(*given)
+        self.counts, self.weights = np.empty(len(means)), np.empty_like(self.weights)
+        self.mean, self.var = np.empty_like(means), np.empty_like(means)
+        found = self.counts, self.weights, self.mean, self.var
+        if rows.shared.moments(counts, sums, FARTHEST, options.eps, *found):
+            off = (self.weights[:, None] * self.mean).sum(0)
+            self.center, self.mean = self.center + off, self.mean - off
+            sums = np.zeros_like(sums)
+            rows.in_cuts(rows.loops.deviations, self.nu.numpy(), self.center, self.mean, sums)
+            rows.shared.deviations(sums, self.counts, self.mean, self.var)
+
+
+def _by_formula(x: Tensor, mixture: Arrays, parameters: Parameters, options: NormOptions) -> Tensor:
+    """The same by differentiable operations."""
+    rows = x.unsqueeze(0).unsqueeze(0) if x.dim() == 2 else x.flatten(2).mT.unsqueeze(0)
+    gamma, beta = (None if value is None else value.reshape(1, 1, -1).to(x.dtype) for value in parameters)
+    given = (torch.from_numpy(values).unsqueeze(0) for values in mixture)
+    y = reference.mixture_norm(rows, Mixture(*given), gamma, beta, options).squeeze(0)
+    return y.squeeze(0) if x.dim() == 2 else y.mT.reshape(x.shape)
 
 
 class _Normalize(torch.autograd.Function):
@@ -147,50 +174,39 @@ class _Normalize(torch.autograd.Function):
     """
 
     @staticmethod
+    @as_torch
     def forward(
-        ctx: Any, x: Tensor, mixture: Mixture, options: NormOptions, wanted: bool, *parameters: Tensor | None
+        ctx: Any, x: Tensor, rows: Rows, mixture: Arrays, options: NormOptions, wanted: bool, *parameters: Tensor | None
     ) -> Tensor:
-        rows = Rows(x)
         batch = _Batch(rows, mixture, options)
         maps = _Maps(batch.mean, batch.var, batch.weights, parameters, options)
-        y, out = rows.empty(x)
-        nu = batch.nu.numpy()
-        rows.run(
-            rows.loops.normalize, maps.components, nu, batch.center, maps.slope, maps.level, maps.factor, maps.leak, out
-        )
+        y = layout.empty_like(x)
+        arrays = batch.nu.numpy(), batch.center, maps.slope, maps.level, maps.factor, maps.leak, rows.array(y)
+        rows.run(rows.loops.normalize, maps.components, *arrays)
         if wanted:
-            ctx.save_for_backward(x, batch.nu, *mixture, *parameters)
-            ctx.options, ctx.maps = options, maps
-            ctx.center, ctx.counts = batch.center, batch.counts
+            ctx.save_for_backward(x, batch.nu, *parameters)
+            ctx.given, ctx.options, ctx.maps = mixture, options, maps
+            ctx.center, ctx.counts = batch.center, batch.counts if options.training else None
         return y
 
     @staticmethod
     @full_precision
-    @np.errstate(all="ignore")
+    @as_torch
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, nu, weights, means, variances, *parameters = ctx.saved_tensors
+        x, nu, *parameters = ctx.saved_tensors
         (dy,) = grads
         if torch.is_grad_enabled():
-            gamma, beta = parameters
-            y = reference.mixture_norm(x, Mixture(weights, means, variances), gamma, beta, ctx.options)
+            y = _by_formula(x, ctx.given, parameters, ctx.options)
             dx, *of_parameters = differentiable_gradients(y, dy, (x, *parameters))
-            return (dx, None, None, None, *of_parameters)
-        rows, maps = Rows(x), ctx.maps
-        upper, given = rows.array(dy), nu.numpy()
-        sums = rows.gradient_sums(upper, given, ctx.center, maps.slope, maps.level, maps.factor, maps.leak)
-        d_mean, d_var, of_parameters = maps.backward(*sums.astype(maps.mean.dtype))
+            return (dx, None, None, None, None, *of_parameters)
+        rows, maps = rows_of_activation(x), ctx.maps
+        upper, posteriors = rows.array(dy), nu.numpy()
+        arrays = upper, posteriors, ctx.center, maps.slope, maps.level, maps.factor, maps.leak
+        sums = np.zeros((len(rows.cuts) - 1, 2, *maps.slope.shape))
+        rows.in_cuts(rows.loops.gradient_sums, maps.components, *arrays, sums)
+        by_x, constant, of_parameters = maps.backward(sums, ctx.counts)
         if not ctx.needs_input_grad[0]:
-            return (None, None, None, None, *of_parameters)
-        by_x, constant = np.zeros_like(ctx.center), np.zeros_like(ctx.center)
-        if ctx.options.training:
-            total = np.maximum(ctx.counts, np.finfo(x.numpy().dtype).tiny)[:, None]
-            # var depends on mean only through the sum of weighted deviations from it, which is zero.
-            by_x[:] = 2 * d_var / total
-            constant[:] = d_mean / total - by_x * maps.mean
-        dx, out = rows.empty(x)
-        rows.run(
-            rows.loops.gradient,
-            *(maps.components, upper, given, ctx.center, maps.slope, maps.level, maps.factor, maps.leak),
-            *(by_x, constant, out),
-        )
-        return (dx, None, None, None, *of_parameters)
+            return (None, None, None, None, None, *of_parameters)
+        dx = layout.empty_like(x)
+        rows.run(rows.loops.gradient, maps.components, *arrays, by_x, constant, rows.array(dx))
+        return (dx, None, None, None, None, *of_parameters)

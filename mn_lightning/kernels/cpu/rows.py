@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mn_lightning.kernels.cpu import layout
 from mn_lightning.kernels.cpu.threads import cuts_of, in_parts
 
 PLANE_BLOCK, ROW_BLOCK = 2**17, 2**15
@@ -15,68 +16,70 @@ LONGEST_PLANE_BLOCK, LONGEST_ROW_BLOCK = 1024, 256
 """How many rows are in a block at most: what is kept for each stays in the first-level cache."""
 
 
+ROWS_PER_CUT = 64
+"""How many rows a part with sums of its own has at least: these are 4 K numbers for each channel."""
+
+
 class Density(NamedTuple):
-    """log λ_k p_k(x) = constant_k + Σ_d precision_kd (x_d - mean_kd)²."""
+    """log λ_k p_k(x) = constant_k - Σ_d (steep_kd x_d + shift_kd)²."""
 
     constant: np.ndarray
-    mean: np.ndarray
-    precision: np.ndarray
+    steep: np.ndarray
+    shift: np.ndarray
 
 
 class Rows:
-    """Rows ``(1, B, M, D)`` in memory.
+    """Rows in memory.
 
     Args:
-        x: views of planes and dense rows are taken as they are, anything else is copied.
+        values: planes ``(N, D, L)`` or rows ``(M, D)``.
     """
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, values: np.ndarray) -> None:
         from mn_lightning.kernels.cpu.loops import mixture, mixture_planes, mixture_rows
 
-        _, samples, pixels, features = x.shape
-        self.features, self.count = features, samples * pixels
+        self.values, self.size, self.features = values, values.size, values.shape[1]
+        self.count = self.size // self.features
         self.shared = mixture
-        self.in_planes = x.mT.is_contiguous() and (features == 1 or not x.is_contiguous())
+        self.in_planes = values.ndim == 3
         self.loops: Any = mixture_planes if self.in_planes else mixture_rows
-        self.size = x.numel()
         if self.in_planes:
+            samples, features, pixels = values.shape
             longest = min(LONGEST_PLANE_BLOCK, max(64, PLANE_BLOCK // features))
             each = -(-pixels // longest)
             self.length, self.blocks = -(-pixels // each), samples * each
         else:
-            self.length = min(self.count, LONGEST_ROW_BLOCK, max(16, ROW_BLOCK // features // 4 * 4))
+            self.length = min(self.count, LONGEST_ROW_BLOCK, max(16, ROW_BLOCK // self.features // 4 * 4))
             self.blocks = -(-self.count // self.length)
-        self.values = self.array(x)
+        cuts = cuts_of(self.size, min(self.blocks, max(1, self.count // ROWS_PER_CUT)))
+        self.cuts = np.array([cut * self.blocks // cuts for cut in range(cuts + 1)])
+        """At which block each of the parts starts that have sums of their own."""
+
+    @classmethod
+    def of(cls, observations: Tensor) -> "Rows":
+        """Observations ``(1, B, M, D)``: views of planes and dense rows are taken as they are, others are copied."""
+        x = observations.detach()
+        if x.mT.is_contiguous() and (x.shape[3] == 1 or not x.is_contiguous()):
+            return cls(x[0].mT.numpy())
+        return cls(x.contiguous().view(-1, x.shape[3]).numpy())
 
     def array(self, x: Tensor) -> np.ndarray:
-        """Planes ``(B, D, M)`` or rows ``(B M, D)``."""
-        x = x.detach()
-        if self.in_planes:
-            return x[0].mT.contiguous().numpy()
-        return x.contiguous().view(-1, x.shape[3]).numpy()
-
-    def empty(self, x: Tensor) -> tuple[Tensor, np.ndarray]:
-        """A tensor like ``x`` to write to, and its array."""
-        # No view: what follows may write into it in place.
-        dense = self.in_planes or x.is_contiguous()
-        result = (
-            torch.empty_strided(x.shape, x.stride(), dtype=x.dtype) if dense else torch.empty(x.shape, dtype=x.dtype)
-        )
-        return result, self.array(result)
+        """An activation ``(N, C, *)`` as these rows lie."""
+        return layout.planes(x) if self.in_planes else layout.rows(x).reshape(-1, self.features)
 
     def empty_posteriors(self, components: int) -> Tensor:
         """Where ν goes, ``(blocks, K, length)``."""
-        return torch.empty(self.blocks, components, self.length, dtype=torch.from_numpy(self.values[:0]).dtype)
+        return torch.empty(self.blocks, components, self.length, dtype=layout.torch_type(self.values.dtype))
 
     def density(self, weights: np.ndarray, means: np.ndarray, variances: np.ndarray, reg_covar: float) -> Density:
         """Of weights ``(K,)``, means and variances ``(K, D)``."""
-        density = Density(np.empty_like(weights), means, np.empty_like(means))
-        self.shared.densities(weights, means, variances, reg_covar, density.constant, density.precision)
+        density = Density(np.empty_like(weights), np.empty_like(means), np.empty_like(means))
+        self.shared.densities(weights, means, variances, reg_covar, *density)
         return density
 
     def nearest(self, centers: np.ndarray) -> Density:
         """What is largest for the nearest of the centers ``(K, D)``."""
-        return Density(np.zeros(len(centers), centers.dtype), centers, np.full_like(centers, -1))
+        return Density(np.zeros(len(centers), centers.dtype), np.ones_like(centers), -centers)
 
     def sums(
         self, kind: int, density: Density, center: np.ndarray, nu: np.ndarray | None = None
@@ -84,45 +87,32 @@ class Rows:
         """Read the rows once.
 
         Args:
-            kind: where posteriors come from, as the loop has it.
+            kind: what the posteriors are, as the loop has it.
             density: what they are found with.
-            center: what sums are taken around, ``(K, D)``.
-            nu: where they are, or go to.
+            center: what sums are taken around, ``(D,)``.
+            nu: where they go.
 
         Returns:
-            Σν, ``(K,)``, and Σν(x - center) and Σν(x - center)², ``(2, K, D)``, in float64.
+            For each cut, Σν, ``(cuts, K)``, and Σν(x - center) and Σν(x - center)², ``(cuts, 2, K, D)``, in float64.
         """
-        components, features = center.shape
-        cuts = self._cuts()
-        counts = np.zeros((len(cuts) - 1, components))
-        sums = np.zeros((len(cuts) - 1, 2, components, features))
+        cuts, components = len(self.cuts) - 1, len(density.constant)
+        counts, sums = np.zeros((cuts, components)), np.zeros((cuts, 2, *density.steep.shape))
         kept = nu is not None
         if nu is None:
             nu = np.empty((1, components, self.length), self.values.dtype)
+        self.in_cuts(self.loops.sums, (0,) * components, kind, *density, center, nu, kept, counts, sums)
+        return counts, sums
 
-        def part(first: int, last: int) -> None:
-            self.loops.sums(self.values, kind, *density, center, nu, kept, counts, sums, cuts, first, last)
-
-        in_parts(part, len(cuts) - 1, self.size)
-        return counts.sum(0), sums.sum(0)
-
-    def gradient_sums(self, *arrays: Any) -> np.ndarray:
-        """Σ (x - center_k) g and Σ g over the rows with g = ν_k factor_k dy act', ``(2, K, D)``, in float64."""
-        cuts = self._cuts()
-        sums = np.zeros((len(cuts) - 1, 2, *arrays[2].shape))
-        in_parts(
-            lambda first, last: self.loops.gradient_sums(self.values, *arrays, sums, cuts, first, last),
-            len(cuts) - 1,
-            self.size,
-        )
-        total: np.ndarray = sums.sum(0)
-        return total
+    def in_cuts(self, loop: Any, *arrays: Any) -> None:
+        """Run a loop that sums up each cut, in arrays of zeros."""
+        in_parts(lambda first, last: loop(self.values, *arrays, self.cuts, first, last), len(self.cuts) - 1, self.size)
 
     def run(self, loop: Any, *arrays: Any) -> None:
         """Run a loop over all blocks."""
         in_parts(lambda first, last: loop(self.values, *arrays, first, last), self.blocks, self.size)
 
-    def _cuts(self) -> np.ndarray:
-        """At which block each of the parts starts that have sums of their own."""
-        count = cuts_of(self.size, self.blocks)
-        return np.arange(count + 1) * self.blocks // count
+
+def rows_of_activation(x: Tensor) -> Rows:
+    """Rows of ``(N, C, *)``; a copy if there are gaps."""
+    in_planes = x.dim() > 2 and x.numel() > x.shape[0] * x.shape[1] and (x.shape[1] == 1 or not layout.lies_in_rows(x))
+    return Rows(layout.planes(x) if in_planes else layout.rows(x).reshape(-1, x.shape[1]))

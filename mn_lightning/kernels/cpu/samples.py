@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from mn_lightning.kernels import reference
-from mn_lightning.kernels.cpu.heads import computed
+from mn_lightning.kernels.cpu import layout
+from mn_lightning.kernels.cpu.heads import Running, computed
 from mn_lightning.kernels.cpu.threads import in_parts
+from mn_lightning.kernels.heads import RunningGates
 from mn_lightning.kernels.inner_graph import differentiable_gradients, wants_gradients
 from mn_lightning.kernels.types import Head
 from mn_lightning.utils.precision import full_precision
@@ -21,6 +23,8 @@ from mn_lightning.utils.precision import full_precision
 def sample_affine(x: Tensor, centred: bool, head: Head, parameters: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
     """Map each sample and channel of ``(N, C, *)`` by what ``head`` makes of their moments over ``*``."""
     wanted = wants_gradients(x, *parameters)
+    if isinstance(head, RunningGates) and not wanted:
+        return (_evaluate(x, head, parameters),)
     results: tuple[Tensor, ...] = _SampleAffine.apply(x, centred, head, wanted, *parameters)
     return results
 
@@ -36,38 +40,35 @@ class _Samples:
         from mn_lightning.kernels.cpu.loops import sample_planes, sample_rows
 
         self.samples, self.channels = x.shape[:2]
-        self.length = x.numel() // (self.samples * self.channels)
-        in_rows = x.movedim(1, -1).is_contiguous()
-        self.dense = in_rows or x.is_contiguous()
-        self.in_planes = self.length > 1 and (self.channels == 1 or not in_rows)
+        self.size = x.numel()
+        self.length = self.size // (self.samples * self.channels)
+        self.in_planes = self.length > 1 and (self.channels == 1 or not layout.lies_in_rows(x))
         self.loops: Any = sample_planes if self.in_planes else sample_rows
 
     def array(self, x: Tensor) -> np.ndarray:
-        """Planes ``(N C, L)`` or rows ``(N, L, C)``; a copy if ``x`` has gaps."""
-        x = x.detach()
-        if self.in_planes:
-            return x.contiguous().view(-1, self.length).numpy()
-        return x.movedim(1, -1).contiguous().view(self.samples, self.length, self.channels).numpy()
+        """Planes ``(N C, L)`` or rows ``(N, L, C)``."""
+        return layout.planes(x).reshape(-1, self.length) if self.in_planes else layout.rows(x)
 
-    def empty(self, x: Tensor) -> tuple[Tensor, np.ndarray]:
-        """A tensor like ``x`` to write to, and its array."""
-        # No view: what follows may write into it in place.
-        result = (
-            torch.empty_strided(x.shape, x.stride(), dtype=x.dtype)
-            if self.dense
-            else torch.empty(x.shape, dtype=x.dtype)
-        )
-        return result, self.array(result)
+    def empty(self, like: np.ndarray) -> np.ndarray:
+        """Place for one number for each sample and channel, ``(N, C)``."""
+        return np.empty((self.samples, self.channels), like.dtype)
 
-    def each(self, values: Tensor) -> np.ndarray:
+    def each(self, values: np.ndarray) -> np.ndarray:
         """One number for each sample and channel, ``(N, C)``, in the shape that the loops take."""
-        array = values.detach().contiguous().numpy()
-        return array.reshape(-1) if self.in_planes else array
+        return values.reshape(-1) if self.in_planes else values
 
     def run(self, loop: Any, *arrays: Any) -> None:
         """Run a loop over all samples."""
         count = self.samples * self.channels if self.in_planes else self.samples
-        in_parts(lambda first, last: loop(*arrays, first, last), count, self.samples * self.channels * self.length)
+        in_parts(lambda first, last: loop(*arrays, first, last), count, self.size)
+
+
+def _evaluate(x: Tensor, head: RunningGates, parameters: tuple[Tensor | None, ...]) -> Tensor:
+    samples, y = _Samples(x), layout.empty_like(x)
+    values, out = samples.array(x), samples.array(y)
+    arrays, loop = Running(head, parameters, values.dtype).all, samples.loops.evaluate
+    in_parts(lambda first, last: loop(values, *arrays, out, first, last), samples.samples, samples.size)
+    return y
 
 
 class _SampleAffine(torch.autograd.Function):
@@ -80,17 +81,15 @@ class _SampleAffine(torch.autograd.Function):
         ctx.save_for_backward(x, *parameters)
         ctx.centred, ctx.head = centred, head
         samples = ctx.samples = _Samples(x)
-        loops, array = samples.loops, samples.array(x)
-        moments = [x.new_empty(x.shape[:2]) for _ in range(2)]
-        samples.run(loops.moments, array, centred, *(samples.each(moment) for moment in moments))
-        pooled, within = moments
+        loops, each, values = samples.loops, samples.each, samples.array(x)
+        pooled, within = samples.empty(values), samples.empty(values)
+        samples.run(loops.moments, values, centred, each(pooled), each(within))
         ctx.pooled = pooled
-        ctx.head_of_moments = computed(head, pooled, within if centred else None, parameters, wanted)
-        slope, offset, *others = ctx.head_of_moments.outputs
-        y, out = samples.empty(x)
-        samples.run(loops.affine, array, samples.each(slope), samples.each(offset), out)
-        ctx.mark_non_differentiable(*others)
-        return y, *others
+        made = ctx.head_of_moments = computed(head, pooled, within if centred else None, parameters, wanted)
+        y = layout.empty_like(x)
+        samples.run(loops.affine, values, each(made.slope), each(made.offset), samples.array(y))
+        ctx.mark_non_differentiable(*made.others)
+        return y, *made.others
 
     @staticmethod
     @full_precision
@@ -101,17 +100,14 @@ class _SampleAffine(torch.autograd.Function):
             y, *_ = reference.sample_affine(x, ctx.centred, ctx.head, tuple(parameters))
             dx, *of_parameters = differentiable_gradients(y, dy, (x, *parameters))
             return (dx, None, None, None, *of_parameters)
-        samples, made = ctx.samples, ctx.head_of_moments
+        samples, made, pooled = ctx.samples, ctx.head_of_moments, ctx.pooled
         loops, each, values, upper = samples.loops, samples.each, samples.array(x), samples.array(dy)
-        slope, pooled = made.outputs[0], ctx.pooled
-        product, total = torch.empty_like(pooled), torch.empty_like(pooled)
+        product, total = np.empty_like(pooled), np.empty_like(pooled)
         samples.run(loops.gradient_sums, values, upper, each(pooled), each(product), each(total))
         d_pooled, d_within, of_parameters = made.backward(product, total)
         if not ctx.needs_input_grad[0]:
             return (None, None, None, None, *of_parameters)
-        constant = d_pooled / samples.length
-        # The variance depends on the mean only through the sum of deviations from it, which is zero.
-        by_x = torch.zeros_like(pooled) if d_within is None else d_within * (2 / samples.length)
-        dx, out = samples.empty(x)
-        samples.run(loops.gradient, values, upper, each(pooled), each(slope), each(by_x), each(constant), out)
+        dx = layout.empty_like(x)
+        arrays = each(pooled), each(made.slope), each(d_within), each(d_pooled), samples.array(dx)
+        samples.run(loops.gradient, values, upper, *arrays)
         return (dx, None, None, None, *of_parameters)

@@ -1,1 +1,4 @@
-"""Norms as a whole on a GPU, in a few launches each; :mod:`~mn_lightning.kernels.triton.norms` is the way in."""
+"""Norms as a whole on a GPU, in one launch forward and one backward.
+
+:mod:`~mn_lightning.kernels.triton.norms` is the way in.
+"""

@@ -1,23 +1,26 @@
-"""MixtureNorm on a GPU: fit and normalization, each a fixed sequence of launches that never waits for the device.
+"""MixtureNorm on a GPU: one launch for fit and normalization, one for the gradients.
 
-Everything takes activations ``(N, C, *)`` in float32, bfloat16 or float16 as they are, and computes in float32.
+None of them waits for the device. Everything takes activations ``(N, C, *)`` in float32, bfloat16 or float16 as they
+are, and computes in float32.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mn_lightning.kernels.triton import mixture_kernels as kernels
 from mn_lightning.kernels.triton import seeding_kernels as seeding
-from mn_lightning.kernels.triton.launch import launch, power_of_2
-from mn_lightning.kernels.triton.rows import MOST_FLAGS, RowsPlan, like, plan_for_rows, planned
+from mn_lightning.kernels.triton.launch import launch, launch_steps, most_programs, power_of_2
+from mn_lightning.kernels.triton.rows import RowsPlan, like, plan_for_rows, planned
 from mn_lightning.utils.random import Stream
 
 SEED_ROWS = 1024
-_ADD_PROGRAMS = 128
+_ADDED_AT_ONCE = 256, 8
+"""Parts, and features, of a tile of what is added up."""
 _ALL, _DRAWN, _STRATIFIED = seeding.ALL.value, seeding.DRAWN.value, seeding.STRATIFIED.value
 
 Moments = tuple[Tensor, Tensor, Tensor]
@@ -25,89 +28,114 @@ Moments = tuple[Tensor, Tensor, Tensor]
 
 
 def _empty(like: Tensor, *shape: int) -> Tensor:
-    return torch.empty(shape, device=like.device)
+    return like.new_empty(shape, dtype=torch.float32)
 
 
-def _moments(like: Tensor, components: int, features: int) -> Moments:
-    return _empty(like, components), _empty(like, components, features), _empty(like, components, features)
-
-
-def _sums(
-    x: Tensor,
-    plan: RowsPlan,
-    mixture: Moments,
-    shift: Tensor,
-    scratch: Tensor,
-    eps: float,
-    nearest: bool = False,
-    signals: Tensor | None = None,
-    nu: Tensor | None = None,
-    again: bool = False,
-) -> None:
-    if plan.at_once and shift is mixture[1] and not again:
-        numbers = (*plan.sizes_at_once, eps, *plan.tile_at_once, nearest, nu is not None)
-        launch(kernels.sums_at_once, plan.grid_at_once, (x, *mixture, scratch, nu), numbers, 4)
-        return
-    launch(
-        kernels.sums,
-        plan.grid,
-        (x, *mixture, shift, signals, scratch, nu),
-        (*plan.sizes, eps, plan.flags, *plan.tile, MOST_FLAGS, nearest, nu is not None, again),
-    )
-
-
-def _maximize(
-    plan: RowsPlan,
-    shift: Tensor,
-    mixture: Moments,
-    scratch: Tensor,
-    signals: Tensor | None = None,
-    again: bool = False,
-    min_weight: float = 0.0,
-    eps: float = 0.0,
-) -> None:
-    prune = signals is not None and not again
-    launch(
-        kernels.maximize,
-        plan.adders,
-        (scratch, shift, *mixture, signals),
-        (
-            *(plan.grid[0], plan.features, plan.components, plan.flags, min_weight, eps),
-            *(plan.tile[0], _ADD_PROGRAMS, plan.add_features, MOST_FLAGS, prune, again),
-        ),
-    )
-
-
-def gather(x: Tensor, plan: RowsPlan, step: Tensor, out: Tensor, count: int, how: int, stream: int) -> None:
-    """Copy ``count`` rows, chosen as a function of ``step``, to ``out (count, C)``."""
+def gather(x: Tensor, plan: RowsPlan, step: Tensor, count: int, how: int, stream: int) -> Tensor:
+    """Copy ``count`` rows, chosen as a function of ``step``: ``(count, C)``."""
+    out = _empty(x, count, plan.features)
     tile = min(plan.tile[2], 128)
     launch(
         seeding.gather,
-        (-(-count // 32), -(-plan.features // tile)),
+        min(-(-count // 32) * -(-plan.features // tile), most_programs(x.device)),
         (x, step, out),
         (count, plan.rows, plan.length, plan.features, *plan.strides, 32, tile, how, stream),
-        4,
     )
+    return out
 
 
-def kmeans_plus_plus(seeds: Tensor, count: int, step: Tensor, means: Tensor, draws: Tensor | None = None) -> None:
-    """Choose centres, ``means (K, C)``, among ``count`` rows ``seeds (count, C)``, at most SEED_ROWS.
+class _Map(NamedTuple):
+    """How a mixture's moments are applied.
+
+    Attributes:
+        gamma: ``(C,)``.
+        beta: ``(C,)``.
+        inside: whether γ and β belong to the components (Eq. 37).
+        sqrt: whether to divide by √λ_k.
+        leak: slope below 0 of the activation inside the sum over k (Eq. 38); None for no activation.
+    """
+
+    gamma: Tensor | None = None
+    beta: Tensor | None = None
+    inside: bool = False
+    sqrt: bool = True
+    leak: float | None = None
+
+    @property
+    def flags(self) -> tuple[bool, ...]:
+        """As the kernels take them."""
+        return self.gamma is not None, self.beta is not None, self.inside, self.sqrt, self.leak is not None
+
+
+class Fit(NamedTuple):
+    """How a mixture is fitted.
+
+    Attributes:
+        lloyd: iterations of Lloyd's algorithm.
+        em: iterations of EM.
+        step: centres are chosen by k-means++ as a function of it; None where there are some to start from.
+    """
+
+    lloyd: int
+    em: int
+    step: Tensor | None = None
+
+
+_NO_MAP = _Map()
+
+
+def _train(
+    x: Tensor,
+    plan: RowsPlan,
+    mixture: Moments | None,
+    fit: Fit | None,
+    eps: float,
+    min_weight: float = 0.0,
+    to: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None] = (None, None, None, None),
+    how: _Map = _NO_MAP,
+) -> None:
+    """Start :func:`mn_lightning.kernels.triton.mixture_kernels.train`.
 
     Args:
-        seeds: the rows.
-        count: how many.
-        step: of which the choice is a function.
-        means: written.
-        draws: random numbers to take instead, for tests.
+        x: the rows.
+        plan: for them.
+        mixture: to start from, or where the fitted one goes; None if nobody wants to know it.
+        fit: how, if at all.
+        eps: added to the variances.
+        min_weight: components with a smaller weight are dropped from the moments.
+        to: where posteriors, moments, whether they are finite, and y go; the first two are None where no moments are
+            wanted, the last two where no y is.
+        how: to get y.
     """
-    components, features = means.shape
+    components, features = plan.components, plan.features
+    nu, found, finite, y = to
+    seeded = fit is not None and fit.step is not None
+    count = min(plan.rows, SEED_ROWS) if seeded else 0
     candidates = 2 + int(math.log(components))
-    launch(
-        seeding.seed,
-        (1, 1),
-        (seeds, step, draws, means),
-        (count, features, components, candidates, power_of_2(count), power_of_2(candidates), 16, draws is not None),
-        16,
+    columns = power_of_2(candidates)
+    steps = 0
+    scratch = plan.scratch + components + 1 + components * (1 + 2 * features)
+    if fit is not None:
+        steps += (2 + plan.split) * (fit.lloyd + fit.em) + (components + 2 if seeded else 0)
+        scratch += count * (features + 2 * columns) + 2 * columns + (0 if nu is not None else plan.posteriors)
+    if found is not None:
+        steps += 2 * (2 + plan.split) + (y is not None)
+    lloyd, em, step = fit or Fit(0, 0)
+    launch_steps(
+        kernels.train,
+        steps,
+        plan.programs,
+        (
+            *(x, step, *(mixture or (None, None, None)), how.gamma, how.beta),
+            *(nu, found, finite, _empty(x, scratch), y),
+        ),
+        (eps, how.leak or 0.0, min_weight),
+        (
+            *(*plan.sizes, plan.parts, lloyd, em, count, candidates),
+            *(*plan.tile, power_of_2(count), columns, *_ADDED_AT_ONCE),
+            *(_ALL if count == plan.rows else _DRAWN, Stream.SEED_ROWS.value),
+            *(plan.split, seeded, fit is not None, found is not None, y is not None, *how.flags),
+        ),
     )
 
 
@@ -117,37 +145,17 @@ def fit(
     """Fit by greedy k-means++, ``lloyd`` >= 1 Lloyd and ``em`` EM iterations, to all rows or ``fit_rows`` of them."""
     x, plan = planned(x, components)
     if fit_rows is not None and fit_rows < plan.rows:
-        some = _empty(x, fit_rows, plan.features)
-        gather(x, plan, step, some, fit_rows, _STRATIFIED, Stream.FIT_ROWS.value)
-        x, plan = planned(some, components)
-    mixture = _moments(x, components, plan.features)
-    count = min(plan.rows, SEED_ROWS)
-    scratch = _empty(x, max(plan.scratch, count * plan.features))
-    how = _ALL if count == plan.rows else _DRAWN
-    gather(x, plan, step, scratch, count, how, Stream.SEED_ROWS.value)
-    kmeans_plus_plus(scratch, count, step, mixture[1])
-    _lloyd(x, plan, mixture, scratch, lloyd)
-    _em(x, plan, mixture, scratch, em, eps)
+        x, plan = planned(gather(x, plan, step, fit_rows, _STRATIFIED, Stream.FIT_ROWS.value), components)
+    mixture = _empty(x, components), _empty(x, components, plan.features), _empty(x, components, plan.features)
+    _train(x, plan, mixture, Fit(lloyd, em, step), eps)
     return mixture
-
-
-def _lloyd(x: Tensor, plan: RowsPlan, mixture: Moments, scratch: Tensor, n_iter: int) -> None:
-    for _ in range(n_iter):
-        _sums(x, plan, mixture, mixture[1], scratch, 0.0, nearest=True)
-        _maximize(plan, mixture[1], mixture, scratch)
-
-
-def _em(x: Tensor, plan: RowsPlan, mixture: Moments, scratch: Tensor, n_iter: int, eps: float) -> None:
-    for _ in range(n_iter):
-        _sums(x, plan, mixture, mixture[1], scratch, eps)
-        _maximize(plan, mixture[1], mixture, scratch)
 
 
 def lloyd(x: Tensor, centers: Tensor, n_iter: int) -> Moments:
     """Lloyd's algorithm for rows ``(B, M, D)`` from ``centers (K, D)``."""
     plan = plan_for_rows(x.shape, x.stride(), len(centers), x.device)
     mixture = _empty(x, len(centers)), centers.clone(), torch.empty_like(centers)
-    _lloyd(x, plan, mixture, _empty(x, plan.scratch), n_iter)
+    _train(x, plan, mixture, Fit(n_iter, 0), 0.0)
     return mixture
 
 
@@ -156,69 +164,91 @@ def em(x: Tensor, mixture: Moments, n_iter: int, eps: float) -> Moments:
     weights, means, variances = mixture
     mixture = weights.clone(), means.clone(), variances.clone()
     plan = plan_for_rows(x.shape, x.stride(), len(weights), x.device)
-    _em(x, plan, mixture, _empty(x, plan.scratch), n_iter, eps)
+    if n_iter:
+        _train(x, plan, mixture, Fit(0, n_iter), eps)
     return mixture
 
 
-def posteriors_and_moments(x: Tensor, mixture: Moments, eps: float, min_weight: float) -> tuple[Tensor, Moments]:
-    """Posteriors ``(K, M)`` after pruning, and the moments under them (Eqs. 31, 35, 36); a dropped weight is 0.
-
-    The second pass does nothing unless a component has to be dropped, or the first one lost digits.
-    """
-    components = len(mixture[0])
+def moments(x: Tensor, weights: Tensor, means: Tensor, variances: Tensor, eps: float, min_weight: float) -> Tensor:
+    """Moments of the rows of ``x`` under a mixture's posteriors, as :func:`normalize` finds them."""
+    components, mixture = len(weights), (weights, means, variances)
     x, plan = planned(x, components)
-    nu = _empty(x, components, plan.rows)
-    moments = _moments(x, components, plan.features)
-    scratch, signals = _empty(x, plan.scratch), _empty(x, components + plan.flags)
-    _sums(x, plan, mixture, mixture[1], scratch, eps, nu=nu)
-    _maximize(plan, mixture[1], moments, scratch, signals, min_weight=min_weight, eps=eps)
-    _sums(x, plan, mixture, moments[1], scratch, eps, signals=signals, nu=nu, again=True)
-    _maximize(plan, moments[1], moments, scratch, signals, again=True)
-    return nu, moments
+    found = _empty(x, components * (1 + 2 * plan.features))
+    _train(x, plan, mixture, None, eps, min_weight, (_empty(x, components, plan.rows), found, None, None))
+    return found
 
 
-def apply(
+def unpacked(found: Tensor, components: int) -> Moments:
+    """Weights, means and variances of what :func:`moments` and :func:`normalize` find, as views."""
+    features = (len(found) // components - 1) // 2
+    weights, means, variances = torch.split(found, [components, components * features, components * features])
+    return weights, means.view(components, features), variances.view(components, features)
+
+
+def normalize(
     x: Tensor,
-    nu: Tensor | None,
-    mixture: Moments,
+    mixture: Moments | None,
+    fit: Fit | None,
+    components: int,
+    min_weight: float,
     gamma: Tensor | None,
     beta: Tensor | None,
     eps: float,
     inside: bool,
     sqrt: bool,
     leak: float | None,
-    store: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Normalize; with ``nu`` None under the posteriors of ``mixture``, which are returned with ``store``.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Normalize with the moments of ``x`` under the posteriors of a mixture, or of one that is fitted to ``x``.
 
     Args:
         x: ``(N, C, *)``.
-        nu: posteriors ``(K, M)``.
-        mixture: weights and moments to normalize with.
+        mixture: for the posteriors, if there is one.
+        fit: how to fit one, if there is none.
+        components: K.
+        min_weight: components with a smaller weight are dropped.
         gamma: ``(C,)``.
         beta: ``(C,)``.
         eps: added to the variances.
         inside: whether γ and β belong to the components (Eq. 37).
         sqrt: whether to divide by √λ_k.
         leak: slope below 0 of the activation inside the sum over k (Eq. 38); None for no activation.
-        store: whether posteriors that are found are kept.
 
     Returns:
-        y and ν.
+        y; posteriors ``(K, M)`` after pruning; the moments under them (Eqs. 31, 35, 36), ``(K (1 + 2 C),)``: weights,
+        where a dropped component has 0, means and variances; and whether these are finite, 0-d bool.
+    """
+    x, plan = planned(x, components)
+    nu, found = _empty(x, components, plan.rows), _empty(x, components * (1 + 2 * plan.features))
+    y, finite = torch.empty_like(x), x.new_empty((), dtype=torch.bool)
+    _train(x, plan, mixture, fit, eps, min_weight, (nu, found, finite, y), _Map(gamma, beta, inside, sqrt, leak))
+    return y, nu, found, finite
+
+
+def evaluate(
+    x: Tensor,
+    mixture: Moments,
+    store: bool,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+    inside: bool,
+    sqrt: bool,
+    leak: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Normalize with the moments of ``mixture``; arguments are as in :func:`normalize`.
+
+    Returns:
+        y, and the posteriors, which are empty without ``store``.
     """
     x, plan = planned(x, len(mixture[0]))
-    y = torch.empty_like(x)
-    given = nu is not None
-    if nu is None:
-        nu = _empty(x, plan.components if store else 0, plan.rows)
-    launch(
-        kernels.apply,
-        plan.tiles if given else (plan.tiles[0], 1),
-        (x, nu, *mixture, gamma, beta, y),
-        (
-            *(*plan.sizes, eps, leak or 0.0, *plan.tile),
-            *(gamma is not None, beta is not None, inside, sqrt, leak is not None, given, store),
-        ),
+    y, nu = torch.empty_like(x), _empty(x, plan.components if store else 0, plan.rows)
+    launch_steps(
+        kernels.evaluate,
+        1,
+        plan.programs,
+        (x, *mixture, gamma, beta, nu, y),
+        (eps, leak or 0.0),
+        (*plan.sizes, *plan.tile, gamma is not None, beta is not None, inside, sqrt, leak is not None, store),
     )
     return y, nu
 
@@ -235,55 +265,45 @@ def backward(
     sqrt: bool,
     leak: float | None,
     through_moments: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, γ and β; the last two float32 ``(C,)``, also where there are none.
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of x, γ and β, in the types of these.
 
-    Arguments are as in :func:`apply`; ``through_moments`` says whether the mixture's are those of x.
+    Arguments are as in :func:`normalize`; ``through_moments`` says whether the mixture's are those of x.
     """
     x, plan = planned(x, len(mixture[0]))
     dy = like(dy, x)
-    features, components = plan.features, plan.components
-    options = gamma is not None, beta is not None, inside, sqrt, leak is not None
-    numbers = (*plan.sizes, eps, leak or 0.0, *plan.tile, *options)
-    given = (x, dy, nu, *mixture, gamma, beta)
-    scratch, dmoments = _empty(x, plan.scratch), _empty(x, 2, components, features)
-    dx, dgamma, dbeta = torch.empty_like(x), _empty(x, features), _empty(x, features)
-    if plan.at_once and leak is None:
-        some = (x, dy, nu, mixture[1], scratch)
-        launch(kernels.gradient_sums_at_once, plan.grid_at_once, some, (*plan.sizes_at_once, *plan.tile_at_once), 4)
-    else:
-        launch(kernels.gradient_sums, plan.grid, (*given, scratch), numbers)
-    launch(
-        kernels.gradient_maps,
-        (-(-features // 32), 1),
-        (scratch, *mixture, gamma, beta, dgamma, dbeta, dmoments),
-        (plan.grid[0], features, components, plan.rows, eps, _ADD_PROGRAMS, 32, *options),
+    dx = torch.empty_like(x)
+    learned = [None if parameter is None else torch.empty_like(parameter) for parameter in (gamma, beta)]
+    scratch = _empty(x, plan.scratch + 2 * plan.components * plan.features)
+    launch_steps(
+        kernels.backward,
+        3,
+        plan.programs,
+        (x, dy, nu, *mixture, gamma, beta, scratch, dx, *learned),
+        (eps, leak or 0.0),
+        (
+            *(*plan.sizes, plan.few_tiles, plan.parts, *plan.tile, plan.few, *_ADDED_AT_ONCE, plan.at_once),
+            *(gamma is not None, beta is not None, inside, sqrt, leak is not None, through_moments),
+        ),
     )
-    launch(kernels.gradient_rows, plan.tiles, (*given, dmoments, dx), (*numbers, through_moments))
-    return dx, dgamma, dbeta
+    return dx, learned[0], learned[1]
 
 
-def all_finite(means: Tensor, variances: Tensor) -> Tensor:
-    """Whether all numbers of a mixture are finite: 0-d bool."""
-    finite = torch.empty((), dtype=torch.bool, device=means.device)
-    launch(seeding.all_finite, (1, 1), (means, variances, finite), (means.numel(), 1024), 4)
-    return finite
-
-
-def push(x: Tensor, step: Tensor, finite: Tensor, pushes: Tensor, rows: Tensor, counts: Tensor) -> None:
+def push(x: Tensor, step: Tensor, finite: Tensor, pushes: Tensor, rows: Tensor, counts: Tensor, totals: Tensor) -> None:
     """Copy rows of ``x`` into the next slot of a queue ``rows (size, capacity, C)``, if ``finite``."""
     x, plan = planned(x, 1)
     size, capacity, features = rows.shape
     count = min(plan.rows, capacity)
     how = _STRATIFIED if plan.rows > capacity else _ALL
     tile = min(plan.tile[2], 128)
-    launch(
+    launch_steps(
         seeding.push,
-        (-(-count // 32), -(-features // tile)),
-        (x, step, finite, pushes, rows, counts),
+        2,
+        min(-(-count // 32) * -(-features // tile), most_programs(x.device)),
+        (x, step, finite, pushes, rows, counts, totals),
+        (),
         (
             *(count, capacity, size, plan.rows, plan.length, features, *plan.strides),
             *(32, tile, how, Stream.QUEUE_ROWS.value),
         ),
-        4,
     )

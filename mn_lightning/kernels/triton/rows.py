@@ -11,16 +11,18 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from mn_lightning.kernels.triton.launch import power_of_2, programs
+from mn_lightning.kernels.triton.launch import most_programs, power_of_2
 
-TILE = 4096
+TILE = 2048
 """Numbers of an activation that a program holds at once."""
+MOST_COLUMNS = 256
+"""Features up to which a program takes whole rows."""
 MOST_AT_ONCE = 4, 128
-"""Where features lie side by side, up to so many components and features are in registers at the same time,"""
-TILE_AT_ONCE = 1024
-"""with so many numbers of an activation. Where rows do, adding up over them at once is faster."""
-MOST_FLAGS = 512
-"""Programs that add up sums, at most."""
+"""Where features lie side by side, gradients of up to so many components and features are added up in registers,"""
+TILE_AT_ONCE = 512
+"""with so many numbers of an activation at once. Otherwise, adding up each tile is faster."""
+MOST_SUMS = 2**21
+"""Numbers that the parts of the rows' sums are, at most: they are read again to be added up."""
 
 Shape = tuple[int, ...]
 
@@ -29,19 +31,22 @@ class RowsPlan:
     """How to go through rows ``(B, M, D)`` for K components.
 
     Attributes:
+        programs: how many there are.
         sizes: B, M, D, K, the strides of B, M and D, and tiles of each block: what every kernel takes first.
         tile: KP, BM and BC: components, rows and features of a tile.
-        grid: programs that share out the rows, and slices of the features, for sums.
-        tiles: tiles of rows, and slices of the features.
-        adders: programs that add up the sums of the others.
-        add_features: how many features each of them takes.
+        at_once: whether gradients are added up with all components and features in registers at the same time.
+        few: rows of a tile then.
+        few_tiles: tiles of each block then.
+        split: whether a row has more features than a tile.
+        parts: into how many parts the rows are cut for sums.
         scratch: how many numbers the sums are.
+        posteriors: how many numbers the posteriors are that a fit has to write.
     """
 
     def __init__(self, shape: Shape, strides: Shape, components: int, device: torch.device) -> None:
         blocks, length, features = shape
-        columns = min(power_of_2(features), 256)
-        rows = min(max(16, TILE // columns), 128, max(16, power_of_2(length)))
+        columns = power_of_2(features) if features <= MOST_COLUMNS else TILE // 16
+        rows = min(max(8, TILE // columns), 128, max(16, power_of_2(length)))
         tiles = -(-length // rows)
         slices = -(-features // columns)
         padded = max(2, power_of_2(components))
@@ -49,20 +54,16 @@ class RowsPlan:
         self.length, self.strides = length, strides
         self.sizes = (*shape, components, *strides, tiles)
         self.tile = padded, rows, columns
-        self.tiles = blocks * tiles, slices
-        self.grid = programs(device, blocks * tiles), slices
-        self.add_features = max(32, power_of_2(features) * components // MOST_FLAGS)
-        self.at_once = strides[2] == 1 and padded <= MOST_AT_ONCE[0] and columns <= MOST_AT_ONCE[1]
-        few = min(max(16, TILE_AT_ONCE // columns), 64, max(16, power_of_2(length)))
-        few_tiles = -(-length // few)
-        self.sizes_at_once = (*self.sizes[:-1], few_tiles)
-        self.tile_at_once = padded, few, columns
-        self.grid_at_once = programs(device, blocks * few_tiles), 1
-        if self.at_once:
-            self.grid = self.grid_at_once[0], slices
-        self.adders = -(-features // self.add_features), components
-        self.flags = self.adders[0] * components
-        self.scratch = self.grid[0] * (2 * components * features + padded)
+        self.split = slices > 1
+        few = padded <= MOST_AT_ONCE[0] and columns <= MOST_AT_ONCE[1] and not self.split
+        self.at_once = strides[2] == 1 and few
+        self.few = min(max(16, TILE_AT_ONCE // columns), 64, max(16, power_of_2(length))) if self.at_once else rows
+        self.few_tiles = -(-length // self.few)
+        self.programs = max(1, min(blocks * max(tiles * slices, self.few_tiles), most_programs(device)))
+        of_part = 2 * components * features + padded
+        self.parts = max(1, min(blocks * self.few_tiles, self.programs // slices, MOST_SUMS // of_part))
+        self.scratch = self.parts * of_part
+        self.posteriors = self.rows * components if self.split else 0
 
 
 @lru_cache(maxsize=4096)
@@ -94,6 +95,14 @@ def planned(x: Tensor, components: int) -> tuple[Tensor, RowsPlan]:
 def dense(x: Tensor) -> Tensor:
     """``x`` as :func:`planned` returns it."""
     return planned(x, 1)[0]
+
+
+def dense_like(x: Tensor) -> Tensor:
+    """An empty tensor like :func:`dense` of ``x``, also of one without values and with unknown sizes."""
+    shape, strides = tuple(x.shape), x.stride()
+    if _in_one_piece(shape, strides) or _in_one_piece(_channels_last(shape), _channels_last(strides)):
+        return torch.empty_like(x)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def like(x: Tensor, other: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ The random numbers are those of the package's counter-based generator: the same 
 import triton
 import triton.language as tl
 
+from mn_lightning.kernels.triton.steps import begins, ends
+
 ALL = tl.constexpr(0)
 """Which rows: all, one after the other;"""
 DRAWN = tl.constexpr(1)
@@ -54,122 +56,135 @@ def _chosen(step, index, count, total, HOW: tl.constexpr, stream: tl.constexpr):
 
 
 @triton.jit
+def gather_rows(
+    x, step, out,
+    count, total, L, C, sb, sl, sc,
+    BM: tl.constexpr, BC: tl.constexpr, HOW: tl.constexpr, STREAM: tl.constexpr,
+):  # fmt: skip
+    """Copy ``count`` of ``total`` rows to ``out (count, C)``; the random choice is a function of ``step``."""
+    slices = tl.cdiv(C, BC)
+    for t in range(tl.program_id(0), tl.cdiv(count, BM) * slices, tl.num_programs(0)):
+        number = (t // slices) * BM + tl.arange(0, BM)
+        c = (t % slices) * BC + tl.arange(0, BC)
+        row = _chosen(tl.load(step), number, count, total, HOW, STREAM)
+        inside = (number < count)[:, None] & (c < C)[None, :]
+        at = (row // L) * sb + (row % L) * sl
+        values = tl.load(x + at[:, None] + c[None, :].to(tl.int64) * sc, mask=inside, other=0.0)
+        tl.store(out + number[:, None] * C + c[None, :], values.to(tl.float32), mask=inside)
+
+
+@triton.jit
 def gather(
     x, step, out,
     count, total, L, C, sb, sl, sc,
     BM: tl.constexpr, BC: tl.constexpr, HOW: tl.constexpr, STREAM: tl.constexpr,
 ):  # fmt: skip
-    """Copy ``count`` of ``total`` rows to ``out (count, C)``; the random choice is a function of ``step``.
-
-    Grid: one program for every BM rows and every BC features.
-    """
-    number = tl.program_id(0) * BM + tl.arange(0, BM)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    row = _chosen(tl.load(step), number, count, total, HOW, STREAM)
-    inside = (number < count)[:, None] & (c < C)[None, :]
-    at = (row // L) * sb + (row % L) * sl
-    values = tl.load(x + at[:, None] + c[None, :].to(tl.int64) * sc, mask=inside, other=0.0)
-    tl.store(out + number[:, None] * C + c[None, :], values.to(tl.float32), mask=inside)
-
-
-@triton.jit
-def all_finite(means, variances, finite, size, B: tl.constexpr):
-    """Whether all numbers of two tensors are. Grid: one program."""
-    wrong = tl.zeros((B,), tl.int32)
-    for start in range(0, size, B):
-        i = start + tl.arange(0, B)
-        mean = tl.load(means + i, mask=i < size, other=0.0)
-        var = tl.load(variances + i, mask=i < size, other=0.0)
-        # The difference from itself is 0 for finite numbers alone.
-        wrong += ((mean - mean != 0.0) | (var - var != 0.0)).to(tl.int32)
-    tl.store(finite, tl.sum(wrong) == 0)
+    """:func:`gather_rows` as a kernel."""
+    gather_rows(x, step, out, count, total, L, C, sb, sl, sc, BM, BC, HOW, STREAM)
 
 
 @triton.jit
 def push(
-    x, step, finite, pushes, rows, counts,
-    count, capacity, size, total, L, C, sb, sl, sc,
+    x, step, finite, pushes, rows, counts, totals, arrived,
+    first, last, count, capacity, size, total, L, C, sb, sl, sc,
     BM: tl.constexpr, BC: tl.constexpr, HOW: tl.constexpr, STREAM: tl.constexpr,
 ):  # fmt: skip
     """Copy ``count`` rows into slot ``pushes % size`` of a queue ``rows (size, capacity, C)``, if ``finite``.
 
-    Grid: one program for every BM rows and every BC features.
+    Steps: the rows; and what is known of the slot, which every program has read then.
     """
     good = tl.load(finite) != 0
-    slot = tl.load(pushes) % size
-    number = tl.program_id(0) * BM + tl.arange(0, BM)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    row = _chosen(tl.load(step), number, count, total, HOW, STREAM)
-    inside = (number < count)[:, None] & (c < C)[None, :] & good
-    at = (row // L) * sb + (row % L) * sl
-    values = tl.load(x + at[:, None] + c[None, :].to(tl.int64) * sc, mask=inside, other=0.0)
-    to = rows + slot * capacity * C + number[:, None] * C + c[None, :]
-    tl.store(to, values.to(rows.dtype.element_ty), mask=inside)
-    if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
+    before = tl.load(pushes)
+    slot = before % size
+    if begins(0, first, last, arrived):
         if good:
+            slices = tl.cdiv(C, BC)
+            for t in range(tl.program_id(0), tl.cdiv(count, BM) * slices, tl.num_programs(0)):
+                number = (t // slices) * BM + tl.arange(0, BM)
+                c = (t % slices) * BC + tl.arange(0, BC)
+                row = _chosen(tl.load(step), number, count, total, HOW, STREAM)
+                inside = (number < count)[:, None] & (c < C)[None, :]
+                at = (row // L) * sb + (row % L) * sl
+                values = tl.load(x + at[:, None] + c[None, :].to(tl.int64) * sc, mask=inside, other=0.0)
+                to = rows + slot * capacity * C + number[:, None] * C + c[None, :]
+                tl.store(to, values.to(rows.dtype.element_ty), mask=inside)
+    if begins(1, first, last, arrived):
+        if good & (tl.program_id(0) == 0):
             tl.store(counts + slot, count)
+            tl.store(totals + slot, total)
+            tl.store(pushes, before + 1)
+    ends(first, last, arrived)
 
 
 @triton.jit
-def _to_candidates(seeds, picks, closest, R, C, T, RP: tl.constexpr, TP: tl.constexpr, BC: tl.constexpr):
-    """Squared distance of every seed to the nearest of the centres so far and each candidate, ``(RP, TP)``."""
+def _chosen_candidate(distances, picks, k, count, T, RP: tl.constexpr, TP: tl.constexpr):
+    """Of centre k's candidates, number and row of the one that leaves the least; distances to the nearest centre."""
     r = tl.arange(0, RP)
     tidx = tl.arange(0, TP)
-    distances = tl.zeros((RP, TP), tl.float32)
-    for c0 in range(0, C, BC):
-        c = c0 + tl.arange(0, BC)
-        tile = tl.load(seeds + r[:, None] * C + c[None, :], mask=(r < R)[:, None] & (c < C)[None, :], other=0.0)
-        for t in range(0, T):
-            pick = tl.sum(tl.where(tidx == t, picks, 0))
-            d = tile - tl.load(seeds + pick * C + c, mask=c < C, other=0.0)[None, :]
-            distances = tl.where((tidx == t)[None, :], distances + tl.sum(d * d, axis=1)[:, None], distances)
-    distances = tl.minimum(distances, closest[:, None])
-    return tl.where((r < R)[:, None], distances, 0.0)
+    buffer = k % 2
+    at = distances + buffer * count * TP + r[:, None] * TP + tidx[None, :]
+    every = tl.load(at, mask=(r < count)[:, None], other=0.0)
+    n = tl.where(k == 0, 1, T)  # the first centre is a single one, drawn from all rows
+    chosen = tl.argmin(tl.where(tidx < n, tl.sum(every, axis=0), float("inf")), axis=0)
+    closest = tl.sum(tl.where((tidx == chosen)[None, :], every, 0.0), axis=1)
+    return chosen, tl.load(picks + buffer * TP + chosen).to(tl.int32), closest
 
 
 @triton.jit
-def seed(
-    seeds, step, draws, means,
-    R, C, K, T,
-    RP: tl.constexpr, TP: tl.constexpr, BC: tl.constexpr, DRAWS: tl.constexpr,
+def _write_mean(seeds, means, row, k, C, BC: tl.constexpr):
+    if tl.program_id(0) == 0:
+        for c0 in range(0, C, BC):
+            c = c0 + tl.arange(0, BC)
+            tl.store(means + k * C + c, tl.load(seeds + row * C + c, mask=c < C, other=0.0), mask=c < C)
+
+
+@triton.jit
+def candidates(
+    seeds, step, means, distances, picks, k, count, C, T,
+    BM: tl.constexpr, BC: tl.constexpr, RP: tl.constexpr, TP: tl.constexpr,
 ):  # fmt: skip
-    """Greedy k-means++ among ``seeds (R, C)``: ``means (K, C)``.
+    """Draw T candidates for centre k; distances of all rows to each or the nearest centre so far.
 
-    Each centre after the first is the best, by the sum of squared distances that it leaves, of T candidates drawn with
-    probability proportional to the squared distance to the nearest centre so far. Random numbers are a function of
-    ``step``, or DRAWS: given, for tests.
-
-    Grid: one program.
+    All programs draw the same; each takes some of the rows. What they write alternates between two places, as they
+    read what was written for the centre before, which comes into ``means`` here.
     """
     tidx = tl.arange(0, TP)
     now = tl.load(step)
-    u = _uniform(now, tidx, 0)
-    if DRAWS:
-        u = tl.load(draws + tidx)
-    first = tl.sum(tl.where(tidx == 0, u, 0.0))
-    best = tl.minimum((first * R).to(tl.int32), R - 1)
-    far = tl.zeros((RP,), tl.float32) + float("inf")
-    closest = tl.sum(
-        tl.where((tidx == 0)[None, :], _to_candidates(seeds, tidx * 0 + best, far, R, C, 1, RP, TP, BC), 0.0), axis=1
-    )
-    for c0 in range(0, C, BC):
-        c = c0 + tl.arange(0, BC)
-        tl.store(means + c, tl.load(seeds + best * C + c, mask=c < C, other=0.0), mask=c < C)
-    for k in range(1, K):
+    if k == 0:
+        first = tl.sum(tl.where(tidx == 0, _uniform(now, tidx, 0), 0.0))
+        drawn = tl.minimum((first * count).to(tl.int32), count - 1) + tidx * 0
+        column = 0
+    else:
+        column, row, closest = _chosen_candidate(distances, picks, k - 1, count, T, RP, TP)
+        _write_mean(seeds, means, row, k - 1, C, BC)
         number = 1 + (k - 1) * T + tidx
-        if DRAWS:
-            u = tl.load(draws + number, mask=tidx < T, other=0.0)
-        else:
-            u = _uniform(now, number, 0)
         cumulative = tl.cumsum(closest, axis=0)
-        target = tl.sum(closest) * u
-        picks = tl.sum((cumulative[:, None] < target[None, :]).to(tl.int32), axis=0)
-        picks = tl.minimum(picks, R - 1)
-        distances = _to_candidates(seeds, picks, closest, R, C, T, RP, TP, BC)
-        left = tl.where(tidx < T, tl.sum(distances, axis=0), float("inf"))
-        chosen = tl.argmin(left, axis=0)
-        best = tl.sum(tl.where(tidx == chosen, picks, 0))
-        closest = tl.sum(tl.where((tidx == chosen)[None, :], distances, 0.0), axis=1)
+        target = tl.sum(closest) * _uniform(now, number, 0)
+        drawn = tl.minimum(tl.sum((cumulative[:, None] < target[None, :]).to(tl.int32), axis=0), count - 1)
+    if tl.program_id(0) == 0:
+        tl.store(picks + (k % 2) * TP + tidx, drawn.to(tl.float32))
+    before = distances + ((k + 1) % 2) * count * TP
+    after = distances + (k % 2) * count * TP
+    for tile in range(tl.program_id(0), tl.cdiv(count, BM), tl.num_programs(0)):
+        r = tile * BM + tl.arange(0, BM)
+        found = tl.zeros((BM, TP), tl.float32)
         for c0 in range(0, C, BC):
             c = c0 + tl.arange(0, BC)
-            tl.store(means + k * C + c, tl.load(seeds + best * C + c, mask=c < C, other=0.0), mask=c < C)
+            some = tl.load(seeds + r[:, None] * C + c[None, :], mask=(r < count)[:, None] & (c < C)[None, :], other=0.0)
+            for t in range(0, T):
+                pick = tl.sum(tl.where(tidx == t, drawn, 0))
+                d = some - tl.load(seeds + pick * C + c, mask=c < C, other=0.0)[None, :]
+                found = tl.where((tidx == t)[None, :], found + tl.sum(d * d, axis=1)[:, None], found)
+        if k > 0:
+            nearest = tl.load(before + r * TP + column, mask=r < count, other=0.0)
+            found = tl.minimum(found, nearest[:, None])
+        tl.store(after + r[:, None] * TP + tidx[None, :], found, mask=(r < count)[:, None])
+
+
+@triton.jit
+def chosen_centre(
+    seeds, means, distances, picks, k, count, C, T, BC: tl.constexpr, RP: tl.constexpr, TP: tl.constexpr
+):  # fmt: skip
+    """Write the mean of the last centre, number ``k - 1``."""
+    _, row, _ = _chosen_candidate(distances, picks, k - 1, count, T, RP, TP)
+    _write_mean(seeds, means, row, k - 1, C, BC)

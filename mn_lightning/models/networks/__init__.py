@@ -1,4 +1,4 @@
-"""Networks of the papers, with plain BatchNorm: the norm swap happens from outside."""
+"""Networks of the papers, with plain BatchNorm, which can be swapped from outside."""
 
 from mn_lightning.models.networks.cifar_conv_net import CIFARConvNet
 from mn_lightning.models.networks.cifar_dense_net import CIFARDenseNet

@@ -1,4 +1,4 @@
-"""What several networks are built from."""
+"""Building blocks of several networks."""
 
 from collections import OrderedDict
 

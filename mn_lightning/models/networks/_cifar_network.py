@@ -1,4 +1,4 @@
-"""What the networks for small images share: which images they take."""
+"""The base of networks for small images: it checks the images' shape."""
 
 from typing import ClassVar
 
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 class CIFARNetwork(nn.Module):
-    """What the networks for CIFAR's 32x32 images share: which images they take; ``_logits`` is each one's own.
+    """Base of the networks for CIFAR's 32x32 images: it checks the images' shape; subclasses define ``_logits``.
 
     Attributes:
         in_channels: channels of the images.
-        smallest: the least height and width in pixels, from which the last pool still makes one pixel.
+        smallest: the least height and width in pixels for which the last pool still has an output.
     """
 
     in_channels: int

@@ -14,7 +14,7 @@ class CIFARConvNet(CIFARNetwork):
     Args:
         in_channels: channels of the images, 3 for CIFAR. They have 8x8 pixels or more, 32x32 in the paper.
         num_classes: outputs of the last layer, 10 or 100 in the paper.
-        width: share of the paper's channels that every convolution has, for small machines.
+        width: every convolution has this share of the paper's channels; below 1 for small machines.
 
     Raises:
         ValueError: ``width`` leaves a convolution without channels.

@@ -15,12 +15,12 @@ _BLOCKS = 3
 class CIFARDenseNet(CIFARNetwork):
     """DenseNet for 32x32 images (Huang et al., arXiv:1608.06993, Section 3, "Implementation Details").
 
-    A 3x3 convolution, three dense blocks with as many layers each, and between them transitions that halve the image.
-    With a growth rate of 12, a ``depth`` of 40 is DenseNet-40 and one of 100 DenseNet-100.
+    A 3x3 convolution, then three dense blocks of equal length, with transitions between them that halve the image. With
+    a growth rate of 12, a ``depth`` of 40 is DenseNet-40 and one of 100 DenseNet-100.
 
     The norm layers have torchvision's names: ``denseblock1.denselayer1.norm1`` and ``transition1.norm``, both in
-    ``stages``, and ``norm`` before the last layer. There is no dropout, which the authors use without data augmentation
-    only.
+    ``stages``, and ``norm`` before the last layer. There is no dropout: the authors use it only without data
+    augmentation.
 
     Args:
         depth: number of layers with weights, 40 or 100 in the papers.
@@ -31,7 +31,7 @@ class CIFARDenseNet(CIFARNetwork):
         num_classes: outputs of the last layer.
 
     Raises:
-        ValueError: a ``depth`` that cannot be divided among the blocks.
+        ValueError: ``depth`` cannot be divided equally among the blocks.
     """
 
     smallest = 4
@@ -45,7 +45,9 @@ class CIFARDenseNet(CIFARNetwork):
         layers, rest = divmod(depth - 4, _BLOCKS * convs_per_layer)
         if layers < 1 or rest:
             step = _BLOCKS * convs_per_layer
-            raise ValueError(f"CIFARDenseNet got depth={depth} with bc={bc}; it takes 4 + {step} * n, as 40 or 100")
+            raise ValueError(
+                f"CIFARDenseNet got depth={depth} with bc={bc}; it takes 4 + {step} * n, such as 40 or 100"
+            )
         self.in_channels = in_channels
         channels = 2 * growth_rate if bc else 16
         self.conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
@@ -70,7 +72,7 @@ class CIFARDenseNet(CIFARNetwork):
 
 
 class _DenseLayer(nn.Sequential):
-    """Puts ``growth_rate`` new channels behind those it is given."""
+    """Appends ``growth_rate`` new channels to its input."""
 
     def __init__(self, channels: int, growth_rate: int, bc: bool) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()

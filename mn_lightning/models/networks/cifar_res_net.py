@@ -12,8 +12,8 @@ class _CIFARResNet(CIFARNetwork):
     """The ResNets of He et al. (arXiv:1512.03385), Section 4.2: three stages with 16, 32 and 64 channels.
 
     A 3x3 convolution, then stages of torchvision's ``BasicBlock``, each of two 3x3 convolutions; the second and third
-    stage start with stride 2. Shortcuts have no parameters: where the shape changes they leave out every other pixel
-    and fill up with channels of zeros (option A). Modules have torchvision's names: ``bn1``, ``layer1.0.bn1`` to
+    stage start with stride 2. Shortcuts have no parameters: where the shape changes, they take every second pixel and
+    append channels of zeros (option A). Modules have torchvision's names: ``bn1``, ``layer1.0.bn1`` to
     ``layer3.2.bn2``.
     """
 
@@ -42,8 +42,8 @@ class _CIFARResNet(CIFARNetwork):
 class ResNet20(_CIFARResNet):
     """ResNet with 20 layers for 32x32 images (He et al., arXiv:1512.03385, Section 4.2).
 
-    Deecke et al. (arXiv:1810.05466) train it in Table 3 "in its original architecture", which is this one; the code
-    that they published has convolutions with norms in two of the shortcuts (option B) instead. The norm layers are
+    Deecke et al. (arXiv:1810.05466) train it in Table 3 "in its original architecture", which is this one. The code
+    that they published differs: two of the shortcuts have convolutions with norms (option B). The norm layers are
     ``bn1`` and ``layer1.0.bn1`` to ``layer3.2.bn2``.
 
     Args:
@@ -70,7 +70,7 @@ class ResNet56(_CIFARResNet):
 
 
 class _HalfSizeMoreChannels(nn.Module):
-    """Every other pixel, and zeros for the channels that are new."""
+    """Take every second pixel, and append channels of zeros."""
 
     def __init__(self, new_channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The two networks of DCGAN, with plain BatchNorm: the norm swap happens from outside."""
+"""The two networks of DCGAN, with plain BatchNorm, which can be swapped from outside."""
 
 import math
 from collections import OrderedDict
@@ -31,8 +31,8 @@ class DCGANGenerator(nn.Module):
         out_channels: channels of the images.
         image_size: height and width of the images in pixels, 32 or 64.
         base_channels: channels after the third deconvolution.
-        norm_all_features: normalize the linear layer's outputs each by itself, and not by channels: ``linear.norm`` is
-            a BatchNorm1d then.
+        norm_all_features: normalize each output of the linear layer by itself, and not by channels; ``linear.norm`` is
+            then a BatchNorm1d.
 
     Raises:
         ValueError: another ``image_size``.
@@ -81,17 +81,17 @@ class DCGANGenerator(nn.Module):
 class DCGANDiscriminator(nn.Module):
     """Tells real from generated images: strided convolutions down to 4x4 pixels, and a linear layer (DCGAN, Section 3).
 
-    Each convolution halves the size, is followed by LeakyReLU with slope 0.2, and has twice the channels of the one
-    before: three for 32 pixels, four for 64.
+    There are three convolutions for 32 pixels, four for 64. Each halves the size, has twice the channels of the one
+    before, and is followed by LeakyReLU with slope 0.2.
 
     Args:
         in_channels: channels of the images.
         image_size: height and width of the images in pixels, 32 or 64.
         base_channels: channels after the first convolution.
-        norm: ``"batch"`` puts BatchNorm behind all convolutions but the first, as DCGAN has it; ``"spectral"`` divides
-            the weight of every layer by its largest singular value instead (Miyato et al., arXiv:1802.05957). torch
-            cannot pickle the latter, so that it cannot be sent to processes that are spawned; those that are
-            started as scripts, Lightning's ``ddp``, are no problem.
+        norm: ``"batch"`` puts BatchNorm after all convolutions but the first, as DCGAN does; ``"spectral"`` divides the
+            weight of every layer by its largest singular value instead (Miyato et al., arXiv:1802.05957). torch cannot
+            pickle the latter, so it cannot be sent to spawned processes; Lightning's ``ddp``, which starts scripts,
+            works.
 
     Raises:
         ValueError: another ``image_size`` or ``norm``.
@@ -130,7 +130,7 @@ class DCGANDiscriminator(nn.Module):
 
 
 def check_image_size(owner: str, image_size: int) -> None:
-    """Refuse a size that the networks are not made for."""
+    """Refuse a size for which the networks are not made."""
     if image_size not in IMAGE_SIZES:
         raise ValueError(f"{owner} got image_size={image_size!r}; it takes 32 or 64, resize the images")
 

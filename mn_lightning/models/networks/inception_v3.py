@@ -8,8 +8,8 @@ from torchvision.models.inception import BasicConv2d, Inception3
 
 from mn_lightning.models.networks._cifar_network import CIFARNetwork
 
-# The convolutions of each branch in the order of the forward pass; a branch that only pools has no norm and no name.
-# Where a branch forks (2a and 2b, 3a and 3b), its output is the outputs of both, and both are last.
+# The convolutions of each branch, in the order of the forward pass. A branch that only pools has no norm and no name.
+# Where a branch forks (2a and 2b, 3a and 3b), both are last, and their outputs together are the branch's output.
 _BLOCK_A = {
     "branch1x1": [""],
     "branch5x5": ["_1", "_2"],
@@ -61,15 +61,16 @@ class InceptionV3(CIFARNetwork, Inception3):  # type: ignore[misc]  # torchvisio
     """Inception-V3 for 32x32 images, as Kalayeh & Shah (arXiv:1806.02892), Section 4.3, change it.
 
     It is torchvision's ``Inception3`` (Szegedy et al., arXiv:1512.00567) with the first convolution at stride 1 and
-    without the first max pool. The output stride is then 8, and the last map of a 32x32 image is 3x3. For that, the
-    three convolutions of the stem that have no padding in torchvision have it here. It has no auxiliary classifier, so
-    training and evaluation return the same. Modules, their initialization, the norms' eps of 0.001 and the dropout of
-    0.5 before the last layer are torchvision's.
+    without the first max pool. The output stride is then 8, and the last map of a 32x32 image is 3x3. To reach that
+    size, the three convolutions of the stem that have no padding in torchvision are padded here. It has no auxiliary
+    classifier, so training and evaluation return the same. Modules, their initialization, the norms' eps of 0.001 and
+    the dropout of 0.5 before the last layer are torchvision's.
 
-    Under ``layers`` of a swap the paper's names are accepted, see ``layer_aliases``: ``inc1/0`` to ``inc1/2``,
-    ``red1``, ``inc2/0`` to ``inc2/3``, ``red2``, ``inc3/0`` and ``inc3/1`` are the last norm in each branch of a
-    module, both of them in a branch that ends in a fork; ``inc2/0/2/4`` is the fifth norm in the third branch of the
-    first one. In globs ``inc2/?`` is the last norms of the whole second block, and ``inc2/0/*`` all norms of a module.
+    Under ``layers`` of a swap the paper's names are accepted, see ``layer_aliases``. ``inc1/0`` to ``inc1/2``,
+    ``red1``, ``inc2/0`` to ``inc2/3``, ``red2``, ``inc3/0`` and ``inc3/1`` each stand for a module: they select the
+    last norm in each of its branches, or both last norms of a branch that ends in a fork. ``inc2/0/2/4`` is the fifth
+    norm in the third branch of ``inc2/0``. The glob ``inc2/?`` selects the last norms of the whole second block, and
+    ``inc2/0/*`` all norms of one module.
 
     Args:
         in_channels: channels of the images, 3 for CIFAR. They have 15x15 pixels or more, 32x32 in the paper.

@@ -9,10 +9,11 @@ from mn_lightning.models.networks._cifar_network import CIFARNetwork
 class LeNet(CIFARNetwork):
     """LeNet with BatchNorm and a 40-way classifier, as in Deecke et al. (arXiv:1810.05466), Section 4.1.
 
-    The paper gives no sizes. These are LeNet-5's (LeCun et al., Proc. IEEE 1998), which has 32x32 inputs as the
-    multi-task set has: 5x5 convolutions with 6 and 16 channels, then linear layers with 120 and 84, with ReLU and max
-    pools in place of the original's tanh and scaled averages. Norms stand after the convolutions alone, ``conv1.norm``
-    and ``conv2.norm``: instance norm, one of the paper's baselines in Table 1, has no statistics after a linear layer.
+    The paper gives no sizes. These are LeNet-5's (LeCun et al., Proc. IEEE 1998), which takes 32x32 inputs like those
+    of the multi-task set: 5x5 convolutions with 6 and 16 channels, then linear layers with 120 and 84 outputs, with
+    ReLU and max pools in place of the original's tanh and scaled averages. Only the convolutions are followed by norms,
+    ``conv1.norm`` and ``conv2.norm``, because instance norm, one of the paper's baselines in Table 1, has no statistics
+    after a linear layer.
 
     Args:
         in_channels: channels of the images, 3 for the multi-task set, in which grayscale images are made RGB.

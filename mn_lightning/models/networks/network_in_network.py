@@ -12,13 +12,13 @@ class NetworkInNetwork(CIFARNetwork):
     """Network in Network with BatchNorm, as in Deecke et al. (arXiv:1810.05466), Section 4.2.
 
     The layers are those of the network that Lin et al. (arXiv:1312.4400) published for CIFAR: three times a convolution
-    and two of 1x1 pixel. The last of all makes a map for each class, and the logit is its mean. "Coupling each
-    convolutional layer with a normalization layer" is taken literally: the last one has a norm and a ReLU, too.
-    Biases are left out, because the norms would subtract them again. The dropout of 0.25 after the first two pools is
-    what Deecke et al. reduce the original's 0.5 to.
+    followed by two 1x1 convolutions. The last one makes a map for each class, and the logit is the map's mean.
+    "Coupling each convolutional layer with a normalization layer" is taken literally: the last one has a norm and a
+    ReLU, too. Biases are left out, because the norms would subtract them again. The dropout after the first two pools
+    is 0.25, to which Deecke et al. reduce the original's 0.5.
 
     The norm layers are ``conv1.norm``, ``cccp1.norm``, ``cccp2.norm``, ``conv2.norm`` and so on to ``cccp6.norm``, all
-    in ``layers``; cccp, the authors' name of the 1x1 convolutions, is for cascaded cross channel pooling.
+    in ``layers``. The authors call the 1x1 convolutions cccp, for cascaded cross channel pooling.
 
     Args:
         in_channels: channels of the images, 3 for CIFAR. They have 4x4 pixels or more, 32x32 in the paper.

@@ -20,13 +20,13 @@ class TorchvisionNetwork(nn.Module):
     left out, so that training and evaluation return the same.
 
     Args:
-        name: what ``torchvision.models.list_models(module=torchvision.models)`` lists.
+        name: one of those that ``torchvision.models.list_models(module=torchvision.models)`` lists.
         num_classes: outputs of the last layer.
-        weights: name of weights to start from, as ``"IMAGENET1K_V1"`` or ``"DEFAULT"``, which torchvision downloads. If
-            they are for another number of classes, the last layer is a new one.
+        weights: name of weights to start from, such as ``"IMAGENET1K_V1"`` or ``"DEFAULT"``, which torchvision
+            downloads. If they are for another number of classes, the last layer is a new one.
 
     Raises:
-        ValueError: an unknown ``name`` or ``weights``.
+        ValueError: ``name`` or ``weights`` is unknown.
     """
 
     def __init__(self, name: str, num_classes: int = 1000, weights: str | None = None) -> None:

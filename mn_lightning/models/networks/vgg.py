@@ -28,7 +28,7 @@ class VGG13(CIFARNetwork):
 
     The convolutions are configuration B of Simonyan & Zisserman (arXiv:1409.1556), Table 1, without biases, which the
     norms would subtract again. The five pools leave one pixel of a 32x32 image, and its 512 channels go into one linear
-    layer. The original has three linear layers, made for 7x7 pixels. Deecke et al. do not say what takes their place;
+    layer. The original has three linear layers, made for 7x7 pixels. Deecke et al. do not say what they use instead;
     one linear layer is common for CIFAR.
 
     The norm layers are ``features.conv3_64_1.norm`` to ``features.conv3_512_4.norm``; under ``layers`` of a swap they

@@ -37,14 +37,16 @@ def test_an_empty_folder_is_taken(folder: StudyFolder) -> None:
 def test_a_folder_with_something_else_is_left_alone(folder: StudyFolder, fresh: bool) -> None:
     folder.root.mkdir()
     (folder.root / "report.md").write_text("years of work")
-    with pytest.raises(StudyError, match=r"no file study\.json, so it is no study's folder; nothing in it was changed"):
+    with pytest.raises(
+        StudyError, match=r"no file study\.json, so it is not a study's folder; nothing in it was changed"
+    ):
         folder.open(fresh=fresh)
     assert [path.name for path in folder.root.parent.iterdir()] == ["mine"]
     assert [path.read_text() for path in folder.root.iterdir()] == ["years of work"]
     (folder.root / "report.md").unlink()
     folder.root.rmdir()
     folder.root.touch()
-    with pytest.raises(StudyError, match="is no folder"):
+    with pytest.raises(StudyError, match="is not a folder"):
         folder.open(fresh=fresh)
 
 

@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 
 from mn_lightning.kernels.cpu.compile import loop
+from mn_lightning.kernels.cpu.loops.common import clear
 
 Array = Any
+
+IN_CACHE = 2**14
+"""How many numbers of an activation are read, and read again, before the next ones."""
 
 
 @loop
@@ -56,8 +60,8 @@ def batch_moments(pooled: Array, within: Array, log_gates: Array, shares: Array,
     origin = pooled[0]
     for k in range(modes):
         middle, spread = mean[k], var[k]
-        middle[:] = number(0)
-        spread[:] = number(0)
+        clear(middle)
+        clear(spread)
         for n in range(samples):
             row, share = pooled[n], shares[n, k]
             for c in range(channels):
@@ -85,13 +89,108 @@ def maps_of_gates(
             steep[k, c] = weight[c] / np.sqrt(var[k, c] + number(eps))
     for n in range(samples):
         a, b = slope[n], offset[n]
-        a[:] = number(0)
-        b[:] = bias
+        clear(a)
+        for c in range(channels):
+            b[c] = bias[c]
         for k in range(modes):
             gate, middle, s = gates[n, k], mean[k], steep[k]
             for c in range(channels):
                 a[c] += gate * s[c]
                 b[c] -= gate * middle[c] * s[c]
+
+
+@loop
+def of_batch(
+    pooled: Array,
+    within: Array,
+    gate_weight: Array,
+    gate_bias: Array,
+    weight: Array,
+    bias: Array,
+    eps: float,
+    gates: Array,
+    shares: Array,
+    mean: Array,
+    var: Array,
+    slope: Array,
+    offset: Array,
+) -> None:
+    """:class:`~mn_lightning.kernels.heads.BatchGates`."""
+    log_gates = np.empty_like(gates)
+    find_gates(pooled, gate_weight, gate_bias, gates, log_gates)
+    batch_moments(pooled, within, log_gates, shares, mean, var)
+    maps_of_gates(gates, mean, var, weight, bias, eps, slope, offset)
+
+
+@loop
+def of_running(
+    pooled: Array,
+    mean: Array,
+    var: Array,
+    gate_weight: Array,
+    gate_bias: Array,
+    weight: Array,
+    bias: Array,
+    eps: float,
+    gates: Array,
+    slope: Array,
+    offset: Array,
+) -> None:
+    """:class:`~mn_lightning.kernels.heads.RunningGates`."""
+    find_gates(pooled, gate_weight, gate_bias, gates, np.empty_like(gates))
+    maps_of_gates(gates, mean, var, weight, bias, eps, slope, offset)
+
+
+@loop
+def gradients_of_batch(
+    pooled: Array,
+    within: Array,
+    gate_weight: Array,
+    weight: Array,
+    eps: float,
+    gates: Array,
+    shares: Array,
+    mean: Array,
+    var: Array,
+    product: Array,
+    total: Array,
+    d_pooled: Array,
+    d_within: Array,
+    d_gate_weight: Array,
+    d_gate_bias: Array,
+    d_weight: Array,
+    d_bias: Array,
+) -> None:
+    """Gradients of :func:`of_batch`."""
+    d_gates, d_shares = np.empty_like(gates), np.empty_like(gates)
+    d_mean, d_var = np.empty_like(mean), np.empty_like(mean)
+    gradients_of_maps(pooled, gates, mean, var, weight, eps, product, total, d_gates, d_mean, d_var, d_weight, d_bias)
+    gradients_of_moments(pooled, within, shares, mean, d_mean, d_var, d_shares, d_pooled, d_within)
+    gradients_of_gates(pooled, gate_weight, gates, shares, d_gates, d_shares, d_pooled, d_gate_weight, d_gate_bias)
+
+
+@loop
+def gradients_of_running(
+    pooled: Array,
+    mean: Array,
+    var: Array,
+    gate_weight: Array,
+    weight: Array,
+    eps: float,
+    gates: Array,
+    product: Array,
+    total: Array,
+    d_pooled: Array,
+    d_gate_weight: Array,
+    d_gate_bias: Array,
+    d_weight: Array,
+    d_bias: Array,
+) -> None:
+    """Gradients of :func:`of_running`; ``d_pooled`` begins with zeros."""
+    d_gates, nothing = np.empty_like(gates), np.zeros_like(gates)
+    d_mean, d_var = np.empty_like(mean), np.empty_like(mean)
+    gradients_of_maps(pooled, gates, mean, var, weight, eps, product, total, d_gates, d_mean, d_var, d_weight, d_bias)
+    gradients_of_gates(pooled, gate_weight, gates, nothing, d_gates, nothing, d_pooled, d_gate_weight, d_gate_bias)
 
 
 @loop
@@ -114,8 +213,8 @@ def gradients_of_maps(
     number = mean.dtype.type
     samples, modes = gates.shape
     channels = mean.shape[1]
-    d_weight[:] = number(0)
-    d_bias[:] = number(0)
+    clear(d_weight)
+    clear(d_bias)
     for n in range(samples):
         high = total[n]
         for c in range(channels):
@@ -129,8 +228,8 @@ def gradients_of_maps(
         middle = mean[k]
         for c in range(channels):
             inverse[c] = number(1) / np.sqrt(var[k, c] + number(eps))
-        of_slope[:] = number(0)
-        of_level[:] = number(0)
+        clear(of_slope)
+        clear(of_level)
         for n in range(samples):
             row, steep, high, gate = pooled[n], product[n], total[n], gates[n, k]
             d_gate = number(0)
@@ -164,8 +263,8 @@ def gradients_of_moments(
     channels = mean.shape[1]
     for n in range(samples):
         row, inside, to_pooled, to_within = pooled[n], within[n], d_pooled[n], d_within[n]
-        to_pooled[:] = number(0)
-        to_within[:] = number(0)
+        clear(to_pooled)
+        clear(to_within)
         for k in range(modes):
             share, middle, of_mean, of_var = shares[n, k], mean[k], d_mean[k], d_var[k]
             d_share = number(0)
@@ -194,8 +293,8 @@ def gradients_of_gates(
     number = pooled.dtype.type
     samples, modes = gates.shape
     channels = pooled.shape[1]
-    d_gate_weight[:] = number(0)
-    d_gate_bias[:] = number(0)
+    clear(d_gate_weight)
+    clear(d_gate_bias)
     for k in range(modes):
         common = number(0)
         for n in range(samples):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mn_lightning.kernels.cpu.compile import loop
+from mn_lightning.kernels.cpu.loops.common import clear
 from mn_lightning.kernels.cpu.loops.mixture import exponentials
 
 Array = Any
@@ -121,18 +122,18 @@ def gradients(
     """Gradients of :func:`maps`."""
     number = pooled.dtype.type
     samples, modes, channels = gates.shape
-    d_gate_weight[:] = number(0)
-    d_gate_bias[:] = number(0)
-    d_weight[:] = number(0)
-    d_bias[:] = number(0)
+    clear(d_gate_weight)
+    clear(d_gate_bias)
+    clear(d_weight)
+    clear(d_bias)
     d_logits = np.empty((modes, channels), pooled.dtype)
     common = np.empty(channels, pooled.dtype)
     for n in range(samples):
         row, inside, steep, high = pooled[n], within[n], product[n], total[n]
         to_pooled, to_within = d_pooled[n], d_within[n]
-        to_pooled[:] = number(0)
-        to_within[:] = number(0)
-        common[:] = number(0)
+        clear(to_pooled)
+        clear(to_within)
+        clear(common)
         for c in range(channels):
             d_bias[c] += high[c]
         for k in range(modes):

@@ -47,6 +47,16 @@ def center(rows: Array, origin: Array) -> None:
 
 
 @loop
+def start(rows: Array, step: int, stream: int, candidates: int, origin: Array, centers: Array) -> None:
+    """Take rows relative to their mean, the origin, and choose centres among them; these are not relative to it."""
+    center(rows, origin)
+    seed(rows, step, stream, candidates, centers)
+    for k in range(len(centers)):
+        for j in range(len(origin)):
+            centers[k, j] += origin[j]
+
+
+@loop
 def seed(rows: Array, step: int, stream: int, candidates: int, centers: Array) -> None:
     """Choose centres ``(K, D)`` among the rows: each the best of some candidates, drawn by squared distance.
 

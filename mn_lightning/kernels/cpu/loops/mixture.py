@@ -3,12 +3,14 @@
 The rows are read in blocks that stay in the cache while their posteriors are found and used. Posteriors ν have one
 place for each block, ``(blocks, K, length)``, of which the last may be longer than the block.
 
+log λ_k p_k(x) is constant_k - Σ_d (steep_kd x_d + shift_kd)²: so written, it takes two operations for each number.
+
 ``components`` is a tuple of length K and nothing else: its length is known to the compiler, which then writes out the
 innermost loops over k. ``leak`` is None without an activation inside the sum over k, and else what a negative number is
 multiplied with: 0 for ReLU.
 
-Sums are taken around a ``center`` ``(K, D)`` near each component's mean, in numbers of x's type within a block, and
-added up in float64.
+Sums are taken around a ``center`` ``(D,)`` that all components have in common, in numbers of x's type within a block,
+and added up in float64.
 """
 
 import math
@@ -17,11 +19,16 @@ from typing import Any
 import numpy as np
 
 from mn_lightning.kernels.cpu.compile import formula, loop
+from mn_lightning.kernels.cpu.loops.common import clear
 
 Array = Any
 
-GIVEN, NEAREST, POSTERIOR = 0, 1, 2
-"""Where the posteriors in ``sums`` come from: they are given, 1 for the nearest centre, or Eq. 31."""
+NEAREST, POSTERIOR = 0, 1
+"""What the posteriors in ``sums`` are: 1 for the nearest centre, or Eq. 31."""
+
+
+LEAST = 1e-30
+"""A smaller posterior is 0: products with it would be denormal numbers, which take a CPU many times as long."""
 
 
 @formula
@@ -53,33 +60,126 @@ def exponentials(values: Array) -> None:
 
 @formula
 def densities(
-    weights: Array, means: Array, variances: Array, reg_covar: float, constant: Array, precision: Array
+    weights: Array, means: Array, variances: Array, reg_covar: float, constant: Array, steep: Array, shift: Array
 ) -> None:
-    """Log λ_k p_k(x) = constant_k + Σ_d precision_kd (x_d - μ_kd)² (Eqs. 26-27); a weight of 0 makes it -inf."""
+    """Log λ_k p_k(x) = constant_k - Σ_d (steep_kd x_d + shift_kd)² (Eqs. 26-27); a weight of 0 makes it -inf."""
     for k in range(len(weights)):
         total = math.log(weights[k]) if weights[k] > 0 else -np.inf
         for d in range(means.shape[1]):
             variance = np.float64(variances[k, d]) + reg_covar
-            precision[k, d] = -0.5 / variance
+            steep[k, d] = math.sqrt(0.5 / variance)
+            shift[k, d] = -steep[k, d] * means[k, d]
             total -= 0.5 * math.log(2 * math.pi * variance)
         constant[k] = total
 
 
 @formula
 def maximize(counts: Array, sums: Array, origin: Array, weights: Array, means: Array, variances: Array) -> None:
-    """M step, from Σν, Σν(x - origin) and Σν(x - origin)²; a component without rows keeps its mean, with weight 0."""
+    """M step, from Σν, Σν(x - origin) and Σν(x - origin)² of each cut.
+
+    A component without rows keeps its mean, with weight 0.
+    """
     total = 0.0
-    for k in range(len(counts)):
-        total += counts[k]
-    for k in range(len(counts)):
-        weights[k] = counts[k] / total
+    for k in range(len(weights)):
+        for cut in range(len(counts)):
+            total += counts[cut, k]
+    for k in range(len(weights)):
+        count = 0.0
+        for cut in range(len(counts)):
+            count += counts[cut, k]
+        weights[k] = count / total
         for d in range(len(origin)):
             shift, second = 0.0, 0.0
-            if counts[k] > 0:
-                shift, second = sums[0, k, d] / counts[k], sums[1, k, d] / counts[k]
+            if count > 0:
+                for cut in range(len(counts)):
+                    shift += sums[cut, 0, k, d]
+                    second += sums[cut, 1, k, d]
+                shift, second = shift / count, second / count
                 means[k, d] = origin[d] + shift
             variance = second - shift * shift
             variances[k, d] = variance if not variance < 0 else 0.0
+
+
+@formula
+def drop(counts: Array, min_weight: float, constant: Array) -> bool:
+    """Take components with a smaller weight out of a density, but never the heaviest, and say whether there are some.
+
+    Args:
+        counts: Σν for each cut, ``(cuts, K)``.
+        min_weight: smallest weight.
+        constant: of the density; becomes -inf.
+    """
+    weights = np.zeros(len(constant))
+    for cut in range(len(counts)):
+        for k in range(len(weights)):
+            weights[k] += counts[cut, k]
+    total, largest = 0.0, 0.0
+    for k in range(len(weights)):
+        total += weights[k]
+        largest = max(largest, weights[k])
+    dropped = False
+    for k in range(len(weights)):
+        if weights[k] / total < min_weight and weights[k] != largest:
+            constant[k] = -np.inf
+            dropped = True
+    return dropped
+
+
+@formula
+def moments(
+    counts: Array,
+    sums: Array,
+    farthest: float,
+    eps: float,
+    total: Array,
+    weights: Array,
+    mean: Array,
+    var: Array,
+) -> bool:
+    """Moments of each component (Eqs. 35-36), from Σν, Σν(x - center) and Σν(x - center)² of each cut.
+
+    ``total`` is Σν and ``weights`` its share of the rows. ``mean`` is relative to the center.
+
+    Returns:
+        Whether a mean is so many as ``farthest`` standard deviations away from the center.
+    """
+    far, rows = False, 0.0
+    for k in range(len(total)):
+        total[k] = 0.0
+        for cut in range(len(counts)):
+            total[k] += counts[cut, k]
+        rows += total[k]
+    for k in range(len(total)):
+        weights[k] = total[k] / rows
+        count = max(total[k], 2.3e-308)
+        for d in range(mean.shape[1]):
+            shift, second = 0.0, 0.0
+            for cut in range(len(counts)):
+                shift += sums[cut, 0, k, d]
+                second += sums[cut, 1, k, d]
+            shift, second = shift / count, second / count
+            variance = second - shift * shift
+            if shift * shift > farthest * farthest * (variance + eps):
+                far = True
+            mean[k, d] = shift
+            var[k, d] = variance if not variance < 0 else 0.0
+    return far
+
+
+@formula
+def deviations(sums: Array, total: Array, mean: Array, var: Array) -> None:
+    """Variances from Σν(x - center - mean_k) and Σν(x - center - mean_k)² of each cut; means get what was missing."""
+    for k in range(len(total)):
+        count = max(total[k], 2.3e-308)
+        for d in range(mean.shape[1]):
+            shift, second = 0.0, 0.0
+            for cut in range(len(sums)):
+                shift += sums[cut, 0, k, d]
+                second += sums[cut, 1, k, d]
+            shift, second = shift / count, second / count
+            variance = second - shift * shift
+            mean[k, d] += shift
+            var[k, d] = variance if not variance < 0 else 0.0
 
 
 @loop
@@ -98,7 +198,7 @@ def softmax(values: Array, constant: Array, length: int, largest: Array, total: 
     for k in range(len(values)):
         row = values[k]
         if constant[k] == -np.inf:
-            row[:] = number(0)
+            clear(row)
         elif values.itemsize == 4:
             for i in range(length):
                 value = row[i] if row[i] > lowest else lowest
@@ -114,7 +214,8 @@ def softmax(values: Array, constant: Array, length: int, largest: Array, total: 
     for k in range(len(values)):
         row = values[k]
         for i in range(length):
-            row[i] *= total[i]
+            share = row[i] * total[i]
+            row[i] = share if share > number(LEAST) else number(0)
 
 
 @loop

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import numpy as np
+
 from mn_lightning.kernels.cpu.compile import loop
+from mn_lightning.kernels.cpu.loops.gates import IN_CACHE, of_running
 
 Array = Any
 
@@ -42,6 +45,35 @@ def affine(x: Array, slope: Array, offset: Array, y: Array, first: int, last: in
 
 
 @loop
+def evaluate(
+    x: Array,
+    mean: Array,
+    var: Array,
+    gate_weight: Array,
+    gate_bias: Array,
+    weight: Array,
+    bias: Array,
+    eps: float,
+    y: Array,
+    first: int,
+    last: int,
+) -> None:
+    """ModeNorm at inference, samples ``first`` to ``last``: some at a time, which stay in the cache."""
+    modes, channels = mean.shape
+    some = max(1, IN_CACHE // (channels * x.shape[1]))
+    pooled, slope = np.empty((some, channels), x.dtype), np.empty((some, channels), x.dtype)
+    offset, gates = np.empty((some, channels), x.dtype), np.empty((some, modes), x.dtype)
+    for start in range(first, last, some):
+        count = min(some, last - start)
+        planes = x[start * channels : (start + count) * channels]
+        out = y[start * channels : (start + count) * channels]
+        moments(planes, False, pooled.reshape(-1), offset.reshape(-1), 0, len(planes))
+        given = mean, var, gate_weight, gate_bias, weight, bias, eps
+        of_running(pooled[:count], *given, gates[:count], slope[:count], offset[:count])
+        affine(planes, slope.reshape(-1), offset.reshape(-1), out, 0, len(planes))
+
+
+@loop
 def gradient_sums(x: Array, dy: Array, center: Array, product: Array, total: Array, first: int, last: int) -> None:
     """Σ (x - center) dy and Σ dy of each plane."""
     number = x.dtype.type
@@ -57,11 +89,26 @@ def gradient_sums(x: Array, dy: Array, center: Array, product: Array, total: Arr
 
 @loop
 def gradient(
-    x: Array, dy: Array, center: Array, slope: Array, by_x: Array, constant: Array, dx: Array, first: int, last: int
+    x: Array,
+    dy: Array,
+    center: Array,
+    slope: Array,
+    d_within: Array,
+    d_pooled: Array,
+    dx: Array,
+    first: int,
+    last: int,
 ) -> None:
-    """Dx = dy slope + (x - center) by_x + constant."""
+    """Dx = dy slope + (x - center) 2/L d_within + d_pooled/L.
+
+    The variance depends on the mean only through the sum of deviations from it, which is zero.
+    """
+    number = x.dtype.type
+    share = number(1) / number(x.shape[1])
     for p in range(first, last):
         plane, grad, out = x[p], dy[p], dx[p]
-        middle, a, b, c = center[p], slope[p], by_x[p], constant[p]
+        a, b = slope[p], number(2) * share * d_within[p]
+        c = share * d_pooled[p]
+        middle = center[p]
         for i in range(len(plane)):
             out[i] = grad[i] * a + ((plane[i] - middle) * b + c)

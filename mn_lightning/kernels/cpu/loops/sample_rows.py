@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 
 from mn_lightning.kernels.cpu.compile import loop
+from mn_lightning.kernels.cpu.loops.common import clear
+from mn_lightning.kernels.cpu.loops.gates import IN_CACHE, of_running
 
 Array = Any
 
@@ -19,7 +21,7 @@ def moments(x: Array, centred: bool, mean: Array, var: Array, first: int, last: 
     shift = np.empty(channels, x.dtype)
     for n in range(first, last):
         center, squares, origin = mean[n], var[n], x[n, 0]
-        center[:] = number(0)
+        clear(center)
         for i in range(0, whole, 4):
             a, b, c, d = x[n, i], x[n, i + 1], x[n, i + 2], x[n, i + 3]
             for j in range(channels):
@@ -32,8 +34,8 @@ def moments(x: Array, centred: bool, mean: Array, var: Array, first: int, last: 
             center[j] = origin[j] + center[j] / length
         if not centred:
             continue
-        shift[:] = number(0)
-        squares[:] = number(0)
+        clear(shift)
+        clear(squares)
         for i in range(0, whole, 4):
             a, b, c, d = x[n, i], x[n, i + 1], x[n, i + 2], x[n, i + 3]
             for j in range(channels):
@@ -65,15 +67,42 @@ def affine(x: Array, slope: Array, offset: Array, y: Array, first: int, last: in
 
 
 @loop
+def evaluate(
+    x: Array,
+    mean: Array,
+    var: Array,
+    gate_weight: Array,
+    gate_bias: Array,
+    weight: Array,
+    bias: Array,
+    eps: float,
+    y: Array,
+    first: int,
+    last: int,
+) -> None:
+    """See the loop over planes."""
+    modes, channels = mean.shape
+    some = max(1, IN_CACHE // (channels * x.shape[1]))
+    pooled, slope = np.empty((some, channels), x.dtype), np.empty((some, channels), x.dtype)
+    offset, gates = np.empty((some, channels), x.dtype), np.empty((some, modes), x.dtype)
+    for start in range(first, last, some):
+        count = min(some, last - start)
+        rows, out = x[start : start + count], y[start : start + count]
+        moments(rows, False, pooled, offset, 0, count)
+        given = mean, var, gate_weight, gate_bias, weight, bias, eps
+        of_running(pooled[:count], *given, gates[:count], slope[:count], offset[:count])
+        affine(rows, slope, offset, out, 0, count)
+
+
+@loop
 def gradient_sums(x: Array, dy: Array, center: Array, product: Array, total: Array, first: int, last: int) -> None:
     """Σ (x - center) dy and Σ dy of each sample's channels."""
-    number = x.dtype.type
     channels = x.shape[2]
     whole = x.shape[1] // 2 * 2
     for n in range(first, last):
         middle, products, totals = center[n], product[n], total[n]
-        products[:] = number(0)
-        totals[:] = number(0)
+        clear(products)
+        clear(totals)
         for i in range(0, whole, 2):
             a, b, f, g = x[n, i], x[n, i + 1], dy[n, i], dy[n, i + 1]
             for j in range(channels):
@@ -88,15 +117,26 @@ def gradient_sums(x: Array, dy: Array, center: Array, product: Array, total: Arr
 
 @loop
 def gradient(
-    x: Array, dy: Array, center: Array, slope: Array, by_x: Array, constant: Array, dx: Array, first: int, last: int
+    x: Array,
+    dy: Array,
+    center: Array,
+    slope: Array,
+    d_within: Array,
+    d_pooled: Array,
+    dx: Array,
+    first: int,
+    last: int,
 ) -> None:
-    """Dx = dy slope + (x - center) by_x + constant."""
-    shift = constant[0].copy()
+    """See the loop over planes."""
+    number = x.dtype.type
+    share = number(1) / number(x.shape[1])
+    by_x, shift = np.empty(x.shape[2], x.dtype), np.empty(x.shape[2], x.dtype)
     for n in range(first, last):
-        a, b = slope[n], by_x[n]
+        a = slope[n]
         for j in range(len(shift)):
-            shift[j] = constant[n, j] - center[n, j] * by_x[n, j]
+            by_x[j] = number(2) * share * d_within[n, j]
+            shift[j] = share * d_pooled[n, j] - center[n, j] * by_x[j]
         for i in range(x.shape[1]):
             row, grad, out = x[n, i], dy[n, i], dx[n, i]
             for j in range(len(row)):
-                out[j] = grad[j] * a[j] + (row[j] * b[j] + shift[j])
+                out[j] = grad[j] * a[j] + (row[j] * by_x[j] + shift[j])
