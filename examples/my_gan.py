@@ -86,7 +86,7 @@ def main(max_epochs: int = 30) -> None:
         FIDCallback(every_n_epochs=10, num_samples=1000, feature_extractor=DigitFeatures(checkpoint)),
         SampleGridCallback(every_n_steps=200, num_samples=16, nrow=4),
     ]
-    trainer = L.Trainer(max_epochs=max_epochs, callbacks=callbacks)
+    trainer = L.Trainer(max_epochs=max_epochs, log_every_n_steps=10, callbacks=callbacks)
     trainer.fit(MyGAN(), DigitsDataModule(image_size=8, normalize="symmetric"))
     print(f"fd_digits: {trainer.callback_metrics['fd_digits']:.2f}")
 

@@ -1,9 +1,9 @@
 """``mn-lightning``, and ``python -m mn_lightning``."""
 
-import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from mn_lightning.cli.arguments import (
     HELP,
@@ -15,6 +15,7 @@ from mn_lightning.cli.arguments import (
     with_underscores,
 )
 from mn_lightning.cli.help import help_text
+from mn_lightning.cli.output import lasting_output
 from mn_lightning.utils.text import in_one_line
 
 
@@ -22,9 +23,10 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run ``mn-lightning``; ``args`` is for tests, the command line otherwise."""
     given = list(sys.argv[1:] if args is None else args)
     try:
-        if args is None:
-            _prepare_process()
-        _run(given)
+        with lasting_output() if args is None else nullcontext():
+            if args is None:
+                _find_modules_here()
+            _run(given)
     except UsageError as error:
         sys.stderr.write(in_one_line(f"mn-lightning: {error}") + "\n")
         sys.exit(2)
@@ -33,8 +35,8 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _prepare_process() -> None:
-    """Prepare this process for a command that was typed into a shell.
+def _find_modules_here() -> None:
+    """Make modules in the current folder importable for a command that was typed into a shell.
 
     Raises:
         UsageError: the current folder is gone.
@@ -49,9 +51,6 @@ def _prepare_process() -> None:
         del sys.path[0]
     if here not in sys.path:
         sys.path.append(here)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # some terminals cannot show all letters
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _run(given: list[str]) -> None:

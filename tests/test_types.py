@@ -11,10 +11,7 @@ from mn_lightning.swap import arguments, norm_arguments
 
 ROOT = Path(__file__).parents[1]
 
-CALLS = """
-from mn_lightning.callbacks import NormSwapCallback
-from mn_lightning.swap import NormName
-
+OF_THE_CALLBACK = """
 NormSwapCallback()
 NormSwapCallback(["conv3"], n_components=3, em_iters=4, scale="unit", sync=True)
 NormSwapCallback({"conv2": {"n_components": 5}, "conv3": None}, "mixture", True, affine=None)
@@ -34,6 +31,29 @@ NormSwapCallback(norm="mode", n_components="3")  # wrong
 NormSwapCallback(norm="layer", num_groups=2)  # wrong
 NormSwapCallback(norm="timm.layers.FilterResponseNormTlu2d")  # wrong
 NormSwapCallback(layer="conv3")  # wrong
+NormSwapCallback({"conv2": {"n_components": 5, "sync": True}, nn.BatchNorm2d: {"scale": "unit"}})
+NormSwapCallback({"conv2": {"momentum": 0.3}, "conv3": {}}, norm="mode")
+NormSwapCallback({"conv2": {"n_component": 5}})  # wrong
+NormSwapCallback({"conv2": {"momentum": 0.3}}, norm="mixture")  # wrong
+NormSwapCallback({"conv2": {"n_components": "5"}})  # wrong
+NormSwapCallback({"conv2": {"num_groups": 2}}, norm="layer")  # wrong
+NormSwapCallback({"conv2": {"anything": 2}}, NormName("mine"))
+"""
+
+CALLS = f"""
+from torch import nn
+
+from mn_lightning import swap_norms
+from mn_lightning.callbacks import NormSwapCallback
+from mn_lightning.swap import NormName
+
+model = nn.Sequential()
+{OF_THE_CALLBACK}
+{OF_THE_CALLBACK.replace("NormSwapCallback(", "swap_norms(model, ")}
+swap_norms(model, norm="mode", again=True, sync=True)
+swap_norms(model, norm="group", sync=True)  # wrong
+swap_norms(model, sync=None)  # wrong
+print(swap_norms(model).unchanged)
 """
 
 
@@ -56,13 +76,14 @@ def test_mistakes_in_calls_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("norm", "types"),
     [
-        ("mixture", arguments.MixtureArguments),
-        ("mode", arguments.ModeArguments),
+        ("mixture", arguments.SyncedMixtureArguments),
+        ("mode", arguments.SyncedModeArguments),
         ("mode_group", arguments.ModeGroupArguments),
         ("batch", arguments.BatchArguments),
         ("group", arguments.GroupArguments),
+        ("instance", arguments.NoArguments),
+        ("layer", arguments.NoArguments),
     ],
 )
 def test_the_types_name_all_arguments(norm: str, types: Any) -> None:
-    # What several processes do is an argument of the callback itself.
-    assert set(get_type_hints(types)) == (norm_arguments(norm) or set()) - {"sync"}
+    assert set(get_type_hints(types)) == norm_arguments(norm)

@@ -17,11 +17,14 @@ from mn_lightning.swap.arguments import (
     MixtureArguments,
     ModeArguments,
     ModeGroupArguments,
+    NoArguments,
     NormName,
+    SyncedMixtureArguments,
+    SyncedModeArguments,
 )
 from mn_lightning.swap.record import difference, settings_in_checkpoint, swap_settings
 from mn_lightning.swap.report import SwapReport
-from mn_lightning.swap.selection import LayerSpec
+from mn_lightning.swap.selection import LayersFor, LayerSpec
 from mn_lightning.swap.surgery import swap_norms
 from mn_lightning.utils.tables import print_table
 
@@ -67,7 +70,7 @@ class NormSwapCallback(MixtureCompanion):
     @overload
     def __init__(
         self,
-        layers: LayerSpec | None = ...,
+        layers: LayersFor[SyncedMixtureArguments] | None = ...,
         norm: Literal["mixture"] = ...,
         fuse_activation: bool = ...,
         sync: bool | None = ...,
@@ -77,7 +80,7 @@ class NormSwapCallback(MixtureCompanion):
     @overload
     def __init__(
         self,
-        layers: LayerSpec | None = ...,
+        layers: LayersFor[SyncedModeArguments] | None = ...,
         norm: Literal["mode"] = ...,
         fuse_activation: bool = ...,
         sync: bool | None = ...,
@@ -87,7 +90,7 @@ class NormSwapCallback(MixtureCompanion):
     @overload
     def __init__(
         self,
-        layers: LayerSpec | None = ...,
+        layers: LayersFor[ModeGroupArguments] | None = ...,
         norm: Literal["mode_group"] = ...,
         fuse_activation: bool = ...,
         sync: bool | None = ...,
@@ -97,7 +100,7 @@ class NormSwapCallback(MixtureCompanion):
     @overload
     def __init__(
         self,
-        layers: LayerSpec | None = ...,
+        layers: LayersFor[BatchArguments] | None = ...,
         norm: Literal["batch"] = ...,
         fuse_activation: bool = ...,
         sync: bool | None = ...,
@@ -107,7 +110,7 @@ class NormSwapCallback(MixtureCompanion):
     @overload
     def __init__(
         self,
-        layers: LayerSpec | None = ...,
+        layers: LayersFor[GroupArguments] | None = ...,
         norm: Literal["group"] = ...,
         fuse_activation: bool = ...,
         sync: bool | None = ...,
@@ -117,7 +120,7 @@ class NormSwapCallback(MixtureCompanion):
     @overload
     def __init__(
         self,
-        layers: LayerSpec | None = ...,
+        layers: LayersFor[NoArguments] | None = ...,
         norm: Literal["instance", "layer"] = ...,
         fuse_activation: bool = ...,
         sync: bool | None = ...,
@@ -173,7 +176,7 @@ class NormSwapCallback(MixtureCompanion):
                     f"{type(callback).__name__} stands before NormSwapCallback in the trainer's callbacks and averages "
                     "the model as it was before the swap; put it after NormSwapCallback"
                 )
-        self.report = swap_norms(pl_module, self.layers, self.norm, self.fuse_activation, **self.norm_args)
+        self.report = swap_norms(pl_module, self.layers, NormName(self.norm), self.fuse_activation, **self.norm_args)
         if has_mixtures(pl_module):
             self._bring_companions(trainer, pl_module, stage)
         super().setup(trainer, pl_module, stage)

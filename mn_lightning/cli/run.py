@@ -36,7 +36,7 @@ def run(command: str, args: Sequence[str], traceback: bool = False) -> None:
     Raises:
         SystemExit: with status 1 or 2 after an error.
     """
-    quiet_libraries()
+    quiet_libraries(fits=command == "fit")
     cli = MNLightningCLI.__new__(MNLightningCLI)  # before the try: the message about an error needs its parsers
     try:
         cli.__init__(  # type: ignore[misc]

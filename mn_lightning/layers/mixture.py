@@ -102,7 +102,7 @@ class MixtureNorm(KeepsStatistics):
     mixture_means: Tensor
     mixture_variances: Tensor
     num_batches_tracked: Tensor
-    _seen_since_refit = False
+    _looked_at: tuple[int, int] | None = None
     _warned = False
 
     def __init__(
@@ -275,7 +275,7 @@ class MixtureNorm(KeepsStatistics):
                 self.num_batches_tracked.add_(1)
             step = self.num_batches_tracked
             mixture = FitOptions(self.n_components, self.em_iters, step, self.fit_rows)
-        elif self._seen_since_refit and not self._warned and not torch.compiler.is_compiling():
+        elif not self._warned and not torch.compiler.is_compiling():
             self._warn_if_stale()
         weight = self.weight if self.log_weight is None else self.log_weight.exp()
         affine = self.affine or "output"
@@ -283,23 +283,24 @@ class MixtureNorm(KeepsStatistics):
         y, finite = normalize(input, mixture, weight, self.bias, options, self.granularity, processes)
         if tracked:
             self.queue.push(input, step, finite)
-            if not torch.compiler.is_compiling():
-                self._seen_since_refit = True
         return y
 
     def _warn_if_stale(self) -> None:
-        """Say so once, as a look at the queue waits for the device; layers of one model say the same, so one is shown.
+        """Say so once; layers of one model say the same, so one is shown.
 
-        Tensors without values, of tracers and transforms, are not looked at.
+        A look at the queue waits for the device. So there is one when its count was written to: by a batch, or from
+        outside, as averages of weights write into the copy that they keep.
         """
         pushes = self.queue.pushes
-        if type(pushes) is not Tensor or pushes.is_meta or torch._C._are_functorch_transforms_active():
+        if _has_no_value(pushes) or self._looked_at == (written := (id(pushes), pushes._version)):
             return
+        self._looked_at = written
         self._warned = self.stale
         if self._warned:
             warnings.warn(
                 "MixtureNorm evaluates with a mixture from before its last training batches; call "
-                "mn_lightning.refit_mixtures(model) before you evaluate, or train with GMMRefitCallback",
+                "mn_lightning.refit_mixtures(model) before you evaluate (for an average of weights, "
+                "update_norms(average, batches)), or train with GMMRefitCallback",
                 stacklevel=2,
             )
 
@@ -328,7 +329,6 @@ class MixtureNorm(KeepsStatistics):
         fitted = fit_mixture(rows, self.n_components, iterations, step, *options, processes)
         stored = mixture_moments(rows, fitted, *options, self.min_weight, processes)
         self.queue.mark_fitted()
-        self._seen_since_refit = False
         if not all(value.isfinite().all() for value in stored):
             warnings.warn(
                 f"{self.label} was not refitted, and keeps its mixture: the values of its recent "
@@ -346,7 +346,6 @@ class MixtureNorm(KeepsStatistics):
     def reset_queue(self) -> None:
         """Empty the queue; the stored mixture stays."""
         self.queue.reset()
-        self._seen_since_refit = False
 
     def _load_from_state_dict(
         self,
@@ -381,3 +380,16 @@ class MixtureNorm(KeepsStatistics):
             if value != default and not isinstance(value, nn.Module):
                 text += f", {name}={value!r}"
         return text
+
+
+def _has_no_value(tensor: Tensor) -> bool:
+    """Whether a number must not be asked for: of tracers, transforms and inference mode, or while a graph is made."""
+    return (
+        type(tensor) is not Tensor
+        or tensor.is_meta
+        or tensor.is_inference()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+    )

@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from torch.nn.parallel import DistributedDataParallel
 
 from mn_lightning.kernels.select import backend_for_queue
@@ -99,6 +100,8 @@ class BatchQueue(nn.Module):
             self.rows = grown
         ring = Ring(self.pushes, self.rows, self.counts, self.totals)
         backend_for_queue(input).enqueue(input, step, finite, ring)
+        if type(self.pushes) is Tensor and not torch.compiler.is_compiling():
+            increment_version(self.pushes)  # loops write past torch, and a look at staleness asks torch
 
     def draw(self, decay: float, step: Tensor) -> Tensor:
         """Draw ``decay ** age`` of each batch's kept rows, age 0 being the newest.

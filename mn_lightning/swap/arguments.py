@@ -13,12 +13,12 @@ from mn_lightning.layers.queue import RowsPerBatch
 NormName = NewType("NormName", str)
 """A norm that the types do not list: one from ``register_norm``, or a class by its import path.
 
-``NormSwapCallback(norm=NormName("timm.layers.FilterResponseNormTlu2d"))``; at run time, it is a string.
+``swap_norms(model, norm=NormName("timm.layers.FilterResponseNormTlu2d"))``; at run time, it is a string.
 """
 
 
 class MixtureArguments(TypedDict, total=False):
-    """Arguments of the norm ``mixture``, see :class:`~mn_lightning.MixtureNorm`."""
+    """Arguments of the norm ``mixture`` but for ``sync``, see :class:`~mn_lightning.MixtureNorm`."""
 
     n_components: int
     em_iters: int
@@ -35,14 +35,26 @@ class MixtureArguments(TypedDict, total=False):
     min_weight: float
 
 
+class SyncedMixtureArguments(MixtureArguments, total=False):
+    """All arguments of the norm ``mixture``; ``NormSwapCallback`` takes ``sync`` beside them."""
+
+    sync: bool
+
+
 class ModeArguments(TypedDict, total=False):
-    """Arguments of the norm ``mode``, see :class:`~mn_lightning.ModeNorm`."""
+    """Arguments of the norm ``mode`` but for ``sync``, see :class:`~mn_lightning.ModeNorm`."""
 
     n_components: int
     eps: float
     momentum: float | None
     affine: bool
     running: RunningVariance
+
+
+class SyncedModeArguments(ModeArguments, total=False):
+    """All arguments of the norm ``mode``; ``NormSwapCallback`` takes ``sync`` beside them."""
+
+    sync: bool
 
 
 class ModeGroupArguments(TypedDict, total=False):
@@ -64,3 +76,7 @@ class GroupArguments(TypedDict, total=False):
 
     num_groups: int
     channels_per_group: int
+
+
+class NoArguments(TypedDict):
+    """Arguments of the norms ``instance`` and ``layer``: none."""

@@ -4,14 +4,19 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 Pattern = str | type[nn.Module] | Callable[[str, nn.Module], bool]
 """A name, glob or keyword; a class of norm layers; or a function of a layer's name and the layer."""
 
-LayerSpec = str | Sequence[Pattern] | Mapping[Pattern, Mapping[str, Any] | None] | type[nn.Module] | Callable[..., bool]
+Arguments = TypeVar("Arguments")
+
+LayersFor = str | Sequence[Pattern] | Mapping[Pattern, Arguments | None] | type[nn.Module] | Callable[..., bool]
+"""What selects layers: patterns, or a mapping from them to ``Arguments`` of a norm."""
+
+LayerSpec = LayersFor[Mapping[str, Any]]
 
 _SHOWN = 40
 _COUNTED = re.compile(r"(first|last)(?::([1-9]\d*))?")

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,14 +12,26 @@ from mn_lightning.layers import MixtureNorm, ModeGroupNorm, ModeNorm
 from mn_lightning.layers.batch_norm import device_and_dtype
 from mn_lightning.layers.queue import keep_queues_apart
 from mn_lightning.layers.statistics import KeepsStatistics
+from mn_lightning.swap.arguments import (
+    BatchArguments,
+    GroupArguments,
+    ModeGroupArguments,
+    NoArguments,
+    NormName,
+    SyncedMixtureArguments,
+    SyncedModeArguments,
+)
 from mn_lightning.swap.candidates import layer_aliases, norm_candidates, other_norms
 from mn_lightning.swap.fusion import Fusable, does_nothing, find_activation, fusable_module
 from mn_lightning.swap.record import MARK, describe, is_swapped, mark_as_swapped, settings_of
 from mn_lightning.swap.registry import check_norm_arguments, norm_arguments, norm_builder
 from mn_lightning.swap.report import SwappedLayer, SwapReport
-from mn_lightning.swap.selection import LayerSpec, select
+from mn_lightning.swap.selection import LayersFor, LayerSpec, select
 from mn_lightning.swap.sources import Source, num_channels, read_source, read_swapped
 from mn_lightning.utils.checks import check_momentum
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Replacement(NamedTuple):
@@ -59,6 +71,93 @@ _HOOKS = (
 """Attributes in which torch keeps the hooks that run when a module is called."""
 
 
+@overload
+def swap_norms(
+    model: nn.Module,
+    layers: LayersFor[SyncedMixtureArguments] | None = ...,
+    norm: Literal["mixture"] = ...,
+    fuse_activation: bool = ...,
+    again: bool = ...,
+    **norm_args: "Unpack[SyncedMixtureArguments]",
+) -> SwapReport: ...
+
+
+@overload
+def swap_norms(
+    model: nn.Module,
+    layers: LayersFor[SyncedModeArguments] | None = ...,
+    norm: Literal["mode"] = ...,
+    fuse_activation: bool = ...,
+    again: bool = ...,
+    **norm_args: "Unpack[SyncedModeArguments]",
+) -> SwapReport: ...
+
+
+@overload
+def swap_norms(
+    model: nn.Module,
+    layers: LayersFor[ModeGroupArguments] | None = ...,
+    norm: Literal["mode_group"] = ...,
+    fuse_activation: bool = ...,
+    again: bool = ...,
+    **norm_args: "Unpack[ModeGroupArguments]",
+) -> SwapReport: ...
+
+
+@overload
+def swap_norms(
+    model: nn.Module,
+    layers: LayersFor[BatchArguments] | None = ...,
+    norm: Literal["batch"] = ...,
+    fuse_activation: bool = ...,
+    again: bool = ...,
+    **norm_args: "Unpack[BatchArguments]",
+) -> SwapReport: ...
+
+
+@overload
+def swap_norms(
+    model: nn.Module,
+    layers: LayersFor[GroupArguments] | None = ...,
+    norm: Literal["group"] = ...,
+    fuse_activation: bool = ...,
+    again: bool = ...,
+    **norm_args: "Unpack[GroupArguments]",
+) -> SwapReport: ...
+
+
+@overload
+def swap_norms(
+    model: nn.Module,
+    layers: LayersFor[NoArguments] | None = ...,
+    norm: Literal["instance", "layer"] = ...,
+    fuse_activation: bool = ...,
+    again: bool = ...,
+) -> SwapReport: ...
+
+
+@overload
+def swap_norms(
+    model: nn.Module,
+    layers: LayerSpec | None,
+    norm: NormName,
+    fuse_activation: bool = ...,
+    again: bool = ...,
+    **norm_args: Any,
+) -> SwapReport: ...
+
+
+@overload
+def swap_norms(
+    model: nn.Module,
+    *,
+    norm: NormName,
+    fuse_activation: bool = ...,
+    again: bool = ...,
+    **norm_args: Any,
+) -> SwapReport: ...
+
+
 def swap_norms(
     model: nn.Module,
     layers: LayerSpec | None = None,
@@ -87,7 +186,7 @@ def swap_norms(
             with more than eight norm layers, ``layers`` has to be given.
         norm: ``"mixture"``, ``"mode"``, ``"mode_group"``, a baseline (``"batch"``, ``"instance"``, ``"layer"``,
             ``"group"``), a name given to :func:`~mn_lightning.swap.registry.register_norm`, or the import path of a
-            class, as ``"timm.layers.FilterResponseNormTlu2d"``.
+            class, as ``"timm.layers.FilterResponseNormTlu2d"``. Type checkers take the last two as ``NormName("...")``.
         fuse_activation: put the activation that follows a layer inside it (Eq. 38), where there is one.
         again: whether to swap layers again that were swapped with other settings before. The new layers take over
             weight and bias, and begin with the mean and variance of all components or modes together.

@@ -16,6 +16,7 @@ def test_advertisements_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
         quiet_libraries()
         with caplog.at_level(logging.INFO):
             rank_zero_info("💡 Tip: For seamless cloud logging and experiment tracking, try installing litlogger")
+            rank_zero_info("💡 Tip: For seamless cloud uploads and versioning, try installing [litmodels](https://...)")
             rank_zero_info("GPU available: False, used: False")
     finally:
         logger.filters[:] = before
@@ -30,3 +31,12 @@ def test_warnings_of_renamed_functions_are_left_out() -> None:
         warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated", FutureWarning, stacklevel=1)
         warnings.warn("network.conv4.norm has collapsed", UserWarning, stacklevel=1)
     assert [str(warning.message) for warning in seen] == ["network.conv4.norm has collapsed"]
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_where_checkpoints_of_before_went_concerns_a_fit(fits: bool) -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        quiet_libraries(fits)
+        warnings.warn("The dirpath has changed from 'a' to 'b', therefore `best_model_score` ...", stacklevel=1)
+    assert len(seen) == fits

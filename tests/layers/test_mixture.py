@@ -13,11 +13,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 from torch.nn.functional import relu
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from mn_lightning import functional as F
 from mn_lightning import gmm
 from mn_lightning.functional import Granularity
 from mn_lightning.layers import MixtureNorm, ModeNorm
+from mn_lightning.layers.update import update_norms
 from mn_lightning.utils.random import Stream, uniform
 
 REG = 1e-5
@@ -334,6 +336,30 @@ def test_evaluation_by_a_stale_mixture_warns_once() -> None:
             layers.train()(x)
     assert len(caught) == 1
     assert "refit_mixtures(model)" in str(caught[0].message)
+
+
+@pytest.mark.parametrize("evaluated_before", [False, True])
+def test_an_average_of_weights_says_that_its_mixture_is_stale(evaluated_before: bool) -> None:
+    """``update_bn`` finds no BatchNorm in it and does nothing; the evaluation that follows must not pass in silence."""
+    model = nn.Sequential(nn.Linear(2, 4), MixtureNorm(4))
+    x = torch.randn(20, 2)
+    if evaluated_before:
+        model.eval()(x)
+    average = AveragedModel(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        average.eval()(x)
+    for _ in range(3):
+        model.train()(x)
+        average.update_parameters(model)
+    update_bn([x], average)
+    average.eval()
+    with pytest.warns(UserWarning, match=r"update_norms\(average, batches\)"):
+        average(x)
+    update_norms(average, [x])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        average(x)
 
 
 def test_refit_needs_no_graph_and_leaves_none() -> None:
