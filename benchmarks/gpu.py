@@ -68,12 +68,14 @@ class Step(NamedTuple):
     beside: bool = False
 
 
-def benchmark(name: str, *more: str, full: Sequence[str] = ()) -> Callable[[Namespace, Path], list[str]]:
-    """Arguments that run a benchmark; ``full`` ones only if it is not to be quick."""
+def benchmark(
+    name: str, *more: str, full: Sequence[str] = (), quick: Sequence[str] = ()
+) -> Callable[[Namespace, Path], list[str]]:
+    """Arguments that run a benchmark; ``full`` ones only if it is not to be quick, and ``quick`` ones if it is."""
 
     def command(args: Namespace, json: Path) -> list[str]:
         common = ["--device", args.device, "--json", str(json), *more]
-        return ["-m", f"benchmarks.{name}", *common, *(["--quick"] if args.quick else full)]
+        return ["-m", f"benchmarks.{name}", *common, *(["--quick", *quick] if args.quick else full)]
 
     return command
 
@@ -100,19 +102,20 @@ TRITON = ("--backend", "triton")
 COMPILED = ("--layers", "ModeNorm K=2", "--formats", "contiguous")
 LARGE = ("--layers", "ModeNorm K=2", "MixtureNorm K=3", "--shapes", "256x64x32x32")
 NETWORKS = ("--networks", "ResNet18", "ResNet20", "--formats", "contiguous", "--norms", "ModeNorm", "MixtureNorm")
-GRAPHS = (*NETWORKS, "--compile", "reduce-overhead")
+ONE_NETWORK = ("--networks", "ResNet20", "--formats", "contiguous", "--norms", "ModeNorm")
+GRAPHS = ("--compile", "reduce-overhead")
 STEPS = [
     Step("a", "machine", 1, lambda args, json: ["-m", "benchmarks.gpu", *_device(args), "--only-a", str(json)]),
     Step("b", "tests", 4, tests),
     Step("b", "kernels", 0, lambda args, json: ["-m", "benchmarks.gpu", *_device(args), "--only-compile"], beside=True),
     Step("c", "layers", 4, benchmark("layers", "--backends", "triton", full=["--rounds", "5"])),
-    Step("d", "graphs", 3, benchmark("networks", *TRITON, *GRAPHS, full=["--rounds", "5"])),
-    Step("d", "networks", 2, benchmark("networks", *TRITON, *NETWORKS, full=["--rounds", "5"])),
+    Step("d", "graphs", 3, benchmark("networks", *TRITON, *GRAPHS, full=NETWORKS, quick=ONE_NETWORK)),
+    Step("d", "networks", 2, benchmark("networks", *TRITON, full=NETWORKS, quick=ONE_NETWORK)),
     Step("e", "fit", 1, benchmark("fit", *TRITON)),
     Step("d", "trainer_steps", 2, benchmark("trainer_steps", *TRITON, full=["--steps", "30"])),
     Step("d", "epochs", 2, benchmark("epochs", *TRITON, full=["--rounds", "3", "--steps", "30"])),
     Step("c", "compiled", 2, benchmark("layers", "--backends", "compile", *COMPILED, full=[*LARGE, "--rounds", "5"])),
-    Step("c", "reference", 3, benchmark("layers", "--backends", "reference", full=["--rounds", "3"])),
+    Step("c", "reference", 3, benchmark("layers", "--backends", "reference", full=["--rounds", "3"], quick=COMPILED)),
     Step("f", "study", 4, study),
 ]
 PARTS = sorted({step.part for step in STEPS})
@@ -174,10 +177,15 @@ def compile_kernels(args: Namespace) -> None:
         for shape in (QUICK_SHAPES if args.quick else SHAPES)
         for layout in FORMATS
     ]
-    for name, options in (("networks", NETWORKS), ("networks", GRAPHS), ("trainer_steps", ()), ("epochs", ())):
+    for name, options in (
+        ("networks", NETWORKS),
+        ("networks", (*NETWORKS, *GRAPHS)),
+        ("trainer_steps", ()),
+        ("epochs", ()),
+    ):
         commands.append([name, *TRITON, *options, *(["--steps", "1"] if name in ("trainer_steps", "epochs") else [])])
     if args.quick:
-        commands = commands[:1]
+        commands = [[*commands[0], *COMPILED[:2]]]
     environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         processes = [

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from torch.nn import functional
 
 from mn_lightning.kernels.inner_graph import wants_gradients
@@ -140,7 +141,9 @@ def mode_norm(
         y = samples.mode_norm(x, gate_weight, gate_bias, there, gamma, beta, eps, training, momentum)[0]
     if training and running is not None and there is not None:
         for moment, new in zip(running, there, strict=True):
-            if new is not moment:  # a view: the kernel has moved the copy
+            if new is moment:
+                increment_version(moment)  # a gradient of an earlier evaluation, which needs what was there, says so
+            else:  # a view: the kernel has moved the copy
                 moment.copy_(new)
     return y
 
