@@ -389,6 +389,32 @@ def test_a_mode_that_no_sample_uses() -> None:
     assert torch.autograd.grad(y.square().sum(), x)[0].isfinite().all()
 
 
+def in_pieces(x: Tensor) -> Tensor:
+    """The same numbers, with others between them in memory."""
+    wider = torch.zeros(*x.shape, 2, device=x.device)
+    wider[..., 0] = x
+    return wider[..., 0]
+
+
+def test_parameters_and_running_moments_that_lie_in_pieces() -> None:
+    x, learned = clusters(6, 3, 2, 2), modes(3, 2)
+    running = torch.randn(2, 3, device=DEVICE), torch.rand(2, 3, device=DEVICE) + 0.5
+    views = [in_pieces(value) for value in running]
+    expected_y, *expected = oracle.mode_norm(*map(wide, (x, *learned[:2], *running, *learned[2:])), True)
+    weight, bias, gamma, beta = map(in_pieces, learned)
+    y = F.mode_norm(x, weight, bias, views[0], views[1], gamma, beta, training=True)
+    for found, value in zip((y, *views), (expected_y, *expected), strict=True):
+        assert_close(found, value, 2e-5)
+
+
+def test_gradients_of_an_evaluation_do_not_take_later_moments() -> None:
+    layer, x = ModeNorm(3, 2).to(DEVICE), clusters(6, 3, 2, 2)
+    y = layer.eval()(leaf(x))
+    layer.train()(x)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
 @pytest.mark.parametrize("norm", [ModeNorm, ModeGroupNorm])
 def test_modes_with_a_large_offset(norm: type[nn.Module]) -> None:
     x = 1e4 + clusters(4, 3, 5, 5)
