@@ -119,7 +119,7 @@ def gpu_kernels(
     if processes.size > 1:
         return None
     if torch.compiler.is_compiling():
-        if features is not None or torch.compiler.is_exporting() or not _compiles_with_triton(x.device):
+        if features is not None or not _compiles_with_triton(x.device):
             return None
         from mn_lightning.kernels.triton import norms
 
@@ -145,7 +145,8 @@ def _compiles_with_triton(device: torch.device) -> bool:
 
     What is exported may be run where this package is not: it gets torch's operations.
     """
-    return _takes_triton(device) and _triton(device) is not None
+    # Asked here, where nothing is traced: in some versions of torch a tracer's answer is always yes.
+    return not torch.compiler.is_exporting() and _takes_triton(device) and _triton(device) is not None
 
 
 @lru_cache

@@ -515,6 +515,16 @@ def test_compiled_as_one_graph(name: str, training: bool) -> None:
     assert all("mn_lightning" in code for code in graphs)
 
 
+def test_exported_as_torchs_operations() -> None:
+    """What is exported may be run where this package is not."""
+    x = clusters(4, 5, 3, 3)
+    layer = ModeGroupNorm(5).to(DEVICE)
+    expected = layer(x)
+    program = torch.export.export(layer, (x,))
+    assert "mn_lightning" not in program.graph_module.code
+    torch.testing.assert_close(program.module()(x), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_repeatable() -> None:
     x = clusters(4, 5, 9, 9)
     layer = MixtureNorm(5).to(DEVICE)
