@@ -145,8 +145,8 @@ def _compiles_with_triton(device: torch.device) -> bool:
 
     What is exported may be run where this package is not: it gets torch's operations.
     """
-    # Asked here, where nothing is traced: in some versions of torch a tracer's answer is always yes. Before 2.7 there is
-    # none, and torch's operations are taken.
+    # Asked here, where nothing is traced: in some versions of torch a tracer's answer is always yes. Before 2.7 there
+    # is none, and torch's operations are taken.
     exports = getattr(torch.compiler, "is_exporting", None)
     return exports is not None and not exports() and _takes_triton(device) and _triton(device) is not None
 
