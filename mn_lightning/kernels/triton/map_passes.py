@@ -3,7 +3,8 @@
 import triton
 import triton.language as tl
 
-from mn_lightning.kernels.triton.mixture_passes import add, load, place, posteriors_at, vector
+from mn_lightning.kernels.triton.mixture_passes import add, load, place, posteriors_at
+from mn_lightning.kernels.triton.pool_passes import column, vector
 
 
 @triton.jit
@@ -92,7 +93,6 @@ def apply_share(
     INSIDE: tl.constexpr, SQRT: tl.constexpr, ACT: tl.constexpr,
 ):  # fmt: skip
     """:func:`apply` for all features of one tile of rows, whose posteriors are ``share (BM, KP)``."""
-    kidx = tl.arange(0, KP)
     for c0 in range(0, C, BC):
         c = c0 + tl.arange(0, BC)
         inside = there[:, None] & (c < C)[None, :]
@@ -106,8 +106,7 @@ def apply_share(
             pre = (tile - centre[None, :]) * slope[None, :]
             if ACT:
                 pre = _act(pre + added[None, :], leak, ACT)
-            part = tl.sum(tl.where((kidx == k)[None, :], share, 0.0), axis=1)
-            total += (part * factor)[:, None] * pre
+            total += (column(share, k, KP) * factor)[:, None] * pre
         if not ACT:
             total += added[None, :]
         tl.store(y + block * sb + row[:, None] * sl + c[None, :] * sc, total.to(y.dtype.element_ty), mask=inside)

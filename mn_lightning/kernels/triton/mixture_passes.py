@@ -12,6 +12,8 @@ that no digits are lost where rows are far from 0.
 import triton
 import triton.language as tl
 
+from mn_lightning.kernels.triton.pool_passes import column, vector
+
 # Below this a logarithm of a density is not distinguished: one -inf for all components would make a NaN.
 _LOWEST = tl.constexpr(-8.5e37)
 
@@ -34,18 +36,6 @@ def posteriors_at(nu, block, row, B, L):
 def load(x, block, row, c, inside, sb, sl, sc):
     """A tile of ``x`` in float32, 0 where there is nothing."""
     return tl.load(x + block * sb + row[:, None] * sl + c[None, :] * sc, mask=inside, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def vector(values, c, C):
-    """Numbers of some features, in float32, 0 beyond C."""
-    return tl.load(values + c, mask=c < C, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def column(values, k, KP: tl.constexpr):
-    """Column k of ``(BM, KP)``."""
-    return tl.sum(tl.where((tl.arange(0, KP) == k)[None, :], values, 0.0), axis=1)
 
 
 @triton.jit
