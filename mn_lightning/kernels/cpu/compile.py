@@ -29,6 +29,7 @@ class _ApartCompiler(CompilerBase):
     def define_pipelines(self) -> list[PassManager]:
         """Return numba's own pipeline."""
         self.state.flags.noalias = True
+        self.state.flags.no_cfunc_wrapper = True  # nothing calls the loops from C; each wrapper takes time to compile
         builder: Any = DefaultPassBuilder
         return [builder.define_nopython_pipeline(self.state)]
 

@@ -116,7 +116,7 @@ class Fitted:
     def _maximize(self, rows: Rows, kind: int, density: Any) -> None:
         counts, sums = rows.sums(kind, density, self.origin)
         if self.processes.size > 1:
-            counts, sums = self._of_all(counts.sum(0), sums.sum(0))
+            counts, sums = self._of_all(counts, sums)
         self.loops.maximize(counts, sums, self.origin, self.weights, self.means, self.variances)
 
     def _of_all(self, counts: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +126,7 @@ class Fitted:
             *(torch.from_numpy(values.astype(self.means.dtype)).unsqueeze(0) for values in given)
         )
         first, second = both.double().chunk(2, dim=-1)
-        return total.double().numpy(), torch.stack([first, second], dim=1).numpy()
+        return total[0].double().numpy(), torch.stack([first[0], second[0]]).numpy()
 
     def seed(self, rows: Rows, step: int) -> None:
         """Choose the means that the fit starts from, and its origin."""

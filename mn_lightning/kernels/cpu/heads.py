@@ -27,7 +27,8 @@ def computed(
     """What ``head`` makes of the moments.
 
     ``slope`` and ``offset`` are ``(N, C)``, ``others`` what it returns beside them; ``backward`` takes
-    Σ (x - pooled) dy and Σ dy, ``(N, C)``.
+    Σ (x - pooled) dy and Σ dy, ``(N, C)``. Of samples that are single rows, ``within`` and the first of these have one
+    row of zeros that stands for all.
     """
     if isinstance(head, GroupGates):
         return _GroupGates(head, pooled, within, parameters)
@@ -45,7 +46,7 @@ class _Other:
         self, head: Head, pooled: np.ndarray, within: np.ndarray | None, parameters: Parameters, wanted: bool
     ) -> None:
         self.pooled = pooled
-        moments = [torch.from_numpy(values) for values in (pooled, within) if values is not None]
+        moments = [torch.from_numpy(v).expand(pooled.shape) for v in (pooled, within) if v is not None]
         self.inner = InnerGraph(head, moments, parameters, wanted)
         slope, offset, *self.others = self.inner.outputs
         self.slope, self.offset = (values.contiguous().numpy() for values in (slope, offset))
@@ -81,7 +82,7 @@ class _BatchGates:
         """Gradients, by loops."""
         gate_weight, _, weight, _ = self.learned.arrays
         found = self.learned.empty()
-        d_pooled, d_within = np.empty_like(product), np.empty_like(product)
+        d_pooled, d_within = np.empty_like(total), np.empty_like(product)
         self.loops.gradients_of_batch(
             *(self.pooled, self.within, gate_weight, weight, self.eps, self.gates, self.shares, self.mean, self.var),
             *(product, total, d_pooled, d_within, *found),
@@ -123,7 +124,7 @@ class _RunningGates:
         """Gradients, by loops."""
         learned = self.arrays.learned
         gate_weight, _, weight, _ = learned.arrays
-        found, d_pooled = learned.empty(), np.zeros_like(product)
+        found, d_pooled = learned.empty(), np.zeros_like(total)
         given = self.pooled, *self.arrays.moments, gate_weight, weight, self.eps, self.gates, product, total
         self.loops.gradients_of_running(*given, d_pooled, *found)
         return d_pooled, np.zeros_like(product), learned.gradients(found)
@@ -155,7 +156,7 @@ class _GroupGates:
         """Gradients, by loops."""
         gate_weight, _, weight, _ = self.learned.arrays
         found = self.learned.empty()
-        d_pooled, d_within = np.empty_like(product), np.empty_like(product)
+        d_pooled, d_within = np.empty_like(total), np.empty_like(product)
         self.loops.gradients(
             *(self.pooled, self.within, gate_weight, weight, self.eps, self.gates, self.shares, self.mean, self.var),
             *(product, total, d_pooled, d_within, *found),

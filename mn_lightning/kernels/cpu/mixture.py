@@ -99,7 +99,7 @@ class _Maps:
         """What goes to the rows through the moments, and the gradients of the parameters.
 
         Args:
-            sums: gradients of slope and level for each cut, ``(cuts, 2, K, D)``.
+            sums: gradients of slope and level, ``(2, K, D)``.
             counts: Σν, ``(K,)``, if the moments are those of the rows.
 
         Returns:
@@ -141,20 +141,17 @@ class _Batch:
         self.nu = rows.empty_posteriors(len(self.weights))
         self.center = (self.weights[:, None] * means).sum(0)
         given = rows.shared.POSTERIOR, density, self.center, self.nu.numpy()
-        counts, sums = rows.sums(*given)
+        self.counts, sums = rows.sums(*given)
         if not options.training:
             self.mean = means - self.center
             return
-        if rows.shared.drop(counts, options.min_weight, density.constant):
-            counts, sums = rows.sums(*given)
-        self.counts, self.weights = np.empty(len(means)), np.empty_like(self.weights)
-        self.mean, self.var = np.empty_like(means), np.empty_like(means)
-        found = self.counts, self.weights, self.mean, self.var
-        if rows.shared.moments(counts, sums, FARTHEST, options.eps, *found):
+        if rows.shared.drop(self.counts, options.min_weight, density.constant):
+            self.counts, sums = rows.sums(*given)
+        self.weights, self.mean, self.var = np.empty_like(self.weights), np.empty_like(means), np.empty_like(means)
+        if rows.shared.moments(self.counts, sums, FARTHEST, options.eps, self.weights, self.mean, self.var):
             off = (self.weights[:, None] * self.mean).sum(0)
             self.center, self.mean = self.center + off, self.mean - off
-            sums = np.zeros_like(sums)
-            rows.in_cuts(rows.loops.deviations, self.nu.numpy(), self.center, self.mean, sums)
+            sums = rows.in_cuts(rows.loops.deviations, means.shape, self.nu.numpy(), self.center, self.mean)
             rows.shared.deviations(sums, self.counts, self.mean, self.var)
 
 
@@ -202,8 +199,7 @@ class _Normalize(torch.autograd.Function):
         rows, maps = rows_of_activation(x), ctx.maps
         upper, posteriors = rows.array(dy), nu.numpy()
         arrays = upper, posteriors, ctx.center, maps.slope, maps.level, maps.factor, maps.leak
-        sums = np.zeros((len(rows.cuts) - 1, 2, *maps.slope.shape))
-        rows.in_cuts(rows.loops.gradient_sums, maps.components, *arrays, sums)
+        sums = rows.in_cuts(rows.loops.gradient_sums, maps.slope.shape, maps.components, *arrays)
         by_x, constant, of_parameters = maps.backward(sums, ctx.counts)
         if not ctx.needs_input_grad[0]:
             return (None, None, None, None, None, *of_parameters)

@@ -93,19 +93,24 @@ class Rows:
             nu: where they go.
 
         Returns:
-            For each cut, Σν, ``(cuts, K)``, and Σν(x - center) and Σν(x - center)², ``(cuts, 2, K, D)``, in float64.
+            Σν, ``(K,)``, and Σν(x - center) and Σν(x - center)², ``(2, K, D)``, in float64.
         """
-        cuts, components = len(self.cuts) - 1, len(density.constant)
-        counts, sums = np.zeros((cuts, components)), np.zeros((cuts, 2, *density.steep.shape))
+        components = len(density.constant)
+        counts = np.zeros((len(self.cuts) - 1, components))
         kept = nu is not None
         if nu is None:
             nu = np.empty((1, components, self.length), self.values.dtype)
-        self.in_cuts(self.loops.sums, (0,) * components, kind, *density, center, nu, kept, counts, sums)
-        return counts, sums
+        given = (0,) * components, kind, *density, center, nu, kept, counts
+        sums = self.in_cuts(self.loops.sums, density.steep.shape, *given)
+        return counts.sum(0), sums
 
-    def in_cuts(self, loop: Any, *arrays: Any) -> None:
-        """Run a loop that sums up each cut, in arrays of zeros."""
-        in_parts(lambda first, last: loop(self.values, *arrays, self.cuts, first, last), len(self.cuts) - 1, self.size)
+    def in_cuts(self, loop: Any, shape: tuple[int, ...], *arrays: Any) -> np.ndarray:
+        """Run a loop that sums up two arrays of a shape in each cut, and add these up, in their order."""
+        cuts = len(self.cuts) - 1
+        sums = np.zeros((cuts, 2, *shape))
+        in_parts(lambda first, last: loop(self.values, *arrays, sums, self.cuts, first, last), cuts, self.size)
+        total: np.ndarray = sums.sum(0)
+        return total
 
     def run(self, loop: Any, *arrays: Any) -> None:
         """Run a loop over all blocks."""

@@ -53,6 +53,25 @@ class _Samples:
         """Place for one number for each sample and channel, ``(N, C)``."""
         return np.empty((self.samples, self.channels), like.dtype)
 
+    def moments(self, values: np.ndarray, centred: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Mean of each sample and channel and, if ``centred``, biased variance, ``(N, C)``.
+
+        A single row is its own mean; one row of zeros then stands for all variances.
+        """
+        if self.length == 1:
+            return values.reshape(self.samples, self.channels), np.zeros((1, self.channels), values.dtype)
+        mean, var = self.empty(values), self.empty(values)
+        self.run(self.loops.moments, values, centred, self.each(mean), self.each(var))
+        return mean, var
+
+    def gradient_sums(self, values: np.ndarray, dy: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Σ (x - mean) dy and Σ dy of each sample and channel, ``(N, C)``; one row of zeros if samples are rows."""
+        if self.length == 1:
+            return np.zeros((1, self.channels), dy.dtype), dy.reshape(self.samples, self.channels)
+        product, total = self.empty(dy), self.empty(dy)
+        self.run(self.loops.gradient_sums, values, dy, self.each(mean), self.each(product), self.each(total))
+        return product, total
+
     def each(self, values: np.ndarray) -> np.ndarray:
         """One number for each sample and channel, ``(N, C)``, in the shape that the loops take."""
         return values.reshape(-1) if self.in_planes else values
@@ -82,8 +101,7 @@ class _SampleAffine(torch.autograd.Function):
         ctx.centred, ctx.head = centred, head
         samples = ctx.samples = _Samples(x)
         loops, each, values = samples.loops, samples.each, samples.array(x)
-        pooled, within = samples.empty(values), samples.empty(values)
-        samples.run(loops.moments, values, centred, each(pooled), each(within))
+        pooled, within = samples.moments(values, centred)
         ctx.pooled = pooled
         made = ctx.head_of_moments = computed(head, pooled, within if centred else None, parameters, wanted)
         y = layout.empty_like(x)
@@ -102,12 +120,14 @@ class _SampleAffine(torch.autograd.Function):
             return (dx, None, None, None, *of_parameters)
         samples, made, pooled = ctx.samples, ctx.head_of_moments, ctx.pooled
         loops, each, values, upper = samples.loops, samples.each, samples.array(x), samples.array(dy)
-        product, total = np.empty_like(pooled), np.empty_like(pooled)
-        samples.run(loops.gradient_sums, values, upper, each(pooled), each(product), each(total))
-        d_pooled, d_within, of_parameters = made.backward(product, total)
+        d_pooled, d_within, of_parameters = made.backward(*samples.gradient_sums(values, upper, pooled))
         if not ctx.needs_input_grad[0]:
             return (None, None, None, None, *of_parameters)
         dx = layout.empty_like(x)
-        arrays = each(pooled), each(made.slope), each(d_within), each(d_pooled), samples.array(dx)
-        samples.run(loops.gradient, values, upper, *arrays)
+        out = samples.array(dx)
+        if samples.length == 1:
+            samples.run(loops.affine, upper, made.slope, d_pooled, out)
+        else:
+            arrays = each(pooled), each(made.slope), each(d_within), each(d_pooled)
+            samples.run(loops.gradient, values, upper, *arrays, out)
         return (dx, None, None, None, *of_parameters)

@@ -13,3 +13,9 @@ def clear(values: Array) -> None:
     zero = values.dtype.type(0)
     for i in range(len(values)):
         values[i] = zero
+
+
+@loop
+def of_sample(values: Array, n: int) -> Array:
+    """Row ``n``, or the only one, which stands for all samples: those of one row each have no variance within."""
+    return values[n if len(values) > 1 else 0]

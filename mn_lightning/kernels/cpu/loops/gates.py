@@ -1,6 +1,7 @@
 """The formulas of :mod:`mn_lightning.kernels.heads` as loops, with their gradients.
 
-``product`` is Σ (x - pooled) dy over the pixels of each sample and channel, and ``total`` is Σ dy.
+``product`` is Σ (x - pooled) dy over the pixels of each sample and channel, and ``total`` is Σ dy. ``within``, ``product``
+and ``d_within`` have one row, of zeros, where a sample is a single row ``(C,)``.
 """
 
 import math
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mn_lightning.kernels.cpu.compile import loop
-from mn_lightning.kernels.cpu.loops.common import clear
+from mn_lightning.kernels.cpu.loops.common import clear, of_sample
 
 Array = Any
 
@@ -69,7 +70,7 @@ def batch_moments(pooled: Array, within: Array, log_gates: Array, shares: Array,
         for c in range(channels):
             middle[c] += origin[c]
         for n in range(samples):
-            row, inside, share = pooled[n], within[n], shares[n, k]
+            row, inside, share = pooled[n], of_sample(within, n), shares[n, k]
             for c in range(channels):
                 deviation = row[c] - middle[c]
                 spread[c] += share * (inside[c] + deviation * deviation)
@@ -231,7 +232,7 @@ def gradients_of_maps(
         clear(of_slope)
         clear(of_level)
         for n in range(samples):
-            row, steep, high, gate = pooled[n], product[n], total[n], gates[n, k]
+            row, steep, high, gate = pooled[n], of_sample(product, n), total[n], gates[n, k]
             d_gate = number(0)
             for c in range(channels):
                 through = steep[c] + (row[c] - middle[c]) * high[c]  # Σ (x - μ_k) dy
@@ -262,7 +263,7 @@ def gradients_of_moments(
     samples, modes = shares.shape
     channels = mean.shape[1]
     for n in range(samples):
-        row, inside, to_pooled, to_within = pooled[n], within[n], d_pooled[n], d_within[n]
+        row, inside, to_pooled, to_within = pooled[n], of_sample(within, n), d_pooled[n], of_sample(d_within, n)
         clear(to_pooled)
         clear(to_within)
         for k in range(modes):

@@ -1,6 +1,7 @@
 """ModeGroupNorm's formulas (:class:`mn_lightning.kernels.heads.GroupGates`) as loops over samples, with gradients.
 
-``product`` is Σ (x - pooled) dy over the pixels of each sample and channel, and ``total`` is Σ dy.
+``product`` is Σ (x - pooled) dy over the pixels of each sample and channel, and ``total`` is Σ dy. ``within``, ``product``
+and ``d_within`` have one row where a sample is a single row ``(C,)``.
 """
 
 import math
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mn_lightning.kernels.cpu.compile import loop
-from mn_lightning.kernels.cpu.loops.common import clear
+from mn_lightning.kernels.cpu.loops.common import clear, of_sample
 from mn_lightning.kernels.cpu.loops.mixture import exponentials
 
 Array = Any
@@ -78,7 +79,7 @@ def maps(
     number = pooled.dtype.type
     modes, channels = gates.shape[1], pooled.shape[1]
     for n in range(first, last):
-        row, inside = pooled[n], within[n]
+        row, inside = pooled[n], of_sample(within, n)
         _find_gates(row, gate_weight, gate_bias, gates[n], shares[n])
         a, b = number(0), number(0)
         for k in range(modes):
@@ -129,8 +130,8 @@ def gradients(
     d_logits = np.empty((modes, channels), pooled.dtype)
     common = np.empty(channels, pooled.dtype)
     for n in range(samples):
-        row, inside, steep, high = pooled[n], within[n], product[n], total[n]
-        to_pooled, to_within = d_pooled[n], d_within[n]
+        row, inside, steep, high = pooled[n], of_sample(within, n), of_sample(product, n), total[n]
+        to_pooled, to_within = d_pooled[n], of_sample(d_within, n)
         clear(to_pooled)
         clear(to_within)
         clear(common)

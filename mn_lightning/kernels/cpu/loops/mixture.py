@@ -75,26 +75,20 @@ def densities(
 
 @formula
 def maximize(counts: Array, sums: Array, origin: Array, weights: Array, means: Array, variances: Array) -> None:
-    """M step, from Σν, Σν(x - origin) and Σν(x - origin)² of each cut.
+    """M step, from Σν, ``(K,)``, Σν(x - origin) and Σν(x - origin)², ``(2, K, D)``.
 
     A component without rows keeps its mean, with weight 0.
     """
     total = 0.0
     for k in range(len(weights)):
-        for cut in range(len(counts)):
-            total += counts[cut, k]
+        total += counts[k]
     for k in range(len(weights)):
-        count = 0.0
-        for cut in range(len(counts)):
-            count += counts[cut, k]
+        count = counts[k]
         weights[k] = count / total
         for d in range(len(origin)):
             shift, second = 0.0, 0.0
             if count > 0:
-                for cut in range(len(counts)):
-                    shift += sums[cut, 0, k, d]
-                    second += sums[cut, 1, k, d]
-                shift, second = shift / count, second / count
+                shift, second = sums[0, k, d] / count, sums[1, k, d] / count
                 means[k, d] = origin[d] + shift
             variance = second - shift * shift
             variances[k, d] = variance if not variance < 0 else 0.0
@@ -105,21 +99,17 @@ def drop(counts: Array, min_weight: float, constant: Array) -> bool:
     """Take components with a smaller weight out of a density, but never the heaviest, and say whether there are some.
 
     Args:
-        counts: Σν for each cut, ``(cuts, K)``.
+        counts: Σν, ``(K,)``.
         min_weight: smallest weight.
         constant: of the density; becomes -inf.
     """
-    weights = np.zeros(len(constant))
-    for cut in range(len(counts)):
-        for k in range(len(weights)):
-            weights[k] += counts[cut, k]
     total, largest = 0.0, 0.0
-    for k in range(len(weights)):
-        total += weights[k]
-        largest = max(largest, weights[k])
+    for k in range(len(counts)):
+        total += counts[k]
+        largest = max(largest, counts[k])
     dropped = False
-    for k in range(len(weights)):
-        if weights[k] / total < min_weight and weights[k] != largest:
+    for k in range(len(counts)):
+        if counts[k] / total < min_weight and counts[k] != largest:
             constant[k] = -np.inf
             dropped = True
     return dropped
@@ -127,37 +117,23 @@ def drop(counts: Array, min_weight: float, constant: Array) -> bool:
 
 @formula
 def moments(
-    counts: Array,
-    sums: Array,
-    farthest: float,
-    eps: float,
-    total: Array,
-    weights: Array,
-    mean: Array,
-    var: Array,
+    counts: Array, sums: Array, farthest: float, eps: float, weights: Array, mean: Array, var: Array
 ) -> bool:
-    """Moments of each component (Eqs. 35-36), from Σν, Σν(x - center) and Σν(x - center)² of each cut.
+    """Moments of each component (Eqs. 35-36), from Σν, ``(K,)``, Σν(x - center) and Σν(x - center)², ``(2, K, D)``.
 
-    ``total`` is Σν and ``weights`` its share of the rows. ``mean`` is relative to the center.
+    ``weights`` is the share of Σν of the rows. ``mean`` is relative to the center.
 
     Returns:
         Whether a mean is so many as ``farthest`` standard deviations away from the center.
     """
     far, rows = False, 0.0
-    for k in range(len(total)):
-        total[k] = 0.0
-        for cut in range(len(counts)):
-            total[k] += counts[cut, k]
-        rows += total[k]
-    for k in range(len(total)):
-        weights[k] = total[k] / rows
-        count = max(total[k], 2.3e-308)
+    for k in range(len(counts)):
+        rows += counts[k]
+    for k in range(len(counts)):
+        weights[k] = counts[k] / rows
+        count = max(counts[k], 2.3e-308)
         for d in range(mean.shape[1]):
-            shift, second = 0.0, 0.0
-            for cut in range(len(counts)):
-                shift += sums[cut, 0, k, d]
-                second += sums[cut, 1, k, d]
-            shift, second = shift / count, second / count
+            shift, second = sums[0, k, d] / count, sums[1, k, d] / count
             variance = second - shift * shift
             if shift * shift > farthest * farthest * (variance + eps):
                 far = True
@@ -167,16 +143,12 @@ def moments(
 
 
 @formula
-def deviations(sums: Array, total: Array, mean: Array, var: Array) -> None:
-    """Variances from Σν(x - center - mean_k) and Σν(x - center - mean_k)² of each cut; means get what was missing."""
-    for k in range(len(total)):
-        count = max(total[k], 2.3e-308)
+def deviations(sums: Array, counts: Array, mean: Array, var: Array) -> None:
+    """Variances from Σν(x - center - mean_k) and Σν(x - center - mean_k)²; means get what was missing."""
+    for k in range(len(counts)):
+        count = max(counts[k], 2.3e-308)
         for d in range(mean.shape[1]):
-            shift, second = 0.0, 0.0
-            for cut in range(len(sums)):
-                shift += sums[cut, 0, k, d]
-                second += sums[cut, 1, k, d]
-            shift, second = shift / count, second / count
+            shift, second = sums[0, k, d] / count, sums[1, k, d] / count
             variance = second - shift * shift
             mean[k, d] += shift
             var[k, d] = variance if not variance < 0 else 0.0

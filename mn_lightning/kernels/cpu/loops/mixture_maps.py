@@ -76,7 +76,7 @@ def gradients(
         inside: likewise.
         eps: likewise.
         factor: likewise.
-        sums: gradients of slope and level for each cut, ``(cuts, 2, K, D)``.
+        sums: gradients of slope and level, ``(2, K, D)``.
         counts: Σν, ``(K,)``; 0 where the moments are not those of the rows.
         by_x: result, ``(K, D)``, that a row gets times ν_k (x - center).
         constant: result, ``(K, D)``, that a row gets times ν_k.
@@ -89,10 +89,7 @@ def gradients(
     for k in range(len(mean)):
         share = 1 / counts[k] if counts[k] > 0 else 0.0
         for d in range(mean.shape[1]):
-            d_slope, d_level = 0.0, 0.0
-            for cut in range(len(sums)):
-                d_slope += sums[cut, 0, k, d]
-                d_level += sums[cut, 1, k, d]
+            d_slope, d_level = sums[0, k, d], sums[1, k, d]
             of_level = d_level * factor[k]
             if inside:
                 inverse = number(1) / np.sqrt(var[k, d] * gamma[d] + number(eps))
