@@ -16,7 +16,10 @@ def full_precision(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
     @functools.wraps(function)
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        device_type = next(a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
+        for value in (*args, *kwargs.values()):  # a generator here takes as long as a small operation of torch's
+            if isinstance(value, Tensor):
+                device_type = value.device.type
+                break
         if device_type == "meta":  # computes nothing, and has no autocast to switch off
             return function(*args, **kwargs)
         if not torch.compiler.is_compiling() and not torch.is_autocast_enabled(device_type):

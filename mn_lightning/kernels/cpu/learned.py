@@ -28,9 +28,9 @@ class Learned:
         dtype: np.dtype[Any],
     ) -> None:
         self.parameters = parameters
-        given = [p.detach().reshape(-1) for p in parameters if p is not None]
+        given = [p.reshape(-1) for p in parameters if p is not None]
         # A copy: memory that NumPy has seen cannot be resized, as sharded training does it with parameters.
-        copied: Any = torch.cat(given).to(torch_type(dtype)).numpy() if given else None
+        copied: Any = torch.cat(given).detach().to(torch_type(dtype)).numpy() if given else None
         self.arrays: list[np.ndarray] = []
         start = 0
         for parameter, default in zip(parameters, defaults, strict=True):
@@ -48,6 +48,14 @@ class Learned:
     def gradients(self, arrays: Sequence[np.ndarray]) -> list[Tensor | None]:
         """Make tensors of arrays from :meth:`empty`; None for a parameter that wants no gradient."""
         return [
-            torch.from_numpy(array.reshape(p.shape)).to(p.dtype) if p is not None and p.requires_grad else None
+            _like(p, array) if p is not None and p.requires_grad else None
             for p, array in zip(self.parameters, arrays, strict=True)
         ]
+
+
+def _like(parameter: Tensor, array: np.ndarray) -> Tensor:
+    """An array as a tensor of a parameter's shape and type."""
+    found = torch.from_numpy(array)
+    if found.dim() != parameter.dim():
+        found = found.reshape(parameter.shape)
+    return found if found.dtype == parameter.dtype else found.to(parameter.dtype)
