@@ -253,6 +253,7 @@ def _line(row: dict[str, Any]) -> tuple[object, ...]:
     return (
         row["layer"] + (", eval" if row["mode"] == "evaluation" else ""),
         row["shape"] + (" NHWC" if row["format"] == "channels_last" else ""),
+        row["threads"],
         row["backend"] or "",
         row["against"].replace("BatchNorm", "BN"),
         f"{row['reference_ms']:.4g}",

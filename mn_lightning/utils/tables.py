@@ -13,6 +13,9 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[objec
         header: names of the columns.
         rows: as many cells in each.
         compact: whether to leave out its frame: three lines less.
+
+    Raises:
+        ValueError: a row of another length than the header; its cells would stand under other names.
     """
     # Layers and swaps work where rich is not installed.
     from rich.box import HEAVY_HEAD, SIMPLE_HEAD
@@ -32,5 +35,5 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[objec
     for position, column in enumerate(header):
         table.add_column(column, overflow="fold", no_wrap=position == 0)
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(str(cell) for cell, _ in zip(row, header, strict=True)))
     console.print(table)
