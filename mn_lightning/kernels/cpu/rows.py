@@ -102,14 +102,15 @@ class Rows:
             nu = np.empty((1, components, self.length), self.values.dtype)
         given = (0,) * components, kind, *density, center, nu, kept, counts
         sums = self.in_cuts(self.loops.sums, density.steep.shape, *given)
-        return counts.sum(0), sums
+        total: np.ndarray = np.add.reduce(counts)
+        return total, sums
 
     def in_cuts(self, loop: Any, shape: tuple[int, ...], *arrays: Any) -> np.ndarray:
         """Run a loop that sums up two arrays of a shape in each cut, and add these up, in their order."""
         cuts = len(self.cuts) - 1
         sums = np.zeros((cuts, 2, *shape))
         in_parts(lambda first, last: loop(self.values, *arrays, sums, self.cuts, first, last), cuts, self.size)
-        total: np.ndarray = sums.sum(0)
+        total: np.ndarray = np.add.reduce(sums)
         return total
 
     def run(self, loop: Any, *arrays: Any) -> None:
