@@ -25,6 +25,7 @@ from mn_lightning.kernels import cpu, reference
 from mn_lightning.kernels.transforms import takes_tangents
 from mn_lightning.kernels.types import Activation, Mixture
 from mn_lightning.utils.checks import check_choice
+from mn_lightning.utils.compilers import constant_when_compiled
 from mn_lightning.utils.distributed import ALONE, Processes
 
 BackendName = Literal["reference", "cpu", "triton"]
@@ -139,7 +140,7 @@ def _takes_triton(device: torch.device) -> bool:
     return TRITON_BY_DEFAULT if named is None else named == "triton"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_when_compiled
 def _compiles_with_triton(device: torch.device) -> bool:
     """Whether torch.compile takes the kernels as they are, each as one operation; it sticks to what is found here.
 

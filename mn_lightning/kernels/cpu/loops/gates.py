@@ -1,7 +1,7 @@
 """The formulas of :mod:`mn_lightning.kernels.heads` as loops, with their gradients.
 
-``product`` is Σ (x - pooled) dy over the pixels of each sample and channel, and ``total`` is Σ dy. ``within``, ``product``
-and ``d_within`` have one row, of zeros, where a sample is a single row ``(C,)``.
+``product`` is Σ (x - pooled) dy over the pixels of each sample and channel, and ``total`` is Σ dy. ``within``,
+``product`` and ``d_within`` have one row, of zeros, where a sample is a single row ``(C,)``.
 """
 
 import math

@@ -116,9 +116,7 @@ def drop(counts: Array, min_weight: float, constant: Array) -> bool:
 
 
 @formula
-def moments(
-    counts: Array, sums: Array, farthest: float, eps: float, weights: Array, mean: Array, var: Array
-) -> bool:
+def moments(counts: Array, sums: Array, farthest: float, eps: float, weights: Array, mean: Array, var: Array) -> bool:
     """Moments of each component (Eqs. 35-36), from Σν, ``(K,)``, Σν(x - center) and Σν(x - center)², ``(2, K, D)``.
 
     ``weights`` is the share of Σν of the rows. ``mean`` is relative to the center.
