@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 @pytest.mark.parametrize("shape", [(40, 3), (6, 3, 10), (5, 3, 2, 6), (3, 4, 2, 3, 3)])
-@pytest.mark.parametrize(("n_components", "em_iters"), [(1, 2), (2, 2), (3, 1), (3, 5), (5, 4)])
+@pytest.mark.parametrize(("n_components", "em_iters"), [(1, 2), (2, 2), (3, 1), (3, 5), (4, 4)])
 def test_fit_mixture_against_the_loops(shape: tuple[int, ...], n_components: int, em_iters: int) -> None:
     x = 0.7 * torch.randn(shape, dtype=torch.float64) + torch.randn(shape[0], *(1 for _ in shape[1:])) * 2 + 3
     rows = oracle.rows_of(x).numpy()
@@ -87,11 +87,11 @@ def test_degenerate_rows_are_fitted_with_finite_numbers(
     rows: torch.Tensor, dtype: torch.dtype, granularity: Granularity
 ) -> None:
     for step in range(4):
-        mixture = functional.fit_mixture(rows.to(dtype), 5, 4, torch.tensor(step), REG, granularity)
+        mixture = functional.fit_mixture(rows.to(dtype), 4, 4, torch.tensor(step), REG, granularity)
         assert all(p.isfinite().all() for p in mixture)
         assert (mixture.variances >= 0).all()
         torch.testing.assert_close(mixture.weights.sum(0), torch.ones_like(mixture.weights.sum(0)))
-        mean = (mixture.weights.reshape(5, -1) * mixture.means).sum(0)
+        mean = (mixture.weights.reshape(4, -1) * mixture.means).sum(0)
         torch.testing.assert_close(mean, rows.to(dtype).mean(0), rtol=1e-4, atol=1e-6)
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("backend")
 
 @pytest.mark.parametrize("n_iter", [1, 3, 20])
 @pytest.mark.parametrize(
-    ("rows", "features", "n_components"), [(60, 1, 2), (200, 3, 1), (200, 3, 4), (500, 16, 3), (1000, 2, 6)]
+    ("rows", "features", "n_components"), [(60, 1, 2), (200, 3, 1), (200, 3, 4), (500, 16, 3), (1000, 2, 4)]
 )
 def test_em_against_scikit_learn(rows: int, features: int, n_components: int, n_iter: int) -> None:
     x = blobs(rows, features, 4, seed=rows + features)

@@ -68,7 +68,7 @@ OURS = {
     "mixture per channel": Case(MixtureNorm, {"n_components": 2, "granularity": "channel"}),
     "mixture with components' affine": Case(MixtureNorm, {"n_components": 2, "affine": "component"}),
     "mixture without affine": Case(MixtureNorm, {"n_components": 2, "affine": None, "scale": "unit"}),
-    "mixture with relu": Case(MixtureNorm, {"n_components": 2, "activation": relu}),
+    "mixture with relu": Case(MixtureNorm, {"activation": relu}),
     "mixture with components' affine and relu": Case(MixtureNorm, {"affine": "component", "activation": relu}),
     "mixture with PReLU": Case(MixtureNorm, {"n_components": 2, "activation": nn.PReLU}),
     "mixture fitted to some rows": Case(MixtureNorm, {"n_components": 2, "fit_rows": 30}),

@@ -65,7 +65,7 @@ def arranged(x: Tensor, layout: str) -> Tensor:
 @st.composite
 def layers(draw: st.DrawFn, kind: type[nn.Module], x: Tensor) -> nn.Module:
     """A layer for ``x`` with settings and parameters of any kind."""
-    arguments: dict[str, Any] = {"n_components": number(draw, 1, 5)}
+    arguments: dict[str, Any] = {"n_components": number(draw, 1, 4)}
     if kind is MixtureNorm:
         arguments |= {
             "em_iters": number(draw, 1, 4),

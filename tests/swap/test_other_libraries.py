@@ -1,7 +1,10 @@
 """Networks of other libraries: what stands for BatchNorm there is swapped, and evaluates as before."""
 
 import copy
+import functools
+import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,20 @@ from mn_lightning.swap.sources import read_source
 timm = pytest.importorskip("timm")
 
 # One of each way to build a network around norms.
-FAMILIES = [
-    "efficientnet_b0",
-    "regnety_002",
-    "resnet10t",
-    "densenet121",
-    "mobilenetv3_small_050",
-    "mixnet_s",
-    "vovnet39a",
-]
+SMALL_NETWORKS = {
+    name: functools.partial(timm.create_model, name, num_classes=5)
+    for name in (
+        "efficientnet_b0",
+        "regnety_002",
+        "resnet10t",
+        "densenet121",
+        "mobilenetv3_small_050",
+        "mixnet_s",
+        "vovnet39a",
+    )
+}
+FAMILIES = {(re.match("[a-z]*", name).group(), "_bn" in name): name for name in reversed(timm.list_models())}
+"""The first of each by the letters that its name begins with; a VGG has norms if its name says so."""
 
 
 def with_other_statistics(model: nn.Module) -> nn.Module:
@@ -44,16 +52,23 @@ def close(found: Tensor, expected: Tensor) -> None:
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
-@pytest.mark.parametrize("norm", ["mixture", "mode"])
-@pytest.mark.parametrize("name", FAMILIES)
-def test_networks_of_timm_evaluate_as_before(name: str, norm: str) -> None:
+@functools.lru_cache(1)  # pytest asks for one network with each norm, then for the next one
+def built(build: Callable[[], nn.Module]) -> tuple[nn.Module, Tensor, Tensor]:
+    """A network to copy, images, and what it makes of them."""
     torch.manual_seed(0)
-    model = with_other_statistics(timm.create_model(name, num_classes=5))
-    images = torch.randn(2, 3, 64, 64)
+    model, images = with_other_statistics(build()), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        return model, images, model(images)
+
+
+@pytest.mark.parametrize("norm", ["mixture", "mode"])
+@pytest.mark.parametrize("name", SMALL_NETWORKS)
+def test_networks_of_timm_evaluate_as_before(name: str, norm: str) -> None:
+    network, images, expected = built(SMALL_NETWORKS[name])
+    model = copy.deepcopy(network)
     keys = {key for key in model.state_dict() if not key.endswith(("running_mean", "running_var"))}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        expected = model(images)
         report = mn.swap_norms(model, "all", norm)
         close(model(images), expected)
         assert len(report) == len(norm_candidates(model)) > 10
@@ -76,9 +91,7 @@ def check_on_meta(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", sorted({name.split("_")[0].split(".")[0]: name for name in timm.list_models()}.values())
-)
+@pytest.mark.parametrize("name", sorted(FAMILIES.values()))
 def test_every_family_of_timm_is_swapped(name: str) -> None:
     check_on_meta(name)
 
@@ -130,23 +143,20 @@ def test_batch_refuses_nothing_and_changes_nothing(name: str) -> None:
     assert dict(model.named_modules()) == before
 
 
-def frozen() -> dict[str, nn.Module]:
-    return {
-        "torchvision": torchvision.models.resnet18(norm_layer=torchvision.ops.FrozenBatchNorm2d),
-        "timm": timm.layers.freeze_batch_norm_2d(timm.create_model("resnet10t")),
-        "timm, with activation": timm.layers.freeze_batch_norm_2d(timm.create_model("regnety_002")),
-    }
+FROZEN = {
+    "torchvision": lambda: torchvision.models.resnet18(norm_layer=torchvision.ops.FrozenBatchNorm2d),
+    "timm": lambda: timm.layers.freeze_batch_norm_2d(timm.create_model("resnet10t")),
+    "timm, with activation": lambda: timm.layers.freeze_batch_norm_2d(timm.create_model("regnety_002")),
+}
 
 
 @pytest.mark.parametrize("norm", ["mixture", "mode"])
-@pytest.mark.parametrize("name", list(frozen()))
+@pytest.mark.parametrize("name", FROZEN)
 def test_frozen_batch_norm_evaluates_as_before(name: str, norm: str) -> None:
-    torch.manual_seed(0)
-    model = with_other_statistics(frozen()[name])
-    images = torch.randn(2, 3, 64, 64)
+    network, images, expected = built(FROZEN[name])
+    model = copy.deepcopy(network)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        expected = model(images)
         mn.swap_norms(model, "all", norm)
         close(model(images), expected)
     layers = [layer for layer in model.modules() if isinstance(layer, (MixtureNorm, ModeNorm))]
