@@ -10,11 +10,11 @@ import pytest
 from helpers.cluster_cases import (
     checkpoint,
     environment,
-    kill_group,
     processes_of_runs,
     wait_until,
     write_waiting_study,
 )
+from helpers.forked import kill_group
 from helpers.study_calls import write
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
