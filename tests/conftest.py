@@ -1,3 +1,4 @@
+import gc
 import os
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ from torch import distributed
 from mn_lightning.kernels import select
 from mn_lightning.kernels.cpu import rows, threads
 
+gc.disable()  # until all tests are collected
 torch.set_num_threads(1)  # the tensors of these tests are small
 
 # Without time limits: how long a case takes depends on what else the machine does.
@@ -42,6 +44,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for item in items:
                 if item.get_closest_marker(mark):
                     item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector leave alone what is imported: a million objects, half a second each time it looks."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,10 @@
 """The benchmark programs run and write what they should; how long anything takes is not tested."""
 
 import contextlib
+import io
 import json
 import math
+import os
 import runpy
 import subprocess
 import sys
@@ -11,13 +13,14 @@ from argparse import Namespace
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
 from helpers.data_files import write_fashion_mnist
+from helpers.forked import Forked
+from helpers.pytest_in import pytest_in
 from lightning import Trainer
 
 from benchmarks import (
@@ -38,6 +41,10 @@ from mn_lightning import ModeNorm
 from mn_lightning.callbacks import GMMRefitCallback, NormSwapCallback, QueueResetCallback
 from mn_lightning.data import TorchvisionDataModule
 from mn_lightning.models import DCGAN, CIFARConvNet, ImageClassifier, LeNet
+from mn_lightning.models import networks as mn_networks
+from mn_lightning.models.networks.cifar_res_net import _CIFARResNet
+
+POPEN = subprocess.Popen
 
 
 def numbers(value: Any) -> Iterator[float]:
@@ -137,10 +144,11 @@ class InThisProcess:
     def __init__(self, command: list[str], stdout: Any, **_: Any) -> None:
         self.module, self.arguments, self.stdout = command[2], command[3:], stdout
 
-    def wait(self, seconds: float) -> int:
+    def wait(self, seconds: float | None = None) -> int:
         before, sys.argv = sys.argv, [self.module, *self.arguments]
+        output = io.StringIO() if self.stdout == subprocess.DEVNULL else self.stdout
         try:
-            with contextlib.redirect_stdout(self.stdout), contextlib.redirect_stderr(self.stdout):
+            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
                 runpy.run_module(self.module, run_name="__main__")
         except SystemExit as end:
             return int(end.code or 0)
@@ -150,7 +158,11 @@ class InThisProcess:
 
 
 def start(command: list[str], **how: Any) -> Any:
-    return subprocess.Popen(command, **how) if "pytest" in command else InThisProcess(command, **how)
+    """In place of Popen."""
+    module = command[2] if command[1] == "-m" else ""
+    if module == "pytest":
+        return Forked(pytest_in, how["cwd"], log=Path(how["stdout"].name), argv=command[2:], environment=os.environ)
+    return InThisProcess(command, **how) if module.startswith(("benchmarks", "mn_lightning")) else POPEN(command, **how)
 
 
 @pytest.mark.slow
@@ -158,8 +170,8 @@ def start(command: list[str], **how: Any) -> Any:
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU, to see that every part runs."""
-    names = {"Popen": start, "STDOUT": subprocess.STDOUT, "TimeoutExpired": subprocess.TimeoutExpired}
-    monkeypatch.setattr(gpu, "subprocess", SimpleNamespace(**names))
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr(mn_networks, "ResNet20", lambda: _CIFARResNet(1, 3, 10))  # compiled three times
     gpu.main(["--device", "cpu", "--quick", "--minutes", "8", "--out", str(tmp_path)])
     steps = json.loads((tmp_path / "summary.json").read_text())["steps"]
     assert [step["name"] for step in steps] == [step.name for step in gpu.STEPS]

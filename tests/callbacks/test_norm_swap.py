@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import gloo  # noqa: F401, what the fork server imports
+from helpers.forked import start_server
 from helpers.tiny import classifier, digits, mixture_callbacks, mixtures, network, trainer, weights_of
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
@@ -251,6 +251,7 @@ def test_processes_that_are_started_for_a_fit_train_a_copy(tmp_path: Path, by_ca
     if not by_callback:
         swap_norms(model, norm="mixture")
     # As ddp_spawn, but forked from a process that has imported torch and Lightning already.
+    start_server()
     run = trainer(tmp_path, callbacks, strategy=DDPStrategy(start_method="forkserver"), devices=2, max_epochs=1)
     if by_callback:
         with pytest.raises(ProcessRaisedException, match="ValueError: NormSwapCallback swaps in the processes that"):

@@ -2,12 +2,8 @@
 
 import csv
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -16,6 +12,8 @@ import pytest
 import torch
 import yaml
 from filelock import FileLock
+from helpers.cluster_cases import checkpoint, processes_of_runs, start, wait_until
+from helpers.forked import kill_group
 from helpers.study_calls import BASE, VARIANTS, call, files, swap, write
 from helpers.study_parts import Stumble, Witness
 
@@ -478,31 +476,32 @@ def test_wrong_arguments_are_said(arguments: list[str], part: str, capsys: pytes
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_processes_that_are_killed_lose_an_epoch_at_most(capfd: pytest.CaptureFixture[str]) -> None:
+def test_processes_that_are_killed_lose_an_epoch_at_most() -> None:
     """The real thing: runs are processes of their own, and the command is killed in the midst of one."""
     slow = {"BN": None, "Slow": {"trainer.callbacks+": "helpers.study_parts.WaitAfterFirstEpoch"}}
     folder = StudyFolder(Path("studies/mine"), load_study(write(seeds=[0], variants=slow)), Limits())
     folder.open()
     assert run_process.main(["studies/mine", "BN", "0"]) == 0
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, "-m", "mn_lightning", "compare", "mine.yaml"]
-    process = subprocess.Popen(arguments, env=environment, start_new_session=True)
+    process = start()
     try:
-        checkpoint = Path("studies/mine/runs/Slow/seed-0/checkpoints/last.ckpt")
-        deadline = time.monotonic() + 200
-        while not checkpoint.exists() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert checkpoint.exists()
+        wait_until(checkpoint("Slow").exists, 200)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 128 + signal.SIGTERM
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        kill_group(process)
+    wait_until(lambda: not processes_of_runs(), 10)
+    printed = Path("printed.txt")
+    assert "the same command continues" in printed.read_text()
+    assert "Traceback" not in printed.read_text()
+    assert not list(Path("studies/mine").glob(".session*"))
     assert not Path("studies/mine/runs/Slow/seed-0/outcome.json").exists()
-    environment["TEST_NO_WAIT"] = "1"
-    done = subprocess.run(arguments, env=environment, timeout=200, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "run 2 of 2: Slow, seed 0" in done.stdout
-    assert "run 1 of 2" not in done.stdout
+    printed.unlink()
+    process = start(TEST_NO_WAIT="1")
+    try:
+        assert process.wait(200) == 0, printed.read_text()
+    finally:
+        kill_group(process)
+    assert "run 2 of 2: Slow, seed 0" in printed.read_text()
+    assert "run 1 of 2" not in printed.read_text()
     rows = Path("studies/mine/runs/Slow/seed-0/metrics.csv").read_text().splitlines()
     assert [row.split(",")[1] for row in rows[1:]] == ["5", "10", "15"]

@@ -16,6 +16,7 @@ from mn_lightning.compare.check import check_study
 from mn_lightning.compare.parser import WRONG
 from mn_lightning.compare.runs.jobs import INCOMPLETE
 from mn_lightning.compare.study.load import load_study
+from mn_lightning.fid import extractors
 
 CLASSIFIER: dict[str, Any] = {
     "model": {"class_path": "ImageClassifier", "init_args": {"network": "helpers.study_parts.TinyNetwork"}},
@@ -132,6 +133,8 @@ def test_every_shipped_variant_trains_on_files_of_the_right_format(
         write_cifar10(tmp_path / "data", 100, 20)
         trust_files(tmp_path / "data", monkeypatch)
         monkeypatch.setattr(fid, "FAST_DEV_RUN_SAMPLES", 4)  # of 299x299 pixels for Inception
+        # Of all its 2,048 features, four distances would take ten seconds.
+        monkeypatch.setattr(extractors, "_layer", lambda *_: "192")
         _, _, measure = study.base[1]["trainer"]["callbacks"]
         measure["init_args"]["weights_path"] = str(save_random_inception(tmp_path / "inception.pth"))
     check_study(study)

@@ -2,42 +2,37 @@
 
 import json
 import os
+import runpy
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from helpers import killed_case
+from helpers.forked import FORKING, TESTS, Forked, kill_group, path_of_tests
+from torch.distributed import run as torchrun
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
-TESTS = Path(__file__).parents[1]
 KILLS = 20
 
 
 @contextmanager
-def started(*command: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Python in a session of its own, of which nothing is left behind."""
-    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+def started(function: Callable[..., object], *args: Any, argv: Sequence[str] = (), log: Path) -> Iterator[Forked]:
+    """A process in a session of its own, of which nothing is left behind."""
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, *command], env=environment, stdout=output, stderr=output, start_new_session=True
-        )
+    process = Forked(function, *args, log=log, argv=argv, environment={**environment, "PYTHONPATH": path_of_tests()})
     try:
         yield process
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        kill_group(process)
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
-    with started(str(TESTS / "helpers" / "killed_case.py"), str(tmp_path), str(KILLS), log=tmp_path / "log") as process:
+    with started(killed_case.run, tmp_path, KILLS, log=tmp_path / "log") as process:
         assert process.wait(280) == 0, (tmp_path / "log").read_text()[-2000:]
     kills = json.loads((tmp_path / "kills.json").read_text())
     assert [kill["ended by"] for kill in kills] == [signal.SIGKILL] * KILLS
@@ -66,14 +61,16 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.05)
 
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2")
+SCRIPT = str(TESTS / "helpers" / "raising_case.py")
+TORCHRUN = ["torchrun", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2", *FORKING]
 
 
-@pytest.mark.parametrize(("launcher", "rank"), [(TORCHRUN, 1), ((), 0), ((), 1)], ids=["torchrun", "0", "1"])
-def test_a_process_that_raises_ends_the_job(launcher: tuple[str, ...], rank: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("launcher", "rank"), [(TORCHRUN, 1), ([], 0), ([], 1)], ids=["torchrun", "0", "1"])
+def test_a_process_that_raises_ends_the_job(launcher: list[str], rank: int, tmp_path: Path) -> None:
     """Within a minute, under torchrun and where Lightning starts the second process."""
-    log = tmp_path / "log"
-    with started(*launcher, str(TESTS / "helpers" / "raising_case.py"), str(tmp_path), str(rank), log=log) as process:
+    log, argv = tmp_path / "log", [*launcher, SCRIPT, str(tmp_path), str(rank)]
+    main: tuple[Any, ...] = (torchrun.main,) if launcher else (runpy.run_path, SCRIPT, None, "__main__")
+    with started(*main, argv=argv, log=log) as process:
         wait_for(lambda: (tmp_path / "raised").exists() or process.poll() is not None, 200)
         pids = [int((tmp_path / f"{rank}.pid").read_text()) for rank in range(2)]
         try:
@@ -81,5 +78,5 @@ def test_a_process_that_raises_ends_the_job(launcher: tuple[str, ...], rank: int
         finally:
             for pid in filter(is_running, pids):
                 os.kill(pid, signal.SIGKILL)
-    assert process.returncode != 0
+    assert process.poll() != 0
     assert "as a user's code may" in log.read_text()

@@ -1,21 +1,18 @@
 """Studies that real engines execute, whose runs wait for each other, so that all run at the same time."""
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from helpers.forked import Forked, path_of_tests
 from helpers.study_calls import BASE, write
 
-HELPERS = Path(__file__).parents[1]
+from mn_lightning.__main__ import main
 
 
 def environment(**more: str) -> dict[str, str]:
-    paths = [str(HELPERS), str(HELPERS.parent)]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", **more}
+    return {**os.environ, "PYTHONPATH": path_of_tests(), "OMP_NUM_THREADS": "1", **more}
 
 
 def write_waiting_study(names: tuple[str, ...] = ("A", "B")) -> None:
@@ -25,20 +22,17 @@ def write_waiting_study(names: tuple[str, ...] = ("A", "B")) -> None:
     write(base={**BASE, "trainer": trainer}, variants=dict.fromkeys(names, wait), baseline=names[0], seeds=[0])
 
 
-def start(*arguments: str, **more: str) -> "subprocess.Popen[bytes]":
+def start(*arguments: str, **more: str) -> Forked:
     """Start the command as a terminal does: Ctrl-C reaches its group."""
-    command = [sys.executable, "-m", "mn_lightning", "compare", "mine.yaml", *arguments]
-    with Path("printed.txt").open("ab") as printed:
-        return subprocess.Popen(
-            command, env=environment(**more), start_new_session=True, stdout=printed, stderr=printed
-        )
+    argv = ["mn-lightning", "compare", "mine.yaml", *arguments]
+    return Forked(main, log=Path("printed.txt"), argv=argv, environment=environment(**more))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, Path("printed.txt").read_text()[-3000:]
-        time.sleep(0.2)
+        time.sleep(0.05)
 
 
 def checkpoint(name: str) -> Path:
@@ -56,9 +50,3 @@ def processes_of_runs() -> list[int]:
         except OSError:
             continue
     return found
-
-
-def kill_group(process: "subprocess.Popen[bytes]") -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

@@ -1,10 +1,5 @@
-"""Run a function in several processes that gloo connects over the loopback interface.
+"""Run a function in several processes that gloo connects over the loopback interface."""
 
-What takes long in a process is to import torch and Lightning. One process of a test session, Python's fork server, does
-so once; all others are forked from it, each with nothing of an earlier test in it.
-"""
-
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -15,15 +10,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-
-# Not this package: the fork server would take the one that is installed, which need not be the one that is tested.
-multiprocessing.set_forkserver_preload(["torch", "torch.distributed", "lightning.pytorch", "torchvision"])
+from helpers.forked import start_server
 
 
 def run(function: Callable[..., Any], world_size: int, folder: Path, *args: Any, seconds: int = 240) -> list[Any]:
     """Return what ``function(rank, *args)`` returns in each of ``world_size`` processes; none is left behind."""
     deadline = time.monotonic() + seconds
     folder.mkdir(parents=True, exist_ok=True)
+    start_server()
     context = mp.start_processes(
         _entry,
         (function, world_size, folder, dict(os.environ), args),

@@ -1,4 +1,4 @@
-"""A fit that is killed again and again, and goes on from its last checkpoint: ``python killed_case.py FOLDER KILLS``.
+"""A fit that is killed again and again, and goes on from its last checkpoint.
 
 The moments are random numbers of Python calls since the start of an epoch, of a refit, of an evaluation of FID, or of
 saving a checkpoint, and so the same on any machine, however busy.
@@ -178,7 +178,6 @@ def main(folder: Path, kills: int) -> list[dict[str, Any]]:
     return found
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    found = main(Path(sys.argv[1]), int(sys.argv[2]))
-    (Path(sys.argv[1]) / "kills.json").write_text(json.dumps(found))
+def run(folder: Path, kills: int) -> None:
+    """Write what :func:`main` finds into ``folder``."""
+    (folder / "kills.json").write_text(json.dumps(main(folder, kills)))

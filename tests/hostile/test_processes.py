@@ -10,11 +10,11 @@ import pytest
 from helpers.cluster_cases import (
     checkpoint,
     environment,
-    kill_group,
     processes_of_runs,
     wait_until,
     write_waiting_study,
 )
+from helpers.forked import kill_group
 from helpers.study_calls import write
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
@@ -54,7 +54,7 @@ def test_a_folder_that_is_gone() -> None:
 
 def test_a_signal_to_the_command_alone_ends_its_runs() -> None:
     """Started as a script's background process is, which ignores Ctrl-C; with a file random.py beside the study."""
-    write_waiting_study()
+    write_waiting_study(("A",))
     Path("random.py").write_text("raise SystemExit(9)")
     with Path("printed.txt").open("ab") as printed:
         process = subprocess.Popen(
@@ -62,7 +62,7 @@ def test_a_signal_to_the_command_alone_ends_its_runs() -> None:
             env=environment(), start_new_session=True, stdout=printed, stderr=printed,
         )  # fmt: skip
     try:
-        wait_until(lambda: checkpoint("A").exists() and checkpoint("B").exists(), 250)
+        wait_until(checkpoint("A").exists, 250)
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130

@@ -16,12 +16,12 @@ import pytest
 from helpers.cluster_cases import (
     checkpoint,
     environment,
-    kill_group,
     processes_of_runs,
     start,
     wait_until,
     write_waiting_study,
 )
+from helpers.forked import kill_group
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes, pytest.mark.clusters, pytest.mark.timeout(1800)]
 
@@ -50,14 +50,21 @@ def finish_with_a_lost_node(arguments: list[str], kill_the_second: Any, printed:
     wait_until(lambda: not processes_of_runs(), 10)
 
 
-@pytest.fixture
-def dask() -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
     """A scheduler's address, and two workers."""
     pytest.importorskip("distributed")
     module = [sys.executable, "-m", "distributed.cli"]
-    address_file = Path("scheduler.json").absolute()
-    log = Path("dask.txt").open("ab")  # noqa: SIM115
-    options: dict[str, Any] = {"env": environment(), "start_new_session": True, "stdout": log, "stderr": log}
+    folder = tmp_path_factory.mktemp("dask")
+    address_file = folder / "scheduler.json"
+    log = (folder / "log.txt").open("ab")
+    options: dict[str, Any] = {
+        "env": environment(),
+        "cwd": folder,
+        "start_new_session": True,
+        "stdout": log,
+        "stderr": log,
+    }
     scheduler = [f"{module[2]}.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
     worker = [f"{module[2]}.dask_worker", "--scheduler-file", str(address_file), "--nthreads", "1", "--no-nanny"]
     started = [
@@ -73,43 +80,11 @@ def dask() -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
         log.close()
 
 
-def test_a_dask_cluster_that_loses_a_worker(dask: tuple[str, list["subprocess.Popen[bytes]"]]) -> None:
-    address, workers = dask
-    arguments = ["--backend", "dask", "--address", address]
-    finish_with_a_lost_node(arguments, lambda: kill_group(workers[1]), "a Dask cluster of 2 workers shares")
-
-
-@pytest.fixture
-def ray() -> Iterator[tuple[str, Any]]:
-    """A cluster's address, and a function that kills the second node."""
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    before = dict(os.environ)
-    os.environ.update(environment(RAY_DISABLE_IMPORT_WARNING="1"))
-    # Ray takes 127.0.0.1 for a name of the machine's other address.
-    options = {"num_cpus": 1, "node_ip_address": "127.0.0.2", "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={**options, "object_store_memory": 100_000_000})
-    try:
-        second = cluster.add_node(num_cpus=1, node_ip_address="127.0.0.2", object_store_memory=100_000_000)
-        cluster.wait_for_nodes()
-        yield cluster.address, lambda: cluster.remove_node(second, allow_graceful=False)
-    finally:
-        cluster.shutdown()
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def test_a_ray_cluster_that_loses_a_node(ray: tuple[str, Any]) -> None:
-    address, kill = ray
-    finish_with_a_lost_node(["--backend", "ray", "--address", address], kill, "a Ray cluster of 2 nodes shares")
-
-
-def test_a_signal_ends_the_runs_on_a_cluster(dask: tuple[str, list["subprocess.Popen[bytes]"]]) -> None:
-    write_waiting_study()
+def test_a_signal_ends_a_run_on_a_cluster(dask: tuple[str, list["subprocess.Popen[bytes]"]]) -> None:
+    write_waiting_study(("A",))
     process = start("--jobs", "2", "--backend", "dask", "--address", dask[0])
     try:
-        wait_until(lambda: checkpoint("A").exists() and checkpoint("B").exists())
+        wait_until(checkpoint("A").exists)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(60) == 130
     finally:
@@ -141,3 +116,36 @@ def test_a_folder_that_workers_do_not_share_is_said(dask: tuple[str, list["subpr
         object.__setattr__(engine, "on_every_worker", without_the_folder)
         with pytest.raises(StudyError, match=r"elsewhere is not on storage that all workers share .*No such file"):
             probe(engine, elsewhere)
+
+
+def test_a_dask_cluster_that_loses_a_worker(dask: tuple[str, list["subprocess.Popen[bytes]"]]) -> None:
+    """The last test with this cluster, which has one worker then."""
+    address, workers = dask
+    arguments = ["--backend", "dask", "--address", address]
+    finish_with_a_lost_node(arguments, lambda: kill_group(workers[1]), "a Dask cluster of 2 workers shares")
+
+
+@pytest.fixture
+def ray() -> Iterator[tuple[str, Any]]:
+    """A cluster's address, and a function that kills the second node."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    before = dict(os.environ)
+    os.environ.update(environment(RAY_DISABLE_IMPORT_WARNING="1"))
+    # Ray takes 127.0.0.1 for a name of the machine's other address.
+    options = {"num_cpus": 1, "node_ip_address": "127.0.0.2", "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args={**options, "object_store_memory": 100_000_000})
+    try:
+        second = cluster.add_node(num_cpus=1, node_ip_address="127.0.0.2", object_store_memory=100_000_000)
+        cluster.wait_for_nodes()
+        yield cluster.address, lambda: cluster.remove_node(second, allow_graceful=False)
+    finally:
+        cluster.shutdown()
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def test_a_ray_cluster_that_loses_a_node(ray: tuple[str, Any]) -> None:
+    address, kill = ray
+    finish_with_a_lost_node(["--backend", "ray", "--address", address], kill, "a Ray cluster of 2 nodes shares")
