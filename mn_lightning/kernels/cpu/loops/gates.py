@@ -77,17 +77,19 @@ def batch_moments(pooled: Array, within: Array, log_gates: Array, shares: Array,
 
 
 @loop
-def maps_of_gates(
-    gates: Array, mean: Array, var: Array, weight: Array, bias: Array, eps: float, slope: Array, offset: Array
-) -> None:
+def steepness(var: Array, weight: Array, eps: float, steep: Array) -> None:
+    """γ/σ_k, ``(K, C)``."""
+    number = var.dtype.type
+    for k in range(len(var)):
+        for c in range(var.shape[1]):
+            steep[k, c] = weight[c] / np.sqrt(var[k, c] + number(eps))
+
+
+@loop
+def maps_of_gates(gates: Array, mean: Array, steep: Array, bias: Array, slope: Array, offset: Array) -> None:
     """Slope Σ_k g_nk γ/σ_k and offset β - Σ_k g_nk μ_k γ/σ_k, ``(N, C)``."""
-    number = mean.dtype.type
     samples, modes = gates.shape
     channels = mean.shape[1]
-    steep = np.empty_like(mean)
-    for k in range(modes):
-        for c in range(channels):
-            steep[k, c] = weight[c] / np.sqrt(var[k, c] + number(eps))
     for n in range(samples):
         a, b = slope[n], offset[n]
         clear(a)
@@ -120,7 +122,9 @@ def of_batch(
     log_gates = np.empty_like(gates)
     find_gates(pooled, gate_weight, gate_bias, gates, log_gates)
     batch_moments(pooled, within, log_gates, shares, mean, var)
-    maps_of_gates(gates, mean, var, weight, bias, eps, slope, offset)
+    steep = np.empty_like(mean)
+    steepness(var, weight, eps, steep)
+    maps_of_gates(gates, mean, steep, bias, slope, offset)
 
 
 @loop
@@ -139,7 +143,9 @@ def of_running(
 ) -> None:
     """:class:`~mn_lightning.kernels.heads.RunningGates`."""
     find_gates(pooled, gate_weight, gate_bias, gates, np.empty_like(gates))
-    maps_of_gates(gates, mean, var, weight, bias, eps, slope, offset)
+    steep = np.empty_like(mean)
+    steepness(var, weight, eps, steep)
+    maps_of_gates(gates, mean, steep, bias, slope, offset)
 
 
 @loop

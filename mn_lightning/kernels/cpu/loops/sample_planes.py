@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from mn_lightning.kernels.cpu.compile import loop
-from mn_lightning.kernels.cpu.loops.gates import IN_CACHE, of_running
+from mn_lightning.kernels.cpu.loops.gates import IN_CACHE, find_gates, maps_of_gates, steepness
 
 Array = Any
 
@@ -62,14 +62,16 @@ def evaluate(
     modes, channels = mean.shape
     some = max(1, IN_CACHE // (channels * x.shape[1]))
     pooled, slope = np.empty((some, channels), x.dtype), np.empty((some, channels), x.dtype)
-    offset, gates = np.empty((some, channels), x.dtype), np.empty((some, modes), x.dtype)
+    offset, steep = np.empty((some, channels), x.dtype), np.empty_like(mean)
+    gates, log_gates = np.empty((some, modes), x.dtype), np.empty((some, modes), x.dtype)
+    steepness(var, weight, eps, steep)
     for start in range(first, last, some):
         count = min(some, last - start)
         planes = x[start * channels : (start + count) * channels]
         out = y[start * channels : (start + count) * channels]
         moments(planes, False, pooled.reshape(-1), offset.reshape(-1), 0, len(planes))
-        given = mean, var, gate_weight, gate_bias, weight, bias, eps
-        of_running(pooled[:count], *given, gates[:count], slope[:count], offset[:count])
+        find_gates(pooled[:count], gate_weight, gate_bias, gates[:count], log_gates[:count])
+        maps_of_gates(gates[:count], mean, steep, bias, slope[:count], offset[:count])
         affine(planes, slope.reshape(-1), offset.reshape(-1), out, 0, len(planes))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from mn_lightning.kernels.cpu.compile import loop
 from mn_lightning.kernels.cpu.loops.common import clear
-from mn_lightning.kernels.cpu.loops.gates import IN_CACHE, of_running
+from mn_lightning.kernels.cpu.loops.gates import IN_CACHE, find_gates, maps_of_gates, steepness
 
 Array = Any
 
@@ -84,13 +84,19 @@ def evaluate(
     modes, channels = mean.shape
     some = max(1, IN_CACHE // (channels * x.shape[1]))
     pooled, slope = np.empty((some, channels), x.dtype), np.empty((some, channels), x.dtype)
-    offset, gates = np.empty((some, channels), x.dtype), np.empty((some, modes), x.dtype)
+    offset, steep = np.empty((some, channels), x.dtype), np.empty_like(mean)
+    gates, log_gates = np.empty((some, modes), x.dtype), np.empty((some, modes), x.dtype)
+    steepness(var, weight, eps, steep)
     for start in range(first, last, some):
         count = min(some, last - start)
         rows, out = x[start : start + count], y[start : start + count]
-        moments(rows, False, pooled, offset, 0, count)
-        given = mean, var, gate_weight, gate_bias, weight, bias, eps
-        of_running(pooled[:count], *given, gates[:count], slope[:count], offset[:count])
+        if x.shape[1] == 1:  # a single row is its own mean
+            own = rows.reshape(count, channels)
+        else:
+            moments(rows, False, pooled, offset, 0, count)
+            own = pooled[:count]
+        find_gates(own, gate_weight, gate_bias, gates[:count], log_gates[:count])
+        maps_of_gates(gates[:count], mean, steep, bias, slope[:count], offset[:count])
         affine(rows, slope, offset, out, 0, count)
 
 
