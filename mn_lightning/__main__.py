@@ -16,6 +16,7 @@ from mn_lightning.cli.arguments import (
 )
 from mn_lightning.cli.help import help_text
 from mn_lightning.cli.output import lasting_output
+from mn_lightning.utils.imports import without_garbage_collection
 from mn_lightning.utils.text import in_one_line
 
 
@@ -74,20 +75,20 @@ def _run(given: list[str]) -> None:
             print(help_text(command), end="")
         return
     if command == "compare":
-        from mn_lightning.compare.command import compare
-
+        with without_garbage_collection():
+            from mn_lightning.compare.command import compare
         compare([{"--dry_run": "--dry-run"}.get(arg, arg) for arg in with_underscores(rest)])
     elif command == "studies":
-        from mn_lightning.compare.listing import list_studies
-
+        with without_garbage_collection():
+            from mn_lightning.compare.listing import list_studies
         list_studies(rest)
     else:
         resolved = resolve(command, [arg for arg in rest if arg != "--traceback"])
         from mn_lightning.cli.config_files import check_config_files
 
         check_config_files(config_files(resolved))
-        from mn_lightning.cli.run import run
-
+        with without_garbage_collection():
+            from mn_lightning.cli.run import run
         run(command, resolved, traceback="--traceback" in rest)
 
 
