@@ -53,7 +53,7 @@ def finish_with_a_lost_node(arguments: list[str], kill_the_second: Any, printed:
 @pytest.fixture(scope="module")
 def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
     """A scheduler's address, and two workers."""
-    pytest.importorskip("distributed")
+    pytest.importorskip("dask.distributed")
     module = [sys.executable, "-m", "distributed.cli"]
     folder = tmp_path_factory.mktemp("dask")
     address_file = folder / "scheduler.json"

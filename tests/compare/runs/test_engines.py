@@ -68,7 +68,7 @@ def test_shares_of_a_cluster(jobs: int | None, gpus_per_job: float | None, nodes
 )
 def test_what_cannot_be_is_one_line(request_: Request, parts: list[str]) -> None:
     if request_.backend == "dask":
-        pytest.importorskip("distributed")
+        pytest.importorskip("dask.distributed")
     with pytest.raises(StudyError) as caught, connect(request_):
         pass
     for part in parts:
