@@ -13,9 +13,9 @@ if __name__ == "__main__":
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [path for path in sys.path if path and os.path.abspath(path) != here]
     sys.path.append(os.getcwd())
-    from mn_lightning.utils.imports import without_garbage_collection
+    gc.disable()  # to look for garbage again and again while so much is imported would take a fifth of the time
+    from mn_lightning.compare.runs.__main__ import main
 
-    with without_garbage_collection():
-        from mn_lightning.compare.runs.__main__ import main
-    gc.freeze()  # what is imported stays
+    gc.freeze()
+    gc.enable()
     sys.exit(main(sys.argv[1:]))
