@@ -1,7 +1,7 @@
 """The formulas of :mod:`mn_lightning.kernels.heads` as loops, with their gradients.
 
-``product`` is Σ (x - pooled) dy over the pixels of each sample and channel, and ``total`` is Σ dy. ``within``,
-``product`` and ``d_within`` have one row, of zeros, where a sample is a single row ``(C,)``.
+``product`` is Σ (x - pooled) dy over the pixels of each sample and channel, and ``total`` is Σ dy. Where a sample is
+a single row ``(C,)``, ``within`` and ``product`` have one row of zeros for all, and ``d_within`` one that nobody reads.
 """
 
 import math
@@ -77,12 +77,14 @@ def batch_moments(pooled: Array, within: Array, log_gates: Array, shares: Array,
 
 
 @loop
-def steepness(var: Array, weight: Array, eps: float, steep: Array) -> None:
-    """γ/σ_k, ``(K, C)``."""
+def steepness(var: Array, weight: Array, eps: float) -> Array:
+    """Return γ/σ_k, ``(K, C)``."""
     number = var.dtype.type
+    steep = np.empty_like(var)
     for k in range(len(var)):
         for c in range(var.shape[1]):
             steep[k, c] = weight[c] / np.sqrt(var[k, c] + number(eps))
+    return steep
 
 
 @loop
@@ -122,9 +124,7 @@ def of_batch(
     log_gates = np.empty_like(gates)
     find_gates(pooled, gate_weight, gate_bias, gates, log_gates)
     batch_moments(pooled, within, log_gates, shares, mean, var)
-    steep = np.empty_like(mean)
-    steepness(var, weight, eps, steep)
-    maps_of_gates(gates, mean, steep, bias, slope, offset)
+    maps_of_gates(gates, mean, steepness(var, weight, eps), bias, slope, offset)
 
 
 @loop
@@ -143,9 +143,7 @@ def of_running(
 ) -> None:
     """:class:`~mn_lightning.kernels.heads.RunningGates`."""
     find_gates(pooled, gate_weight, gate_bias, gates, np.empty_like(gates))
-    steep = np.empty_like(mean)
-    steepness(var, weight, eps, steep)
-    maps_of_gates(gates, mean, steep, bias, slope, offset)
+    maps_of_gates(gates, mean, steepness(var, weight, eps), bias, slope, offset)
 
 
 @loop

@@ -1,7 +1,7 @@
 """ModeGroupNorm's formulas (:class:`mn_lightning.kernels.heads.GroupGates`) as loops over samples, with gradients.
 
-``product`` is Σ (x - pooled) dy over the pixels of each sample and channel, and ``total`` is Σ dy. ``within``,
-``product`` and ``d_within`` have one row, of zeros, where a sample is a single row ``(C,)``.
+``product`` is Σ (x - pooled) dy over the pixels of each sample and channel, and ``total`` is Σ dy. Where a sample is
+a single row ``(C,)``, ``within`` and ``product`` have one row of zeros for all, and ``d_within`` one that nobody reads.
 """
 
 import math

@@ -62,9 +62,8 @@ def evaluate(
     modes, channels = mean.shape
     some = max(1, IN_CACHE // (channels * x.shape[1]))
     pooled, slope = np.empty((some, channels), x.dtype), np.empty((some, channels), x.dtype)
-    offset, steep = np.empty((some, channels), x.dtype), np.empty_like(mean)
+    offset, steep = np.empty((some, channels), x.dtype), steepness(var, weight, eps)
     gates, log_gates = np.empty((some, modes), x.dtype), np.empty((some, modes), x.dtype)
-    steepness(var, weight, eps, steep)
     for start in range(first, last, some):
         count = min(some, last - start)
         planes = x[start * channels : (start + count) * channels]
